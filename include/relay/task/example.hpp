@@ -1,0 +1,63 @@
+// The nouns of a reasoning task: a problem, the rounds of its chain of thought, its answer; and what a Task must offer.
+//
+// A task knows tokens and nothing of tensors. Its examples are pure functions of a random stream.
+#pragma once
+
+#include <concepts>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <relay/core/random.hpp>
+#include <relay/task/vocabulary.hpp>
+
+namespace relay {
+
+/// A problem x, its chain z_1 .. z_T and its answer y. A problem still to be solved has no rounds and answer <pad>.
+struct Example {
+  int length = 0;               // the task's measure of size (arithmetic: operators)
+  int iterations = 0;           // T, the oracle complexity: known from the problem alone
+  int width = 0;                // columns of a row of the looped model; 0: as many as problem tokens
+  Tokens problem;
+  std::vector<Tokens> rounds;   // rounds[t - 1] is what iteration t is aligned with
+  Token answer = Vocabulary::pad;
+
+  int columns() const { return width > 0 ? width : static_cast<int>(problem.size()); }
+  bool operator==(const Example&) const = default;
+};
+
+/// One step of a chain, judged.
+struct Step {
+  bool right = true;
+  std::string why;              // empty when right: what should stand there
+};
+
+/// A chain judged step by step: each round against the round before it *as written*, so one slip is one wrong step.
+struct Verdict {
+  std::vector<Step> steps;      // one per round
+  bool answer_right = false;    // against the truth, not against the chain
+  bool complete = false;        // as many rounds as the problem needs
+
+  bool right() const {
+    if (!answer_right || !complete) return false;
+    for (const Step& s : steps)
+      if (!s.right) return false;
+    return true;
+  }
+};
+
+/// A task that models can be trained on. Promises:
+///  1. `generate(length, random)` draws an example of exactly that length; it depends on nothing else.
+///  2. `text(example)` is what an auto-regressive model writes after the problem, <eos> at its end;
+///     `read(problem, text)` is its inverse and never throws on what a model might have written.
+///  3. Every token is in `vocabulary()`.
+template <class T>
+concept Task = requires(const T& task, const Example& example, Random& random, const Tokens& tokens) {
+  { T::name } -> std::convertible_to<std::string_view>;
+  { task.vocabulary() } -> std::same_as<Vocabulary>;
+  { task.generate(1, random) } -> std::same_as<Example>;
+  { task.text(example) } -> std::same_as<Tokens>;
+  { task.read(example, tokens) } -> std::same_as<Example>;
+};
+
+}  // namespace relay
