@@ -1,0 +1,154 @@
+// The CPU backend: Cpu<float> to train with, Cpu<double> to check gradients with. The only file that includes Eigen.
+//
+// A backend is a tensor type and the plain functions below on it; nothing else in the library knows a host pointer. All are
+// single-threaded: parallelism is over lanes of a batch, where it costs nothing (train/trainer.hpp).
+#pragma once
+
+#include <Eigen/Core>
+
+#include <relay/backend/cpu/attention.hpp>
+#include <relay/backend/cpu/row_ops.hpp>
+#include <relay/backend/cpu/tensor.hpp>
+#include <relay/backend/ops.hpp>
+#include <relay/core/ragged.hpp>
+
+namespace relay {
+
+template <class S>
+struct Cpu : ComposedOps<Cpu<S>> {
+  using Scalar = S;
+  using Memory = cpu::Memory;
+  using Device = cpu::Device;
+  using Tensor = cpu::Tensor<S>;
+  using Indices = std::vector<std::int32_t>;
+
+  // Moving data between the host and the device.
+  static Indices indices(std::span<const std::int32_t> from, Device) { return Indices(from.begin(), from.end()); }
+  static void upload(std::span<const S> from, Tensor& to) { std::copy(from.begin(), from.end(), to.data()); }
+  static std::vector<S> download(const Tensor& from) { return std::vector<S>(from.data(), from.data() + from.size()); }
+
+  // Products. Weights are [outputs, inputs], as in PyTorch.
+  /// y [rows, outputs] = x [rows, inputs] weight^T
+  static void product(const Tensor& x, const Tensor& weight, Tensor& y) {
+    y.resize_like(x, x.rows(), weight.rows());
+    map(y).noalias() = map(x) * map(weight).transpose();
+  }
+  /// dx [rows, inputs] = dy [rows, outputs] weight
+  static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) {
+    dx.resize_like(dy, dy.rows(), weight.cols());
+    map(dx).noalias() = map(dy) * map(weight);
+  }
+  /// dweight [outputs, inputs] += dy^T x
+  static void add_outer_product(const Tensor& dy, const Tensor& x, Tensor& dweight) {
+    map(dweight).noalias() += map(dy).transpose() * map(x);
+  }
+
+  // Rows and elements.
+  static void fill(Tensor& x, double value) { std::fill_n(x.data(), x.size(), static_cast<S>(value)); }
+  /// y = x
+  static void copy(const Tensor& x, Tensor& y) { copy_first(x, x.rows(), y); }
+  /// y [count, cols] = the first rows of x
+  static void copy_first(const Tensor& x, int count, Tensor& y) {
+    y.resize_like(x, count, x.cols());
+    std::copy_n(x.data(), y.size(), y.data());
+  }
+  /// y += x, over the rows that both have
+  static void add(const Tensor& x, Tensor& y) {
+    const long size = std::min(x.size(), y.size());
+    for (long i = 0; i < size; ++i) y.data()[i] += x.data()[i];
+  }
+  /// every row of y += row [1, cols]
+  static void add_row(const Tensor& row, Tensor& y) {
+    for (int r = 0; r < y.rows(); ++r)
+      for (int c = 0; c < y.cols(); ++c) y.row(r)[c] += row.data()[c];
+  }
+  /// total [1, cols] += the sum of y's rows
+  static void add_column_sums(const Tensor& y, Tensor& total) {
+    for (int r = 0; r < y.rows(); ++r)
+      for (int c = 0; c < y.cols(); ++c) total.data()[c] += y.row(r)[c];
+  }
+  /// rows begin .. end-1 of x = 0
+  static void clear_rows(Tensor& x, int begin, int end) { std::fill(x.row(begin), x.row(end), S(0)); }
+  /// y [indices, cols]: row i = x's row indices[i], written from y's row `first` on
+  static void gather_rows(const Tensor& x, const Indices& indices, int first, Tensor& y) {
+    for (std::size_t i = 0; i < indices.size(); ++i)
+      std::copy_n(x.row(indices[i]), x.cols(), y.row(first + static_cast<int>(i)));
+  }
+  /// x's row indices[i] += y's row first + i
+  static void scatter_rows(const Tensor& y, int first, const Indices& indices, Tensor& x) {
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+      const S* from = y.row(first + static_cast<int>(i));
+      S* to = x.row(indices[i]);
+      for (int c = 0; c < x.cols(); ++c) to[c] += from[c];
+    }
+  }
+  static double sum_of_squares(const Tensor& x) {
+    cpu::Vector<S> total{};
+    cpu::by_vector<S>(x.size(), [&](long i, auto n) {
+      const auto v = cpu::load_first(x.data() + i, n);
+      total += v * v;
+    });
+    return static_cast<double>(cpu::sum<S>(total));
+  }
+
+  // What layers are made of (row_ops.hpp, attention.hpp say what each computes).
+  static void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double eps, Tensor& y, Tensor& statistics) {
+    cpu::layer_norm(x, scale, shift, eps, y, statistics);
+  }
+  static void layer_norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, Tensor& dx,
+                                  Tensor& dscale, Tensor& dshift) {
+    cpu::layer_norm_backward(x, statistics, scale, dy, dx, dscale, dshift);
+  }
+  static void gelu(const Tensor& x, Tensor& y) { cpu::gelu(x, y); }
+  static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx) { cpu::gelu_backward(x, dy, dx); }
+  static void rotate(Tensor& qkv, const Rows<Cpu>& rows, int heads, int rotated, const Tensor& table, int direction,
+                     const Indices& starts = {}) {
+    cpu::rotate(qkv, rows, heads, rotated, table, static_cast<S>(direction), starts);
+  }
+  static void attention(const Tensor& qkv, const Rows<Cpu>& rows, int heads, Mask mask, Tensor& out, Tensor& lse) {
+    cpu::attention(qkv, rows, heads, mask, out, lse);
+  }
+  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Cpu>& rows, int heads,
+                                 Mask mask, Tensor& dqkv) {
+    cpu::attention_backward(qkv, lse, dout, rows, heads, mask, dqkv);
+  }
+  static void attention_cached(const Tensor& qkv, const Rows<Cpu>& rows, const Indices& slots, const Indices& starts, int heads,
+                               Tensor& keys, Tensor& values, Tensor& out) {
+    cpu::attention_cached(qkv, rows, slots, starts, heads, keys, values, out);
+  }
+  static int cache_capacity(int positions) { return cpu::round_up<S>(positions); }
+  static void dropout(const Tensor& x, double rate, Key key, Tensor& y) { cpu::dropout<S>(x, rate, key, nullptr, y); }
+  static void softmax_cross_entropy(Tensor& logits, const Indices& targets, std::span<const double> weights, Tensor& losses) {
+    cpu::softmax_cross_entropy(logits, targets, weights, losses);
+  }
+  /// Per row of logits: the class of the largest one and its probability.
+  static void argmax(const Tensor& logits, std::vector<std::int32_t>& best, std::vector<double>& probability) {
+    cpu::argmax(logits, best, probability);
+  }
+  static void adamw(Tensor& weight, const Tensor& gradient, Tensor& first, Tensor& second, const AdamWStep& step) {
+    cpu::adamw(weight, gradient, first, second, step);
+  }
+
+  // Composed ops that are faster in one pass here.
+  /// y = x + dropout(branch)
+  static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
+    if (key && rate > 0) return cpu::dropout<S>(branch, rate, *key, &x, y);
+    y.resize_like(x, x.rows(), x.cols());
+    for (long i = 0; i < x.size(); ++i) y.data()[i] = x.data()[i] + branch.data()[i];
+  }
+
+ private:
+  using Matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  static auto map(Tensor& x) { return Eigen::Map<Matrix, Eigen::Aligned64>(x.data(), x.rows(), x.cols()); }
+  static auto map(const Tensor& x) { return Eigen::Map<const Matrix, Eigen::Aligned64>(x.data(), x.rows(), x.cols()); }
+};
+
+namespace cpu {
+/// Found by argument-dependent lookup where only a tensor is at hand (core/parameters.hpp).
+template <class S>
+void fill(Tensor<S>& x, double value) {
+  std::fill_n(x.data(), x.size(), static_cast<S>(value));
+}
+}  // namespace cpu
+
+}  // namespace relay

@@ -1,0 +1,212 @@
+// What happens between the products on the CPU, row by row and vectorised: layer norm, GELU, rotary positions, dropout,
+// softmax cross-entropy, gathering and scattering rows, AdamW.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <numbers>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include <relay/backend/cpu/simd.hpp>
+#include <relay/backend/cpu/tensor.hpp>
+#include <relay/backend/ops.hpp>
+#include <relay/core/random.hpp>
+
+namespace relay::cpu {
+
+/// y = scale * (x - mean) * rstd + shift, per row; rstd = 1 / sqrt(variance + eps). statistics [rows, 2]: mean, rstd.
+template <class S>
+void layer_norm(const Tensor<S>& x, const Tensor<S>& scale, const Tensor<S>& shift, double eps, Tensor<S>& y,
+                Tensor<S>& statistics) {
+  const int width = x.cols();
+  y.resize_like(x, x.rows(), width);
+  statistics.resize_like(x, x.rows(), 2);
+  for (int r = 0; r < x.rows(); ++r) {
+    const S* xr = x.row(r);
+    Vector<S> total{};
+    by_vector<S>(width, [&](long i, auto n) { total += load_first(xr + i, n); });
+    const S mean = sum<S>(total) / static_cast<S>(width);
+    Vector<S> squares{};
+    by_vector<S>(width, [&](long i, auto n) {
+      const Vector<S> d = load_first(xr + i, n) - mean;
+      squares += d * d;
+    });
+    S variance = sum<S>(squares);
+    if (const int rest = width % lanes<S>; rest != 0) variance -= static_cast<S>(lanes<S> - rest) * mean * mean;
+    const S rstd = S(1) / std::sqrt(variance / static_cast<S>(width) + static_cast<S>(eps));
+    by_vector<S>(width, [&](long i, auto n) {
+      const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
+      store_first(y.row(r) + i, normal * load_first(scale.data() + i, n) + load_first(shift.data() + i, n), n);
+    });
+    statistics.row(r)[0] = mean;
+    statistics.row(r)[1] = rstd;
+  }
+}
+
+/// dx = rstd (g - mean(g) - n mean(g n)), g = dy scale, n = (x - mean) rstd; adds sum(dy n) to dscale, sum(dy) to dshift.
+template <class S>
+void layer_norm_backward(const Tensor<S>& x, const Tensor<S>& statistics, const Tensor<S>& scale, const Tensor<S>& dy,
+                         Tensor<S>& dx, Tensor<S>& dscale, Tensor<S>& dshift) {
+  const int width = x.cols();
+  dx.resize_like(x, x.rows(), width);
+  for (int r = 0; r < x.rows(); ++r) {
+    const S* xr = x.row(r);
+    const S* dyr = dy.row(r);
+    const S mean = statistics.row(r)[0], rstd = statistics.row(r)[1];
+    Vector<S> sum_g{}, sum_gn{};
+    by_vector<S>(width, [&](long i, auto n) {
+      const Vector<S> d = load_first(dyr + i, n), g = d * load_first(scale.data() + i, n);
+      const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
+      sum_g += g;
+      sum_gn += g * normal;
+      store_first(dscale.data() + i, load_first(dscale.data() + i, n) + d * normal, n);
+      store_first(dshift.data() + i, load_first(dshift.data() + i, n) + d, n);
+    });
+    const S mean_g = sum<S>(sum_g) / static_cast<S>(width), mean_gn = sum<S>(sum_gn) / static_cast<S>(width);
+    by_vector<S>(width, [&](long i, auto n) {
+      const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
+      const Vector<S> g = load_first(dyr + i, n) * load_first(scale.data() + i, n);
+      store_first(dx.row(r) + i, (g - mean_g - normal * mean_gn) * rstd, n);
+    });
+  }
+}
+
+/// y = x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016; exact, not the tanh approximation).
+template <class S>
+void gelu(const Tensor<S>& x, Tensor<S>& y) {
+  y.resize_like(x, x.rows(), x.cols());
+  by_vector<S>(x.size(), [&](long i, auto n) {
+    const Vector<S> v = load_first(x.data() + i, n);
+    store_first(y.data() + i, v * S(0.5) * (S(1) + erf(v * S(std::numbers::sqrt2 / 2))), n);
+  });
+}
+
+/// dx = dy (Phi(x) + x phi(x)); dx may be dy.
+template <class S>
+void gelu_backward(const Tensor<S>& x, const Tensor<S>& dy, Tensor<S>& dx) {
+  const S density = static_cast<S>(0.5 * std::numbers::inv_sqrtpi * std::numbers::sqrt2);
+  dx.resize_like(x, x.rows(), x.cols());
+  by_vector<S>(x.size(), [&](long i, auto n) {
+    const Vector<S> v = load_first(x.data() + i, n);
+    const Vector<S> phi = exp(v * v * S(-0.5)) * density;
+    const Vector<S> cdf = S(0.5) * (S(1) + erf(v * S(std::numbers::sqrt2 / 2)));
+    store_first(dx.data() + i, load_first(dy.data() + i, n) * (cdf + v * phi), n);
+  });
+}
+
+/// Rotates the queries and keys of the first `rotated` heads in qkv [rows, 3 width] by their positions' angles, or back
+/// (`direction` -1). Pairs are (i, i + size/2) of a head. table [positions, size]: size/2 cosines, then size/2 sines.
+/// Sequence s starts at position starts[s], or 0 where starts is empty.
+template <class S>
+void rotate(Tensor<S>& qkv, const auto& rows, int heads, int rotated, const Tensor<S>& table, S direction,
+            std::span<const std::int32_t> starts) {
+  const int width = qkv.cols() / 3, size = width / heads, half = size / 2;
+  for (int sequence = 0; sequence < rows.sequences(); ++sequence) {
+    const int begin = rows.begin(sequence), end = rows.end(sequence);
+    const int start = starts.empty() ? 0 : starts[static_cast<std::size_t>(sequence)];
+    for (int r = begin; r < end; ++r) {
+      const S* cosine = table.row(start + r - begin);
+      const S* sine = cosine + half;
+      for (int part = 0; part < 2; ++part)
+        for (int head = 0; head < rotated; ++head) {
+          S* a = qkv.row(r) + part * width + head * size;
+          S* b = a + half;
+          by_vector<S>(half, [&](long i, auto n) {
+            const Vector<S> c = load_first(cosine + i, n), s = load_first(sine + i, n) * direction;
+            const Vector<S> x = load_first(a + i, n), y = load_first(b + i, n);
+            store_first(a + i, x * c - y * s, n);
+            store_first(b + i, y * c + x * s, n);
+          });
+        }
+    }
+  }
+}
+
+/// Whether element `index` of the stream is dropped: one Philox block gives the bits of four elements.
+/// y = base + x * (kept ? 1 / (1 - rate) : 0); without a base, y = the second term. y may be x or base.
+template <class S>
+void dropout(const Tensor<S>& x, double rate, Key key, const Tensor<S>* base, Tensor<S>& y) {
+  y.resize_like(x, x.rows(), x.cols());
+  const S kept = static_cast<S>(1.0 / (1.0 - rate));
+  const auto threshold = static_cast<std::uint64_t>(rate * 4294967296.0);
+  for (long i = 0; i < x.size(); i += 4) {
+    const auto bits = philox({static_cast<std::uint32_t>(i >> 2), static_cast<std::uint32_t>(i >> 34), 0x44524f50u, 0}, key.value);
+    const long count = std::min<long>(4, x.size() - i);
+    for (long j = 0; j < count; ++j) {
+      const S v = bits[static_cast<std::size_t>(j)] >= threshold ? x.data()[i + j] * kept : S(0);
+      y.data()[i + j] = base ? base->data()[i + j] + v : v;
+    }
+  }
+}
+
+/// logits [rows, classes] -> losses [rows, 2]: -log softmax(logits)[target], and 1 where the target is the argmax; the
+/// logits are overwritten by the gradient, weights[row] * (softmax - onehot).
+template <class S>
+void softmax_cross_entropy(Tensor<S>& logits, std::span<const std::int32_t> targets, std::span<const double> weights,
+                           Tensor<S>& losses) {
+  const int classes = logits.cols();
+  losses.resize_like(logits, logits.rows(), 2);
+  for (int r = 0; r < logits.rows(); ++r) {
+    S* row = logits.row(r);
+    const int target = targets[static_cast<std::size_t>(r)];
+    int best = 0;
+    for (int c = 1; c < classes; ++c)
+      if (row[c] > row[best]) best = c;
+    const S top = row[best], wanted = row[target];
+    Vector<S> total{};
+    S rest = 0;
+    by_vector<S>(classes, [&](long i, auto n) {
+      const Vector<S> e = exp(load_first(row + i, n) - top);
+      store_first(row + i, e, n);
+      if constexpr (std::is_same_v<decltype(n), int>)
+        for (int j = 0; j < n; ++j) rest += e[j];
+      else
+        total += e;
+    });
+    const S denominator = sum<S>(total) + rest;
+    const S factor = static_cast<S>(weights[static_cast<std::size_t>(r)]);
+    by_vector<S>(classes, [&](long i, auto n) { store_first(row + i, load_first(row + i, n) * (factor / denominator), n); });
+    row[target] -= factor;
+    losses.row(r)[0] = std::log(denominator) + top - wanted;
+    losses.row(r)[1] = best == target ? S(1) : S(0);
+  }
+}
+
+/// Per row of logits: the class of the largest one (the first of equals) and its probability.
+template <class S>
+void argmax(const Tensor<S>& logits, std::vector<std::int32_t>& best, std::vector<double>& probability) {
+  best.resize(static_cast<std::size_t>(logits.rows()));
+  probability.resize(best.size());
+  for (int r = 0; r < logits.rows(); ++r) {
+    const S* row = logits.row(r);
+    int top = 0;
+    for (int c = 1; c < logits.cols(); ++c)
+      if (row[c] > row[top]) top = c;
+    S total = 0;
+    by_vector<S>(logits.cols(), [&](long i, auto n) {
+      const Vector<S> e = exp(load_first(row + i, n) - row[top]);
+      for (int j = 0; j < n; ++j) total += e[j];
+    });
+    best[static_cast<std::size_t>(r)] = top;
+    probability[static_cast<std::size_t>(r)] = static_cast<double>(S(1) / total);
+  }
+}
+
+/// One step of AdamW (Loshchilov & Hutter 2019).
+template <class S>
+void adamw(Tensor<S>& weight, const Tensor<S>& gradient, Tensor<S>& first, Tensor<S>& second, const AdamWStep& step) {
+  const S b1 = static_cast<S>(step.beta1), b2 = static_cast<S>(step.beta2), scale = static_cast<S>(step.gradient_scale);
+  const S rate = static_cast<S>(step.rate / step.correction1), eps = static_cast<S>(step.epsilon);
+  const S root = static_cast<S>(1.0 / std::sqrt(step.correction2)), keep = static_cast<S>(1.0 - step.rate * step.decay);
+  for (long i = 0; i < weight.size(); ++i) {
+    const S g = gradient.data()[i] * scale;
+    const S m = first.data()[i] = b1 * first.data()[i] + (S(1) - b1) * g;
+    const S v = second.data()[i] = b2 * second.data()[i] + (S(1) - b2) * g * g;
+    weight.data()[i] = weight.data()[i] * keep - rate * m / (std::sqrt(v) * root + eps);
+  }
+}
+
+}  // namespace relay::cpu

@@ -1,0 +1,42 @@
+// Composed operations: a default body in terms of a backend's plain functions, which a backend may replace by a fused one.
+#pragma once
+
+#include <optional>
+
+#include <relay/core/random.hpp>
+
+namespace relay {
+
+/// One step of AdamW on one tensor (train/adamw.hpp); `gradient_scale` is the clipping factor.
+struct AdamWStep {
+  double rate, beta1, beta2, epsilon, decay;
+  double correction1, correction2;  // 1 - beta^step
+  double gradient_scale;
+};
+
+template <class Backend>
+struct ComposedOps {
+  /// y = x weight^T + bias
+  static void linear(const auto& x, const auto& weight, const auto& bias, auto& y) {
+    Backend::product(x, weight, y);
+    Backend::add_row(bias, y);
+  }
+
+  /// dx = dy weight; adds dy^T x to dweight and the column sums of dy to dbias.
+  static void linear_backward(const auto& x, const auto& weight, const auto& dy, auto& dx, auto& dweight, auto& dbias) {
+    Backend::product_backward(dy, weight, dx);
+    Backend::add_outer_product(dy, x, dweight);
+    Backend::add_column_sums(dy, dbias);
+  }
+
+  /// y = x + dropout(branch)
+  static void residual(const auto& x, const auto& branch, double rate, const std::optional<Key>& key, auto& y) {
+    if (key && rate > 0)
+      Backend::dropout(branch, rate, *key, y);
+    else
+      Backend::copy(branch, y);
+    Backend::add(x, y);
+  }
+};
+
+}  // namespace relay

@@ -1,0 +1,82 @@
+// What one `each` per layer buys. A layer names its parameters, and its parts, once:
+//
+//   static void each(auto&& visit, auto&... layer) {
+//     visit("weight", layer.weight...);          // a tensor of every given layer
+//     visit("norm", layer.norm...);              // or a part, which has an `each` of its own
+//   }
+//
+// `each` is a zip: given a layer, its gradient and Adam's two moments (all of the layer's own type), `visit` sees the four
+// tensors of one parameter side by side. Counting, clearing, adding, clipping, optimising, saving and gradient checking are
+// all this one walk.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <relay/core/require.hpp>
+
+namespace relay {
+
+namespace detail {
+
+template <class T>
+concept HasEach = requires(T& part) { std::remove_const_t<T>::each([](std::string_view, auto&...) {}, part); };
+
+template <class T>
+inline constexpr bool is_list = false;
+template <class T>
+inline constexpr bool is_list<std::vector<T>> = true;
+
+/// Walks parts down to their tensors, writing the path "block.layers.0.norm.weight".
+template <class Visit>
+struct Walk {
+  Visit& visit;
+  std::string path;
+
+  template <class First, class... Rest>
+  void operator()(std::string_view name, First& first, Rest&... rest) const {
+    const std::string here = path.empty() ? std::string(name) : path + "." + std::string(name);
+    if constexpr (is_list<std::remove_const_t<First>>) {
+      for (std::size_t i = 0; i < first.size(); ++i) Walk{visit, here}(std::to_string(i), first[i], rest[i]...);
+    } else if constexpr (HasEach<First>) {
+      std::remove_const_t<First>::each(Walk{visit, here}, first, rest...);
+    } else {
+      visit(std::string_view(here), first, rest...);
+    }
+  }
+};
+
+}  // namespace detail
+
+/// Calls visit(path, tensor of the first layer, tensor of the second, ...) for every parameter, in a fixed order.
+template <class Visit, class First, class... Rest>
+void for_each_parameter(Visit&& visit, First& first, Rest&... rest) {
+  std::remove_const_t<First>::each(detail::Walk<std::remove_reference_t<Visit>>{visit, {}}, first, rest...);
+}
+
+template <class Layer>
+long count_parameters(const Layer& layer) {
+  long count = 0;
+  for_each_parameter([&](std::string_view, const auto& tensor) { count += tensor.size(); }, layer);
+  return count;
+}
+
+/// Sets every parameter to zero: how a gradient starts.
+template <class Layer>
+void clear(Layer& layer) {
+  for_each_parameter([](std::string_view, auto& tensor) { fill(tensor, 0); }, layer);
+}
+
+/// Another value of the layer's own type, all zeros: a gradient, or a moment of the optimiser.
+template <class Layer>
+Layer zeros_like(const Layer& layer) {
+  Layer zero = layer;
+  clear(zero);
+  return zero;
+}
+
+}  // namespace relay

@@ -1,0 +1,90 @@
+// A ragged batch: the rows (tokens) of all sequences one after another, and where each sequence begins. No padding exists.
+//
+//   sequence      0 0 0 0 | 1 1 1 | 2 2
+//   offsets       0         4       7    9
+//
+// Sequences are sorted by iteration count, longest first, so those still looping at iteration t are a prefix of the batch and
+// their rows a prefix of the rows: `Rows::first`.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <relay/core/random.hpp>
+#include <relay/core/require.hpp>
+
+namespace relay {
+
+/// Where each sequence of a batch begins, on the host and on the device.
+template <class Backend>
+class Ragged {
+ public:
+  using Device = typename Backend::Device;
+
+  /// `lengths`: the number of rows of each sequence.
+  explicit Ragged(std::span<const int> lengths = {}, Device device = {}) : offsets_{0}, device_(device) {
+    for (const int n : lengths) {
+      require(n > 0, "a sequence of a batch has ", n, " rows: every sequence needs at least one token");
+      offsets_.push_back(offsets_.back() + n);
+      longest_ = std::max(longest_, n);
+    }
+    on_device_ = Backend::indices(offsets_, device);
+  }
+
+  int sequences() const { return static_cast<int>(offsets_.size()) - 1; }
+  int rows() const { return offsets_.back(); }
+  int longest() const { return longest_; }
+  int begin(int sequence) const { return offsets_[static_cast<std::size_t>(sequence)]; }
+  int end(int sequence) const { return offsets_[static_cast<std::size_t>(sequence) + 1]; }
+  std::span<const int> offsets() const { return offsets_; }
+  const typename Backend::Indices& on_device() const { return on_device_; }
+  Device device() const { return device_; }
+
+ private:
+  std::vector<int> offsets_;
+  Device device_;
+  typename Backend::Indices on_device_{};
+  int longest_ = 0;
+};
+
+/// The rows a layer is applied to: the first sequences of a batch, and the key of the random numbers to drop activations
+/// with (none: nothing is dropped, as in evaluation). A view: the batch must outlive it.
+template <class Backend>
+class Rows {
+ public:
+  Rows(const Ragged<Backend>& batch, std::optional<Key> dropout = {})
+      : batch_(&batch), sequences_(batch.sequences()), dropout_(dropout) {}
+  Rows(Ragged<Backend>&&, std::optional<Key> = {}) = delete;
+
+  int sequences() const { return sequences_; }
+  int count() const { return batch_->begin(sequences_); }
+  int begin(int sequence) const { return batch_->begin(sequence); }
+  int end(int sequence) const { return batch_->end(sequence); }
+  int longest() const { return batch_->longest(); }
+  const Ragged<Backend>& batch() const { return *batch_; }
+  const std::optional<Key>& dropout() const { return dropout_; }
+
+  /// The rows of the first `sequences` sequences.
+  Rows first(int sequences) const {
+    Rows prefix = *this;
+    prefix.sequences_ = sequences;
+    return prefix;
+  }
+
+  /// The same rows with another stream of random numbers: each application of each layer folds in its own number.
+  Rows fold(std::uint64_t data) const {
+    Rows other = *this;
+    if (dropout_) other.dropout_ = dropout_->fold(data);
+    return other;
+  }
+
+ private:
+  const Ragged<Backend>* batch_;
+  int sequences_;
+  std::optional<Key> dropout_;
+};
+
+}  // namespace relay

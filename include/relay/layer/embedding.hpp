@@ -1,0 +1,42 @@
+// Embedding: row i of y is row token[i] of the table.    dtable[token[i]] += dy[i]
+//
+// weight [vocabulary, width], normal with deviation 0.5. Tokens have no gradient, so backward returns nothing, and nothing
+// but the tokens, which the caller has, must be remembered.
+#pragma once
+
+#include <relay/core/concepts.hpp>
+#include <relay/layer/initialise.hpp>
+
+namespace relay {
+
+template <class B>
+struct Embedding {
+  using Backend = B;
+  using Tensor = typename B::Tensor;
+  using Input = typename B::Indices;
+  using Output = Tensor;
+  struct Trace {
+    Tensor y;  // [rows, width]
+  };
+
+  Tensor weight;
+
+  Embedding(int vocabulary, int width, Key key, typename B::Device device = {}) : weight(vocabulary, width, device) {
+    initialise_normal<B>(weight, 0.5, key);
+  }
+
+  static const Tensor& output(const Trace& trace) { return trace.y; }
+  static void each(auto&& visit, auto&... layer) { visit("weight", layer.weight...); }
+
+  const Tensor& forward(const Input& tokens, const Rows<B>& rows, Trace& trace) const {
+    trace.y.resize(rows.count(), weight.cols(), rows.batch().device());
+    B::gather_rows(weight, tokens, 0, trace.y);
+    return trace.y;
+  }
+
+  void backward(const Input& tokens, const Rows<B>&, const Trace&, const Tensor& dy, Embedding& grad) const {
+    B::scatter_rows(dy, 0, tokens, grad.weight);
+  }
+};
+
+}  // namespace relay

@@ -1,0 +1,45 @@
+// FeedForward: y = GELU(x Wu^T + bu) Wd^T + bd.
+//
+// The trace keeps the values before and after GELU: its derivative needs the former, the gradient of Wd the latter.
+#pragma once
+
+#include <relay/layer/linear.hpp>
+
+namespace relay {
+
+template <class B>
+struct FeedForward {
+  using Backend = B;
+  using Tensor = typename B::Tensor;
+  using Input = Tensor;
+  using Output = Tensor;
+  struct Trace {
+    typename Linear<B>::Trace up;    // [rows, hidden]
+    Tensor activated;                // [rows, hidden]
+    typename Linear<B>::Trace down;  // [rows, width]
+  };
+
+  Linear<B> up, down;
+
+  FeedForward(int width, int hidden, Key key, typename B::Device device = {})
+      : up(width, hidden, key.fold(0), device), down(hidden, width, key.fold(1), device) {}
+
+  static const Tensor& output(const Trace& trace) { return Linear<B>::output(trace.down); }
+  static void each(auto&& visit, auto&... layer) {
+    visit("up", layer.up...);
+    visit("down", layer.down...);
+  }
+
+  const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
+    B::gelu(up.forward(x, rows, trace.up), trace.activated);
+    return down.forward(trace.activated, rows, trace.down);
+  }
+
+  Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, FeedForward& grad) const {
+    Tensor d = down.backward(trace.activated, rows, trace.down, dy, grad.down);
+    B::gelu_backward(trace.up.y, d, d);
+    return up.backward(x, rows, trace.up, d, grad.up);
+  }
+};
+
+}  // namespace relay

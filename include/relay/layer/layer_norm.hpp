@@ -1,0 +1,49 @@
+// LayerNorm (Ba, Kiros & Hinton 2016): y = scale * (x - mean) / sqrt(variance + 1e-5) + shift, per row.
+//
+// With n = (x - mean) rstd and g = dy scale:  dx = rstd (g - mean(g) - n mean(g n)),  dscale += sum dy n,  dshift += sum dy.
+// The trace keeps mean and rstd of each row; n is made again from x. Saved under PyTorch's names, weight and bias.
+#pragma once
+
+#include <relay/core/concepts.hpp>
+#include <relay/layer/initialise.hpp>
+
+namespace relay {
+
+template <class B>
+struct LayerNorm {
+  using Backend = B;
+  using Tensor = typename B::Tensor;
+  using Input = Tensor;
+  using Output = Tensor;
+  struct Trace {
+    Tensor y;           // [rows, width]
+    Tensor statistics;  // [rows, 2]: mean, rstd
+  };
+  static constexpr double epsilon = 1e-5;
+
+  Tensor weight, bias;  // [1, width]
+
+  explicit LayerNorm(int width, typename B::Device device = {}) : weight(1, width, device), bias(1, width, device) {
+    B::fill(weight, 1);
+    B::fill(bias, 0);
+  }
+
+  static const Tensor& output(const Trace& trace) { return trace.y; }
+  static void each(auto&& visit, auto&... layer) {
+    visit("weight", layer.weight...);
+    visit("bias", layer.bias...);
+  }
+
+  const Tensor& forward(const Tensor& x, const Rows<B>&, Trace& trace) const {
+    B::layer_norm(x, weight, bias, epsilon, trace.y, trace.statistics);
+    return trace.y;
+  }
+
+  Tensor backward(const Tensor& x, const Rows<B>&, const Trace& trace, const Tensor& dy, LayerNorm& grad) const {
+    Tensor dx;
+    B::layer_norm_backward(x, trace.statistics, weight, dy, dx, grad.weight, grad.bias);
+    return dx;
+  }
+};
+
+}  // namespace relay

@@ -1,0 +1,47 @@
+// Stack<Layer>: layers of one type one after another, as many as are wanted at run time.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include <relay/core/concepts.hpp>
+
+namespace relay {
+
+template <Block L>
+struct Stack {
+  using Backend = typename L::Backend;
+  using Tensor = typename Backend::Tensor;
+  using Input = typename L::Input;
+  using Output = Input;
+  struct Trace {
+    std::vector<typename L::Trace> layers;
+  };
+
+  std::vector<L> layers;
+
+  /// At least one layer.
+  explicit Stack(std::vector<L> given) : layers(std::move(given)) {
+    require(!layers.empty(), "a stack needs at least one layer");
+  }
+
+  static const Output& output(const Trace& trace) { return L::output(trace.layers.back()); }
+  static void each(auto&& visit, auto&... stack) { visit("layers", stack.layers...); }
+
+  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace) const {
+    trace.layers.resize(layers.size());
+    const Input* h = &x;
+    for (std::size_t i = 0; i < layers.size(); ++i) h = &layers[i].forward(*h, rows.fold(i), trace.layers[i]);
+    return *h;
+  }
+
+  Input backward(const Input& x, const Rows<Backend>& rows, const Trace& trace, const Output& dy, Stack& grad) const {
+    const std::size_t last = layers.size() - 1;
+    Input d = dy;
+    for (std::size_t i = last + 1; i-- > 0;)
+      d = layers[i].backward(i == 0 ? x : L::output(trace.layers[i - 1]), rows.fold(i), trace.layers[i], d, grad.layers[i]);
+    return d;
+  }
+};
+
+}  // namespace relay

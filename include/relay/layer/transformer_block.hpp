@@ -1,0 +1,130 @@
+// TransformerBlock, pre-norm (Xiong et al. 2020):
+//
+//   r = x + dropout(attention(norm1(x)))      y = r + dropout(feed_forward(norm2(r)))
+//
+// The trace keeps r and the parts' traces. Composed of the parts by hand, so that residual and dropout are one pass.
+#pragma once
+
+#include <relay/layer/attention.hpp>
+#include <relay/layer/feed_forward.hpp>
+#include <relay/layer/layer_norm.hpp>
+#include <relay/layer/stack.hpp>
+
+namespace relay {
+
+/// Sizes of a transformer, looped or causal.
+struct TransformerConfig {
+  int width = 64;
+  int layers = 3;
+  int heads = 4;
+  int hidden = 0;                // of the feed-forward layers; 0: four times the width
+  double dropout = 0;
+  double rotary_base = 10000;
+  int heads_without_rotary = 0;
+  double query_key_bias = 0;
+  int positions = 1024;          // the longest sequence
+};
+
+template <class B>
+class TransformerBlock {
+ public:
+  using Backend = B;
+  using Tensor = typename B::Tensor;
+  using Input = Tensor;
+  using Output = Tensor;
+  struct Trace {
+    typename LayerNorm<B>::Trace norm1;
+    typename Attention<B>::Trace attention;
+    Tensor middle;  // r [rows, width]
+    typename LayerNorm<B>::Trace norm2;
+    typename FeedForward<B>::Trace feed_forward;
+    Tensor y;       // [rows, width]
+  };
+  using Cache = typename Attention<B>::Cache;
+
+  LayerNorm<B> norm1;
+  Attention<B> attention;
+  LayerNorm<B> norm2;
+  FeedForward<B> feed_forward;
+
+  TransformerBlock(const TransformerConfig& c, Mask mask, Key key, typename B::Device device = {})
+      : norm1(c.width, device),
+        attention({.width = c.width,
+                   .heads = c.heads,
+                   .mask = mask,
+                   .rotary_base = c.rotary_base,
+                   .heads_without_rotary = c.heads_without_rotary,
+                   .query_key_bias = c.query_key_bias,
+                   .positions = c.positions},
+                  key.fold(0), device),
+        norm2(c.width, device),
+        feed_forward(c.width, c.hidden > 0 ? c.hidden : 4 * c.width, key.fold(1), device),
+        dropout_(c.dropout) {
+    require(c.dropout >= 0 && c.dropout < 1, "a dropout rate must be in [0, 1), not ", c.dropout);
+  }
+
+  static const Tensor& output(const Trace& trace) { return trace.y; }
+  static void each(auto&& visit, auto&... layer) {
+    visit("norm1", layer.norm1...);
+    visit("attention", layer.attention...);
+    visit("norm2", layer.norm2...);
+    visit("feed_forward", layer.feed_forward...);
+  }
+
+  const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
+    return apply(x, rows, trace, [&](const Tensor& normal) -> const Tensor& {
+      return attention.forward(normal, rows, trace.attention);
+    });
+  }
+
+  Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad) const {
+    Tensor d = drop(dy, rows.fold(1));
+    d = feed_forward.backward(trace.norm2.y, rows, trace.feed_forward, d, grad.feed_forward);
+    Tensor dr = norm2.backward(trace.middle, rows, trace.norm2, d, grad.norm2);
+    B::add(dy, dr);
+    d = attention.backward(trace.norm1.y, rows, trace.attention, drop(dr, rows.fold(0)), grad.attention);
+    Tensor dx = norm1.backward(x, rows, trace.norm1, d, grad.norm1);
+    B::add(dr, dx);
+    return dx;
+  }
+
+  /// As forward, for new rows that continue cached sequences (Attention::extend).
+  const Tensor& extend(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
+                       const typename B::Indices& starts, Cache& cache, Trace& trace) const {
+    return apply(x, rows, trace, [&](const Tensor& normal) -> const Tensor& {
+      return attention.extend(normal, rows, slots, starts, cache, trace.attention);
+    });
+  }
+
+ private:
+  const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, auto&& attend) const {
+    const Tensor& mixed = attend(norm1.forward(x, rows, trace.norm1));
+    B::residual(x, mixed, dropout_, rows.fold(0).dropout(), trace.middle);
+    const Tensor& fed = feed_forward.forward(norm2.forward(trace.middle, rows, trace.norm2), rows, trace.feed_forward);
+    B::residual(trace.middle, fed, dropout_, rows.fold(1).dropout(), trace.y);
+    return trace.y;
+  }
+
+  Tensor drop(const Tensor& d, const Rows<B>& rows) const {
+    Tensor dropped;
+    if (dropout_ > 0 && rows.dropout())
+      B::dropout(d, dropout_, *rows.dropout(), dropped);
+    else
+      B::copy(d, dropped);
+    return dropped;
+  }
+
+  double dropout_;
+};
+
+/// `config.layers` transformer blocks: the paper's block f, and the body of a causal transformer.
+template <class B>
+Stack<TransformerBlock<B>> transformer_stack(const TransformerConfig& config, Mask mask, Key key,
+                                             typename B::Device device = {}) {
+  require(config.layers > 0, "a transformer needs at least one layer, not ", config.layers);
+  std::vector<TransformerBlock<B>> layers;
+  for (int i = 0; i < config.layers; ++i) layers.emplace_back(config, mask, key.fold(static_cast<std::uint64_t>(i)), device);
+  return Stack<TransformerBlock<B>>(std::move(layers));
+}
+
+}  // namespace relay
