@@ -1,0 +1,2 @@
+// expect: a reason nobody gives
+int main() { return undeclared; }
