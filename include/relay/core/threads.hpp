@@ -1,0 +1,92 @@
+// A pool of threads that runs f(0) .. f(count - 1), each exactly once, on any thread; returns when all are done.
+//
+// What a task computes must not depend on its thread: then neither does the result. The first exception is thrown again.
+#pragma once
+
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <relay/core/require.hpp>
+
+namespace relay {
+
+class Threads {
+ public:
+  /// The calling thread works too: `count` - 1 are started.
+  explicit Threads(int count) {
+    require(count >= 1 && count <= 1024, "the number of threads must be 1 .. 1024, not ", count);
+    for (int i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+  }
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+  ~Threads() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
+
+  int count() const { return static_cast<int>(workers_.size()) + 1; }
+
+  void run(int count, const std::function<void(int)>& f) {
+    if (workers_.empty()) {
+      for (int i = 0; i < count; ++i) f(i);
+      return;
+    }
+    std::unique_lock lock(mutex_);
+    f_ = &f;
+    next_ = 0;
+    count_ = count;
+    unfinished_ = count;
+    error_ = nullptr;
+    wake_.notify_all();
+    take(lock);
+    done_.wait(lock, [this] { return unfinished_ == 0; });
+    f_ = nullptr;
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  void work() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      wake_.wait(lock, [this] { return stop_ || (f_ && next_ < count_); });
+      if (stop_) return;
+      take(lock);
+    }
+  }
+
+  /// Runs tasks until none is left to start; holds the lock on entry and exit.
+  void take(std::unique_lock<std::mutex>& lock) {
+    while (f_ && next_ < count_) {
+      const int task = next_++;
+      const auto* f = f_;
+      lock.unlock();
+      std::exception_ptr error;
+      try {
+        (*f)(task);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      lock.lock();
+      if (error && !error_) error_ = error;
+      if (--unfinished_ == 0) done_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  const std::function<void(int)>* f_ = nullptr;
+  int next_ = 0, count_ = 0, unfinished_ = 0;
+  std::exception_ptr error_;
+  bool stop_ = false;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace relay

@@ -1,0 +1,56 @@
+// CausalTransformer: the auto-regressive model. tokens -> embedding -> causal transformer blocks -> norm -> head.
+//
+// The blocks are those of the looped model with another mask. The head is applied only to the rows that are asked for.
+#pragma once
+
+#include <relay/layer/embedding.hpp>
+#include <relay/layer/layer_norm.hpp>
+#include <relay/layer/transformer_block.hpp>
+
+namespace relay {
+
+template <class B>
+struct CausalTransformer {
+  using Backend = B;
+  using Tensor = typename B::Tensor;
+  using Body = Stack<TransformerBlock<B>>;
+  struct Trace {
+    typename Embedding<B>::Trace embedding;
+    typename Body::Trace body;
+    typename LayerNorm<B>::Trace norm;
+  };
+
+  Embedding<B> embedding;
+  Body body;
+  LayerNorm<B> norm;
+  Linear<B> head;
+
+  CausalTransformer(const TransformerConfig& config, int vocabulary, Seed seed, typename B::Device device = {})
+      : embedding(vocabulary, config.width, Key(seed).fold(0), device),
+        body(transformer_stack<B>(config, Mask::causal, Key(seed).fold(1), device)),
+        norm(config.width, device),
+        head(config.width, vocabulary, Key(seed).fold(2), device) {}
+
+  static void each(auto&& visit, auto&... model) {
+    visit("embedding", model.embedding...);
+    visit("body", model.body...);
+    visit("norm", model.norm...);
+    visit("head", model.head...);
+  }
+
+  /// The normalised state of every row [rows, width], which the head reads.
+  const Tensor& forward(const typename B::Indices& tokens, const Rows<B>& rows, Trace& trace) const {
+    const Tensor& x = embedding.forward(tokens, rows, trace.embedding);
+    return norm.forward(body.forward(x, rows, trace.body), rows, trace.norm);
+  }
+
+  /// `dstate`: the gradient of what forward returned.
+  void backward(const typename B::Indices& tokens, const Rows<B>& rows, const Trace& trace, const Tensor& dstate,
+                CausalTransformer& grad) const {
+    Tensor d = norm.backward(Body::output(trace.body), rows, trace.norm, dstate, grad.norm);
+    d = body.backward(trace.embedding.y, rows, trace.body, d, grad.body);
+    embedding.backward(tokens, rows, trace.embedding, d, grad.embedding);
+  }
+};
+
+}  // namespace relay

@@ -1,0 +1,116 @@
+// Greedy generation with a key-value cache, for many prompts at once.
+//
+// A step computes one ragged batch: the newest token of every running sequence, and the whole prompt of every sequence that
+// starts (its prefill). A finished sequence leaves the batch, and its slot of the cache goes to the next waiting prompt.
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <vector>
+
+#include <relay/model/causal_transformer.hpp>
+
+namespace relay {
+
+struct GenerateConfig {
+  int batch = 64;          // sequences at once: slots of the cache
+  int new_tokens = 512;    // at most so many for one prompt
+  std::int32_t stop = 2;   // the token that ends a sequence, not part of the result (<eos>)
+};
+
+/// The keys and values of every layer for a fixed number of slots.
+template <class B>
+class KvCache {
+ public:
+  KvCache(const CausalTransformer<B>& model, int slots, int positions, typename B::Device device = {}) {
+    for (const auto& layer : model.body.layers) layers_.push_back(layer.attention.cache(slots, positions, device));
+  }
+
+  /// Runs rows that continue slot slots[s] at position starts[s] and returns the normalised states [rows, width].
+  const typename B::Tensor& extend(const CausalTransformer<B>& model, const typename B::Indices& tokens, const Rows<B>& rows,
+                                   const typename B::Indices& slots, const typename B::Indices& starts) {
+    const auto* h = &model.embedding.forward(tokens, rows, embedded_);
+    for (std::size_t i = 0; i < layers_.size(); ++i)
+      h = &model.body.layers[i].extend(*h, rows, slots, starts, layers_[i], trace_);
+    return model.norm.forward(*h, rows, normal_);
+  }
+
+ private:
+  std::vector<typename TransformerBlock<B>::Cache> layers_;
+  typename Embedding<B>::Trace embedded_;
+  typename TransformerBlock<B>::Trace trace_;
+  typename LayerNorm<B>::Trace normal_;
+};
+
+/// Continues each prompt with the most probable tokens until `stop` or the limit.
+template <class B>
+std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& model,
+                                                std::span<const std::vector<std::int32_t>> prompts,
+                                                const GenerateConfig& config = {}, typename B::Device device = {}) {
+  using Index = std::int32_t;
+  require(config.batch > 0 && config.new_tokens > 0, "generation needs a positive batch and number of new tokens, not ",
+          config.batch, " and ", config.new_tokens);
+  std::vector<std::vector<Index>> written(prompts.size());
+  std::size_t longest = 0;
+  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+  const int slots = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(config.batch), prompts.size()));
+  if (slots == 0) return written;
+  KvCache<B> cache(model, slots, static_cast<int>(longest) + config.new_tokens, device);
+
+  struct Running {
+    std::size_t prompt;
+    Index slot, position;  // position: tokens in the cache
+  };
+  std::vector<Running> running;
+  std::vector<Index> free;
+  for (Index slot = slots; slot-- > 0;) free.push_back(slot);
+  std::size_t next = 0;
+  typename B::Tensor last, logits;
+  std::vector<Index> best;
+  std::vector<double> probability;
+
+  while (next < prompts.size() || !running.empty()) {
+    for (; next < prompts.size() && !free.empty(); ++next) {
+      require(!prompts[next].empty(), "prompt ", next, " is empty: generation continues at least one token");
+      running.push_back({next, free.back(), 0});
+      free.pop_back();
+    }
+    std::vector<Index> tokens, slot, start, ends;
+    std::vector<int> lengths;
+    for (const Running& r : running) {
+      const auto& prompt = prompts[r.prompt];
+      if (r.position == 0)
+        tokens.insert(tokens.end(), prompt.begin(), prompt.end());
+      else
+        tokens.push_back(written[r.prompt].back());
+      lengths.push_back(r.position == 0 ? static_cast<int>(prompt.size()) : 1);
+      slot.push_back(r.slot);
+      start.push_back(r.position);
+      ends.push_back(static_cast<Index>(tokens.size()) - 1);
+    }
+    const Ragged<B> batch(lengths, device);
+    const auto& states = cache.extend(model, B::indices(tokens, device), Rows<B>(batch), B::indices(slot, device),
+                                      B::indices(start, device));
+    last.resize_like(states, static_cast<int>(ends.size()), states.cols());
+    B::gather_rows(states, B::indices(ends, device), 0, last);
+    B::linear(last, model.head.weight, model.head.bias, logits);
+    B::argmax(logits, best, probability);
+
+    std::vector<Running> still;
+    for (std::size_t i = 0; i < running.size(); ++i) {
+      Running r = running[i];
+      r.position += lengths[i];
+      auto& out = written[r.prompt];
+      const bool done = best[i] == config.stop;
+      if (!done) out.push_back(best[i]);
+      if (done || static_cast<int>(out.size()) == config.new_tokens)
+        free.push_back(r.slot);
+      else
+        still.push_back(r);
+    }
+    running.swap(still);
+  }
+  return written;
+}
+
+}  // namespace relay

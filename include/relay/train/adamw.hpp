@@ -1,0 +1,78 @@
+// AdamW (Loshchilov & Hutter 2019), gradient clipping by norm, and the linear schedule with warm-up.
+//
+//   g' = g min(1, clip / |g|)    m = b1 m + (1-b1) g'    v = b2 v + (1-b2) g'^2
+//   w = w (1 - rate decay) - rate (m / (1-b1^n)) / (sqrt(v / (1-b2^n)) + eps)
+//
+// Only matrices decay: biases, and the scales and shifts of norms, which are single rows, do not. The moments are values of
+// the model's own type.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include <relay/backend/ops.hpp>
+#include <relay/core/parameters.hpp>
+
+namespace relay {
+
+struct AdamWConfig {
+  double rate = 1e-3;
+  double beta1 = 0.9, beta2 = 0.98;
+  double epsilon = 1e-8;
+  double decay = 0.01;
+  double clip = 1;  // of the gradient's norm; 0: none
+};
+
+/// The factor of the learning rate at step 1 .. steps: up in a line over `warm_up` steps, then down in a line to `final`.
+struct LinearSchedule {
+  int steps = 1000;
+  double warm_up = 0.01;  // share of the steps, at least one
+  double final = 0;       // factor at the last step
+
+  double operator()(int step) const {
+    const double up = std::max(1.0, std::round(warm_up * steps));
+    const double down = (steps - step) / std::max(1.0, static_cast<double>(steps));
+    return std::min(1.0, step / up) * std::max(final, down);
+  }
+};
+
+template <class Model>
+class AdamW {
+ public:
+  using Backend = typename Model::Backend;
+
+  AdamW(const Model& model, AdamWConfig config) : first(zeros_like(model)), second(zeros_like(model)), config_(config) {}
+
+  Model first, second;  // moments
+  int steps = 0;        // taken
+
+  /// One update; returns the norm of the gradient before clipping.
+  double step(Model& model, const Model& gradient, double rate_factor) {
+    double squares = 0;
+    for_each_parameter([&](std::string_view, const auto& g) { squares += Backend::sum_of_squares(g); }, gradient);
+    const double norm = std::sqrt(squares);
+    require(std::isfinite(norm), "the gradient is not finite at step ", steps + 1,
+            ": lower the learning rate, or look for bad values in the data");
+    ++steps;
+    AdamWStep s{.rate = config_.rate * rate_factor,
+                .beta1 = config_.beta1,
+                .beta2 = config_.beta2,
+                .epsilon = config_.epsilon,
+                .decay = 0,
+                .correction1 = 1 - std::pow(config_.beta1, steps),
+                .correction2 = 1 - std::pow(config_.beta2, steps),
+                .gradient_scale = config_.clip > 0 && norm > config_.clip ? config_.clip / norm : 1};
+    for_each_parameter(
+        [&](std::string_view, auto& weight, const auto& g, auto& m, auto& v) {
+          s.decay = weight.rows() > 1 ? config_.decay : 0;
+          Backend::adamw(weight, g, m, v, s);
+        },
+        model, gradient, first, second);
+    return norm;
+  }
+
+ private:
+  AdamWConfig config_;
+};
+
+}  // namespace relay

@@ -1,0 +1,72 @@
+// The objective of an auto-regressive model: cross-entropy of every token after the problem, given all before it.
+//
+// The loss is a mean over the tokens of the batch. What the model reads is the problem and the task's text of the chain.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include <relay/model/causal_transformer.hpp>
+#include <relay/task/example.hpp>
+#include <relay/train/asked_rows.hpp>
+#include <relay/train/loss.hpp>
+
+namespace relay {
+
+template <class Model, Task TaskT>
+class NextToken {
+ public:
+  using Backend = typename Model::Backend;
+  using Tensor = typename Backend::Tensor;
+  struct Workspace {
+    explicit Workspace(typename Backend::Device on) : device(on) {}
+    typename Backend::Device device;
+    typename Model::Trace trace;
+    AskedRows<Backend> asked;
+    Tensor dstate;
+  };
+
+  explicit NextToken(TaskT task) : task_(std::move(task)), first_value_(task_.vocabulary().first_value()) {}
+
+  double size(const Example& example) const { return static_cast<double>(task_.text(example).size()); }
+  double cost(const Example& example) const { return static_cast<double>(example.problem.size()) + size(example); }
+
+  /// Adds the gradient of sum(loss of tokens) / total to `grad`.
+  Losses operator()(const Model& model, std::span<const Example* const> examples, double total, std::optional<Key> dropout,
+                    Workspace& w, Model& grad) const {
+    std::vector<int> lengths;
+    std::vector<std::int32_t> tokens;
+    w.asked.start(1);
+    for (const Example* e : examples) {
+      const Tokens text = task_.text(*e);
+      const int first = static_cast<int>(tokens.size() + e->problem.size()) - 1;  // the row that predicts text[0]
+      tokens.insert(tokens.end(), e->problem.begin(), e->problem.end());
+      tokens.insert(tokens.end(), text.begin(), text.end() - 1);
+      lengths.push_back(static_cast<int>(e->problem.size() + text.size()) - 1);
+      for (std::size_t i = 0; i < text.size(); ++i) w.asked.ask(1, first + static_cast<int>(i), text[i], 1 / total);
+    }
+    const Ragged<Backend> batch(lengths, w.device);
+    const Rows<Backend> rows(batch, dropout);
+    const auto x = Backend::indices(tokens, w.device);
+    w.asked.finish(w.device, model.head.inputs());
+
+    w.asked.gather(1, model.forward(x, rows, w.trace));
+    Losses losses;
+    w.asked.learn(model.head, grad.head, [&](Token target, double weight, double loss, bool right) {
+      losses.objective += weight * loss;
+      (target >= first_value_ ? losses.value : losses.structure).add(loss, right);
+    });
+    w.dstate.resize(rows.count(), model.head.inputs(), w.device);
+    Backend::fill(w.dstate, 0);
+    w.asked.scatter(1, w.dstate);
+    model.backward(x, rows, w.trace, w.dstate, grad);
+    return losses;
+  }
+
+ private:
+  TaskT task_;
+  Token first_value_;
+};
+
+}  // namespace relay

@@ -1,0 +1,115 @@
+// Trainer: a batch is cut into lanes, each lane runs its forward and backward on one thread with its own traces and gradient,
+// the gradients are added in lane order, AdamW takes a step.
+//
+// The number of lanes is configuration, the number of threads is not: the same bits for any number of threads. A step is a
+// function of (model, moments, step number, examples), so a run that is stopped and resumed gives the same bits too.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include <relay/core/threads.hpp>
+#include <relay/task/example.hpp>
+#include <relay/train/adamw.hpp>
+#include <relay/train/loss.hpp>
+
+namespace relay {
+
+/// What a step did.
+struct StepReport {
+  int step = 0;
+  Losses losses;
+  double rate = 0;
+  double gradient_norm = 0;
+  long samples = 0;  // of this step
+};
+
+template <class Model, class Objective>
+class Trainer {
+ public:
+  using Backend = typename Model::Backend;
+
+  /// The model, the objective and the threads must outlive the trainer.
+  Trainer(Model& model, const Objective& objective, AdamWConfig adamw, LinearSchedule schedule, Seed seed, Threads& threads,
+          int lanes = 4)
+      : optimiser(model, adamw), model_(&model), objective_(&objective), schedule_(schedule), seed_(seed), threads_(&threads) {
+    require(lanes >= 1, "a batch is cut into at least one lane, not ", lanes);
+    for (int i = 0; i < lanes; ++i) lanes_.push_back(std::make_unique<Lane>(model));
+  }
+
+  AdamW<Model> optimiser;
+
+  StepReport step(std::span<const Example> examples) {
+    require(!examples.empty(), "a training step needs at least one example");
+    double total = 0;
+    for (const Example& e : examples) total += objective_->size(e);
+    deal(examples);
+    const Key dropout = Key(seed_).fold(static_cast<std::uint64_t>(optimiser.steps)).fold(0x64726f70);
+    threads_->run(static_cast<int>(lanes_.size()), [&](int i) {
+      Lane& lane = *lanes_[static_cast<std::size_t>(i)];
+      clear(lane.gradient);
+      lane.losses = {};
+      if (!lane.examples.empty())
+        lane.losses = (*objective_)(*model_, lane.examples, total, dropout.fold(static_cast<std::uint64_t>(i)), lane.workspace,
+                                    lane.gradient);
+    });
+    StepReport report;
+    Model& sum = lanes_.front()->gradient;
+    for (std::size_t i = 0; i < lanes_.size(); ++i) {
+      report.losses += lanes_[i]->losses;
+      if (i > 0)
+        for_each_parameter([](std::string_view, auto& to, const auto& from) { Backend::add(from, to); }, sum, lanes_[i]->gradient);
+    }
+    report.rate = schedule_(optimiser.steps + 1);
+    report.gradient_norm = optimiser.step(*model_, sum, report.rate);
+    report.step = optimiser.steps;
+    report.samples = static_cast<long>(examples.size());
+    return report;
+  }
+
+  /// The gradient of the last step, before clipping.
+  const Model& gradient() const { return lanes_.front()->gradient; }
+
+  /// How often a lane asked the system for memory so far: constant once warmed up.
+  long allocations() const {
+    long sum = 0;
+    for (const auto& lane : lanes_) sum += lane->memory.allocations();
+    return sum;
+  }
+
+ private:
+  struct Lane {
+    explicit Lane(const Model& model) : gradient(zeros_like(model)), workspace(typename Backend::Device{&memory}) {}
+    typename Backend::Memory memory;
+    Model gradient;
+    typename Objective::Workspace workspace;
+    std::vector<const Example*> examples;
+    Losses losses;
+  };
+
+  /// The costliest example first, each to the lane with the least so far.
+  void deal(std::span<const Example> examples) {
+    std::vector<std::pair<double, const Example*>> by_cost;
+    for (const Example& e : examples) by_cost.emplace_back(objective_->cost(e), &e);
+    std::stable_sort(by_cost.begin(), by_cost.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    std::vector<double> load(lanes_.size());
+    for (auto& lane : lanes_) lane->examples.clear();
+    for (const auto& [cost, example] : by_cost) {
+      const auto least = std::min_element(load.begin(), load.end()) - load.begin();
+      load[static_cast<std::size_t>(least)] += cost;
+      lanes_[static_cast<std::size_t>(least)]->examples.push_back(example);
+    }
+  }
+
+  Model* model_;
+  const Objective* objective_;
+  LinearSchedule schedule_;
+  Seed seed_;
+  Threads* threads_;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+};
+
+}  // namespace relay

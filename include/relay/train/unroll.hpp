@@ -1,0 +1,124 @@
+// The heart: forward and backward through the loop, every iteration asked what the supervision wants of it.
+//
+//   h_0 = embed(x)   y_1 .. y_T = loop(h_0)   chain head on the asked rows of y_t, answer head on the last column of y_T
+//   <- the heads' gradients go back into y_t, last iteration first ->   dh_0   -> embedding
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include <relay/model/looped_transformer.hpp>
+#include <relay/train/asked_rows.hpp>
+#include <relay/train/loss.hpp>
+#include <relay/train/placement.hpp>
+#include <relay/train/supervision.hpp>
+
+namespace relay {
+
+/// The objective of a looped model. One object, many lanes: all that changes lives in the lane's Workspace.
+template <class Model, Supervision S = Aligned, Placement P = FlushRight>
+class Unroll {
+ public:
+  using Backend = typename Model::Backend;
+  using Tensor = typename Backend::Tensor;
+  struct Workspace {
+    explicit Workspace(typename Backend::Device on) : device(on) {}
+    typename Backend::Device device;
+    typename Embedding<Backend>::Trace embedding;
+    typename Model::Loop::Trace loop;
+    AskedRows<Backend> chain, answer;
+  };
+
+  explicit Unroll(S supervision = {}, AlignmentLoss loss = {}, P placement = {}, Token first_value = 0,
+                  Keep keep = Keep::everything)
+      : supervision_(std::move(supervision)), loss_(loss), placement_(std::move(placement)), first_value_(first_value), keep_(keep) {}
+
+  /// The loss is a mean over examples: each counts one.
+  double size(const Example&) const { return 1; }
+  /// What an example costs, to cut a batch into lanes of like cost.
+  double cost(const Example& example) const { return static_cast<double>(example.columns()) * example.iterations; }
+
+  /// Adds the gradient of sum(loss of examples) / total to `grad`. `dropout`: the key of what is dropped, if any.
+  Losses operator()(const Model& model, std::span<const Example* const> examples, double total, std::optional<Key> dropout,
+                    Workspace& w, Model& grad) const {
+    std::vector<const Example*> sorted(examples.begin(), examples.end());
+    std::stable_sort(sorted.begin(), sorted.end(), [](auto* a, auto* b) { return a->iterations > b->iterations; });
+    std::vector<int> lengths, counts;
+    std::vector<std::int32_t> tokens;
+    for (const Example* e : sorted) {
+      lengths.push_back(e->columns());
+      counts.push_back(e->iterations);
+      tokens.insert(tokens.end(), static_cast<std::size_t>(e->columns()) - e->problem.size(), Vocabulary::pad);
+      tokens.insert(tokens.end(), e->problem.begin(), e->problem.end());
+    }
+    const Ragged<Backend> batch(lengths, w.device);
+    const Rows<Backend> rows(batch, dropout);
+    const auto x = Backend::indices(tokens, w.device);
+    ask(sorted, batch, model.chain_head.inputs(), total, w);
+
+    w.loop.keep = keep_;
+    const Tensor& h0 = model.embedding.forward(x, rows, w.embedding);
+    model.loop.forward(h0, rows, counts, w.loop, [&](int t, const auto&, const Tensor& y) {
+      w.chain.gather(t, y);
+      w.answer.gather(t, y);
+    });
+    Losses losses;
+    w.chain.learn(model.chain_head, grad.chain_head, [&](Token target, double weight, double loss, bool right) {
+      losses.objective += weight * loss;
+      (target >= first_value_ ? losses.value : losses.structure).add(loss, right);
+    });
+    w.answer.learn(model.answer_head, grad.answer_head, [&](Token, double weight, double loss, bool right) {
+      losses.objective += weight * loss;
+      losses.answer.add(loss, right);
+    });
+    const Tensor dh0 = model.loop.backward(
+        h0, rows, w.loop,
+        [&](int t, const auto&, Tensor& dy) {
+          w.chain.scatter(t, dy);
+          w.answer.scatter(t, dy);
+        },
+        grad.loop);
+    model.embedding.backward(x, rows, w.embedding, dh0, grad.embedding);
+    return losses;
+  }
+
+ private:
+  /// Asks each iteration of each example what the supervision wants.
+  void ask(std::span<const Example* const> examples, const Ragged<Backend>& batch, int width, double total,
+           Workspace& w) const {
+    const int most = examples.empty() ? 0 : examples.front()->iterations;
+    w.chain.start(most);
+    w.answer.start(most);
+    int sequence = 0;
+    for (const Example* e : examples) {
+      int rounds = 0;
+      for (int t = 1; t <= e->iterations; ++t) rounds += supervision_(t, e->iterations).round > 0 ? 1 : 0;
+      for (int t = 1; t <= e->iterations; ++t) {
+        const Asked asked = supervision_(t, e->iterations);
+        if (asked.round > 0) {
+          require(asked.round <= static_cast<int>(e->rounds.size()), "iteration ", t, " is asked for round ", asked.round,
+                  " of a chain of ", e->rounds.size(), " rounds");
+          const auto placed = placement_.place(*e, asked.round);
+          const double share = loss_.over_round == Normalisation::mean ? 1.0 / static_cast<double>(placed.size()) : 1.0;
+          const double weight = asked.learns ? loss_.lambda * asked.weight * share / rounds / total : 0;
+          for (const Placed& p : placed) w.chain.ask(t, batch.begin(sequence) + p.column, p.token, weight);
+        }
+        if (asked.answer)
+          w.answer.ask(t, batch.end(sequence) - 1, e->answer, asked.learns ? loss_.answer_weight / total : 0);
+      }
+      ++sequence;
+    }
+    w.chain.finish(w.device, width);
+    w.answer.finish(w.device, width);
+  }
+
+  S supervision_;
+  AlignmentLoss loss_;
+  P placement_;
+  Token first_value_;
+  Keep keep_;
+};
+
+}  // namespace relay
