@@ -27,7 +27,8 @@ std::string again(const std::string& text) { return parse_json(text, "f").dump()
 }  // namespace
 
 TEST_CASE("what is written is read back") {
-  for (const char* text : {R"({"a":[1,2.5,-3e-07,true,false,null],"b":{"c":"d"},"":[]})", "[]", "{}", "\"\"", "0", "-0", "[[[]]]"})
+  for (const char* text :
+       {R"({"a":[1,2.5,-3e-07,true,false,null],"b":{"c":"d"},"":[]})", "[]", "{}", "\"\"", "0", "-0", "[[[]]]"})
     CHECK(again(text) == text);
   CHECK(again(" {\r\n\t\"a\" : [ 1 , 2 ] } \n") == R"({"a":[1,2]})");
   CHECK(again("1E2") == "100");
@@ -46,19 +47,22 @@ TEST_CASE("every double comes back bit for bit") {
   for (int i = 0; i < 20000; ++i) {
     const double v = std::bit_cast<double>((std::uint64_t{random.bits()} << 32) | random.bits());
     if (!std::isfinite(v)) continue;
-    REQUIRE(std::bit_cast<std::uint64_t>(parse_json(Json(v).dump(), "f").as_number()) == std::bit_cast<std::uint64_t>(v));
+    REQUIRE(std::bit_cast<std::uint64_t>(parse_json(Json(v).dump(), "f").as_number()) ==
+            std::bit_cast<std::uint64_t>(v));
     const float f = std::bit_cast<float>(random.bits());
     if (std::isfinite(f)) REQUIRE(static_cast<float>(parse_json(Json(f).dump(), "f").as_number()) == f);
   }
 }
 
 TEST_CASE("errors name the source, the line, the column and what was expected") {
-  CHECK(error("") == "f: line 1, column 1 (end): expected a value: an object, array, string, number, true, false or null");
+  CHECK(error("") ==
+        "f: line 1, column 1 (end): expected a value: an object, array, string, number, true, false or null");
   CHECK(error("{\n  \"\u00e9\": 1,\n  \"b\" 2}") == "f: line 3, column 7: expected ':' after the key \"b\"");
   CHECK(error("[\"\u00e9\u00e9\" 1]") == "f: line 1, column 7: expected ',' or ']'");
   CHECK(error("{\"a\":1") == "f: line 1, column 7 (end): expected ',' or '}'");
   CHECK(error("{\"a\":1,}") == "f: line 1, column 8: expected a key in double quotes");
-  CHECK(error("[1,]") == "f: line 1, column 4: expected a value: an object, array, string, number, true, false or null");
+  CHECK(error("[1,]") ==
+        "f: line 1, column 4: expected a value: an object, array, string, number, true, false or null");
   CHECK(error("{a:1}") == "f: line 1, column 2: expected a key in double quotes");
   CHECK(error("1 2") == "f: line 1, column 3: expected nothing after the value");
   CHECK(error("{\"a\":1, \"a\":2}") == "f: line 1, column 9: the key \"a\" stands twice in one object");
@@ -72,9 +76,11 @@ TEST_CASE("errors name the source, the line, the column and what was expected") 
   CHECK(error("\"\xff\"") == "f: line 1, column 2: the string is not UTF-8");
   CHECK(error(R"("\x")") == "f: line 1, column 3: expected one of \" \\ / b f n r t u after '\\'");
   CHECK(error(R"("\u12g4")") == "f: line 1, column 6: expected four hexadecimal digits after \\u");
-  CHECK(error(R"("\ud83d")") == "f: line 1, column 8: expected the second half of a surrogate pair, \\udc00 to \\udfff");
+  CHECK(error(R"("\ud83d")") ==
+        "f: line 1, column 8: expected the second half of a surrogate pair, \\udc00 to \\udfff");
   CHECK(error(R"("\ude00")") == "f: line 1, column 8: the second half of a surrogate pair without its first");
-  for (const char* bad : {"tru", "nul", "+1", ".5", "NaN", "Infinity", "'a'", "[1 2]", "]", "}", "// c", "[1}", "{\"a\"}", "\xef\xbb\xbf{}"})
+  for (const char* bad : {"tru", "nul", "+1", ".5", "NaN", "Infinity", "'a'", "[1 2]", "]", "}", "// c", "[1}",
+                          "{\"a\"}", "\xef\xbb\xbf{}"})
     CHECK(error(bad) != "no error");
   CHECK(error(std::string("1\0", 2)) != "no error");
 }

@@ -1,8 +1,8 @@
 // Files: read whole, write atomically, make directories. Every error names the path, the reason and what to do.
 //
-// Atomically: the bytes go to "path.tmp", reach the disk, and take the name in one rename. Whoever reads the path sees the
-// old file or the new one, also after a crash, a full disk or a SIGKILL; a temporary left by one is reused by the next
-// write. A lock on the temporary keeps two programs that write the same path from mixing their bytes.
+// Atomically: the bytes go to "path.tmp", reach the disk, and take the name in one rename. Whoever reads the path sees
+// the old file or the new one, also after a crash, a full disk or a SIGKILL; a temporary left by one is reused by the
+// next write. A lock on the temporary keeps two programs that write the same path from mixing their bytes.
 #pragma once
 
 #include <fcntl.h>
@@ -27,18 +27,27 @@ namespace detail {
 inline const char* advice(int error) {
   switch (error) {
     case ENOSPC:
-    case EDQUOT: return ": free some space or choose another folder";
+    case EDQUOT:
+      return ": free some space or choose another folder";
     case EACCES:
     case EPERM:
-    case EROFS: return ": check its permissions or choose another folder";
-    case ENOENT: return ": check the path, and that its folder exists";
-    case ENOTDIR: return ": a part of the path is a file, not a folder";
-    case EISDIR: return ": give the path of a file, not of a folder";
-    case EFBIG: return ": a file may not grow so large here";
+    case EROFS:
+      return ": check its permissions or choose another folder";
+    case ENOENT:
+      return ": check the path, and that its folder exists";
+    case ENOTDIR:
+      return ": a part of the path is a file, not a folder";
+    case EISDIR:
+      return ": give the path of a file, not of a folder";
+    case EFBIG:
+      return ": a file may not grow so large here";
     case EMFILE:
-    case ENFILE: return ": too many files are open";
-    case ENAMETOOLONG: return ": choose a shorter path";
-    default: return "";
+    case ENFILE:
+      return ": too many files are open";
+    case ENAMETOOLONG:
+      return ": choose a shorter path";
+    default:
+      return "";
   }
 }
 
@@ -98,13 +107,16 @@ inline std::string read_file(const std::string& path) {
   if (file.get() < 0) detail::fail_file("read", path, errno);
   struct stat status;
   std::string bytes;
-  if (::fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode)) bytes.reserve(static_cast<std::size_t>(status.st_size));
+  if (::fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode))
+    bytes.reserve(static_cast<std::size_t>(status.st_size));
   for (;;) {
     char block[1 << 14];
     const ssize_t n = ::read(file.get(), block, sizeof block);
     if (n == 0) return bytes;
-    if (n > 0) bytes.append(block, static_cast<std::size_t>(n));
-    else if (errno != EINTR) detail::fail_file("read", path, errno);
+    if (n > 0)
+      bytes.append(block, static_cast<std::size_t>(n));
+    else if (errno != EINTR)
+      detail::fail_file("read", path, errno);
   }
 }
 
@@ -118,8 +130,10 @@ inline void write_file_atomically(const std::string& path, std::string_view byte
   };
   while (!bytes.empty()) {
     const ssize_t n = ::write(file.get(), bytes.data(), bytes.size());
-    if (n >= 0) bytes.remove_prefix(static_cast<std::size_t>(n));
-    else if (errno != EINTR) give_up(errno);
+    if (n >= 0)
+      bytes.remove_prefix(static_cast<std::size_t>(n));
+    else if (errno != EINTR)
+      give_up(errno);
   }
   if (::fsync(file.get()) != 0 && errno != EINVAL) give_up(errno);  // EINVAL: nothing to sync on this file system
   if (::rename(temporary.c_str(), path.c_str()) != 0) give_up(errno);

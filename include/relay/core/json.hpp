@@ -1,9 +1,9 @@
 // A small strict JSON value (RFC 8259): null, boolean, number, string, array, and object in the order it was written.
 //
-// For configurations, metrics, chains as JSONL and the header of safetensors. Our own because nlohmann's costs more than a
-// second per translation unit, and everything a user includes has 2.5 seconds in all.
-// Numbers are doubles and come back bit for bit; NaN and infinity are refused, and so are integers a double cannot hold.
-// This is the value and its text; json_parser.hpp reads it.
+// For configurations, metrics, chains as JSONL and the header of safetensors. Our own because nlohmann's costs more
+// than a second per translation unit, and everything a user includes has 2.5 seconds in all. Numbers are doubles and
+// come back bit for bit; NaN and infinity are refused, and so are integers a double cannot hold. This is the value and
+// its text; json_parser.hpp reads it.
 #pragma once
 
 #include <charconv>
@@ -22,9 +22,21 @@
 
 namespace relay {
 
+namespace detail {
+
+/// One key of an object. A template, so that it may hold the Json that is not complete yet where it is named.
+template <class Value>
+struct JsonMember {
+  std::string key;
+  Value value;
+  bool operator==(const JsonMember&) const = default;
+};
+
+}  // namespace detail
+
 class Json {
  public:
-  struct Member;  // key, value
+  using Member = detail::JsonMember<Json>;
   using Array = std::vector<Json>;
   using Object = std::vector<Member>;
 
@@ -34,8 +46,7 @@ class Json {
   Json(std::string_view text) : value_(std::string(text)) {}
   Json(const char* text) : value_(std::string(text)) {}
   template <class T>
-    requires(std::is_arithmetic_v<T> && !std::same_as<T, char>)
-  Json(T v);
+  requires(std::is_arithmetic_v<T> && !std::same_as<T, char>) Json(T v);
 
   static Json array() { return Json(Value(Array())); }
   static Json object() { return Json(Value(Object())); }
@@ -89,15 +100,10 @@ class Json {
   Value value_;
 };
 
-struct Json::Member {
-  std::string key;
-  Json value;
-  bool operator==(const Member&) const = default;
-};
-
 namespace detail {
 
-/// Bytes of the UTF-8 character at text[i], 0 when there is none: no overlong forms, no surrogates, nothing past 10ffff.
+/// Bytes of the UTF-8 character at text[i], 0 when there is none: no overlong forms, no surrogates, nothing past
+/// 10ffff.
 inline int utf8_length(std::string_view text, std::size_t i) {
   const auto byte = [&](std::size_t k) { return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u; };
   const auto tail = [&](std::size_t k) { return (byte(k) & 0xC0u) == 0x80u; };
@@ -123,11 +129,21 @@ inline void append_json_string(std::string& out, std::string_view text) {
     require(bytes > 0, "byte ", i + 1, " of a text is not UTF-8: JSON cannot hold it");
     const char c = text[i];
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20)
           ((out += "\\u00") += hex[c >> 4]) += hex[c & 15];
@@ -142,8 +158,7 @@ inline void append_json_string(std::string& out, std::string_view text) {
 }  // namespace detail
 
 template <class T>
-  requires(std::is_arithmetic_v<T> && !std::same_as<T, char>)
-Json::Json(T v) {
+requires(std::is_arithmetic_v<T> && !std::same_as<T, char>) Json::Json(T v) {
   if constexpr (std::same_as<T, bool>) {
     value_ = v;
   } else if constexpr (std::same_as<T, float>) {  // the shortest text of the float, so that 0.1f is written 0.1
@@ -224,7 +239,8 @@ inline void Json::append_to(std::string& out) const {
     detail::append_json_string(out, as_string());
   } else if (is_array()) {
     out += '[';
-    for (const char* between = ""; const Json& item : as_array()) out += std::exchange(between, ","), item.append_to(out);
+    for (const char* between = ""; const Json& item : as_array())
+      out += std::exchange(between, ","), item.append_to(out);
     out += ']';
   } else {
     out += '{';

@@ -1,5 +1,5 @@
-// Reading JSON, strictly: UTF-8 only, no comments, no trailing commas, no duplicate keys, nothing after the value, and at
-// most 128 levels deep. Every error names the source, line and column, and what was expected there.
+// Reading JSON, strictly: UTF-8 only, no comments, no trailing commas, no duplicate keys, nothing after the value, and
+// at most 128 levels deep. Every error names the source, line and column, and what was expected there.
 #pragma once
 
 #include <charconv>
@@ -34,15 +34,19 @@ class JsonParser {
   [[noreturn]] void wrong(const Parts&... parts) const {
     int line = 1, column = 1;
     for (const char c : text_.substr(0, at_)) {
-      if (c == '\n') ++line, column = 1;
-      else if ((static_cast<unsigned char>(c) & 0xC0u) != 0x80u) ++column;  // characters, not bytes
+      if (c == '\n')
+        ++line, column = 1;
+      else if ((static_cast<unsigned char>(c) & 0xC0u) != 0x80u)
+        ++column;  // characters, not bytes
     }
     fail(where_, ": line ", line, ", column ", column, at_ < text_.size() ? "" : " (end)", ": ", parts...);
   }
 
   char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
   bool take(char c) { return peek() == c && at_ < text_.size() ? (++at_, true) : false; }
-  bool take(std::string_view word) { return text_.substr(at_, word.size()) == word ? (at_ += word.size(), true) : false; }
+  bool take(std::string_view word) {
+    return text_.substr(at_, word.size()) == word ? (at_ += word.size(), true) : false;
+  }
   void space() {
     while (peek() == ' ' || peek() == '\n' || peek() == '\t' || peek() == '\r') ++at_;
   }
@@ -123,16 +127,20 @@ class JsonParser {
     for (int i = 0; i < 4; ++i, ++at_) {
       const char c = peek();
       const char letter = static_cast<char>(c | 0x20);
-      if (c >= '0' && c <= '9') code = code * 16 + static_cast<unsigned>(c - '0');
-      else if (letter >= 'a' && letter <= 'f') code = code * 16 + static_cast<unsigned>(letter - 'a' + 10);
-      else wrong("expected four hexadecimal digits after \\u");
+      if (c >= '0' && c <= '9')
+        code = code * 16 + static_cast<unsigned>(c - '0');
+      else if (letter >= 'a' && letter <= 'f')
+        code = code * 16 + static_cast<unsigned>(letter - 'a' + 10);
+      else
+        wrong("expected four hexadecimal digits after \\u");
     }
     return code;
   }
 
   void escape(std::string& out) {
     constexpr std::string_view names = "\"\\/bfnrt", meanings = "\"\\/\b\f\n\r\t";
-    if (const auto i = names.find(peek()); i != names.npos && at_ < text_.size()) return ++at_, out += meanings[i], void();
+    if (const auto i = names.find(peek()); i != names.npos && at_ < text_.size())
+      return ++at_, out += meanings[i], void();
     if (!take('u')) wrong("expected one of \" \\ / b f n r t u after '\\'");
     unsigned code = hex4();
     if (code >= 0xD800 && code <= 0xDBFF) {  // the first half of a pair
@@ -173,6 +181,8 @@ class JsonParser {
 }  // namespace detail
 
 /// The value that `text` spells; errors begin with `where`, the name of a file, say.
-inline Json parse_json(std::string_view text, std::string_view where) { return detail::JsonParser(text, where).document(); }
+inline Json parse_json(std::string_view text, std::string_view where) {
+  return detail::JsonParser(text, where).document();
+}
 
 }  // namespace relay
