@@ -4,6 +4,10 @@
 // What everything stands on.
 #include <relay/core/require.hpp>
 #include <relay/core/random.hpp>
+#include <relay/core/ragged.hpp>
+#include <relay/core/concepts.hpp>
+#include <relay/core/parameters.hpp>
+#include <relay/core/threads.hpp>
 #include <relay/core/file.hpp>
 #include <relay/core/json.hpp>
 #include <relay/core/json_parser.hpp>
@@ -11,3 +15,38 @@
 // What is to be learned. No tensor is known here.
 #include <relay/task/vocabulary.hpp>
 #include <relay/task/example.hpp>
+
+// Where the arithmetic happens.
+#include <relay/backend/ops.hpp>
+#include <relay/backend/cpu.hpp>
+
+// Layers: forward, backward, trace.
+#include <relay/layer/initialise.hpp>
+#include <relay/layer/linear.hpp>
+#include <relay/layer/embedding.hpp>
+#include <relay/layer/layer_norm.hpp>
+#include <relay/layer/rotary.hpp>
+#include <relay/layer/attention.hpp>
+#include <relay/layer/feed_forward.hpp>
+#include <relay/layer/dropout.hpp>
+#include <relay/layer/residual.hpp>
+#include <relay/layer/chain.hpp>
+#include <relay/layer/stack.hpp>
+#include <relay/layer/transformer_block.hpp>
+#include <relay/layer/looped.hpp>
+#include <relay/testing/gradcheck.hpp>
+
+// Models.
+#include <relay/model/looped_transformer.hpp>
+#include <relay/model/causal_transformer.hpp>
+#include <relay/model/generate.hpp>
+
+// Training.
+#include <relay/train/supervision.hpp>
+#include <relay/train/placement.hpp>
+#include <relay/train/loss.hpp>
+#include <relay/train/asked_rows.hpp>
+#include <relay/train/unroll.hpp>
+#include <relay/train/next_token.hpp>
+#include <relay/train/adamw.hpp>
+#include <relay/train/trainer.hpp>

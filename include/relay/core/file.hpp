@@ -145,6 +145,20 @@ inline void write_file_atomically(const std::string& path, std::string_view byte
   if (folder.get() >= 0 && ::fsync(folder.get()) != 0 && errno != EINVAL) detail::fail_file("write", path, errno);
 }
 
+/// Adds to the end of the file, which is made if it is not there.
+inline void append_to_file(const std::string& path, std::string_view bytes) {
+  detail::Descriptor file(detail::open_file(path, O_WRONLY | O_CREAT | O_APPEND));
+  if (file.get() < 0) detail::fail_file("write", path, errno);
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(file.get(), bytes.data(), bytes.size());
+    if (n >= 0)
+      bytes.remove_prefix(static_cast<std::size_t>(n));
+    else if (errno != EINTR)
+      detail::fail_file("write", path, errno);
+  }
+  if (file.close() != 0 && errno != EINTR) detail::fail_file("write", path, errno);
+}
+
 /// Makes the directory and those above it; it may be there already.
 inline void make_directories(const std::string& path) {
   require(!path.empty(), "cannot make a folder with an empty name: give its path");

@@ -56,7 +56,7 @@ template <class Backend>
 class Rows {
  public:
   Rows(const Ragged<Backend>& batch, std::optional<Key> dropout = {})
-      : batch_(&batch), sequences_(batch.sequences()), dropout_(dropout) {}
+      : batch_(&batch), sequences_(batch.sequences()), drops_(dropout.has_value()), key_(dropout.value_or(Key())) {}
   Rows(Ragged<Backend>&&, std::optional<Key> = {}) = delete;
 
   int sequences() const { return sequences_; }
@@ -65,7 +65,7 @@ class Rows {
   int end(int sequence) const { return batch_->end(sequence); }
   int longest() const { return batch_->longest(); }
   const Ragged<Backend>& batch() const { return *batch_; }
-  const std::optional<Key>& dropout() const { return dropout_; }
+  std::optional<Key> dropout() const { return drops_ ? std::optional(key_) : std::nullopt; }
 
   /// The rows of the first `sequences` sequences.
   Rows first(int sequences) const {
@@ -77,14 +77,15 @@ class Rows {
   /// The same rows with another stream of random numbers: each application of each layer folds in its own number.
   Rows fold(std::uint64_t data) const {
     Rows other = *this;
-    if (dropout_) other.dropout_ = dropout_->fold(data);
+    if (drops_) other.key_ = key_.fold(data);
     return other;
   }
 
  private:
   const Ragged<Backend>* batch_;
   int sequences_;
-  std::optional<Key> dropout_;
+  bool drops_;
+  Key key_;
 };
 
 }  // namespace relay

@@ -90,6 +90,9 @@ class Attention {
     return out.forward(trace.mixed, rows, trace.out);
   }
 
+  /// The longest sequence.
+  int positions() const { return rotary_.positions(); }
+
   /// An empty cache for `slots` sequences of up to `positions` tokens.
   Cache cache(int slots, int positions, typename B::Device device = {}) const {
     check(positions);

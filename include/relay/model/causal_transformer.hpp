@@ -38,6 +38,9 @@ struct CausalTransformer {
     visit("head", model.head...);
   }
 
+  /// The longest sequence, prompt and what is written after it together.
+  int positions() const { return body.layers.front().attention.positions(); }
+
   /// The normalised state of every row [rows, width], which the head reads.
   const Tensor& forward(const typename B::Indices& tokens, const Rows<B>& rows, Trace& trace) const {
     const Tensor& x = embedding.forward(tokens, rows, trace.embedding);

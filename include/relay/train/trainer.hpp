@@ -70,6 +70,16 @@ class Trainer {
     return report;
   }
 
+  /// Takes steps until `steps` have been taken in all. data(i) gives the batch of step i, counted from 0; each of `after` is
+  /// called with the report of a step, and ends the training by returning false. Returns whether all steps were taken.
+  bool fit(auto&& data, int steps, auto&&... after) {
+    while (optimiser.steps < steps) {
+      const StepReport report = step(data(optimiser.steps));
+      if (!(goes_on(after, report) && ...)) return optimiser.steps == steps;
+    }
+    return true;
+  }
+
   /// The gradient of the last step, before clipping.
   const Model& gradient() const { return lanes_.front()->gradient; }
 
@@ -89,6 +99,15 @@ class Trainer {
     std::vector<const Example*> examples;
     Losses losses;
   };
+
+  static bool goes_on(auto&& after, const StepReport& report) {
+    if constexpr (std::same_as<decltype(after(report)), bool>) {
+      return after(report);
+    } else {
+      after(report);
+      return true;
+    }
+  }
 
   /// The costliest example first, each to the lane with the least so far.
   void deal(std::span<const Example> examples) {

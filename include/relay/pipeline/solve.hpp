@@ -1,0 +1,136 @@
+// Reading chains out of models. The looped model prints one round per iteration, in parallel; the auto-regressive model writes
+// the rounds token by token. Both give an Example: the rounds as written, right or wrong, and the answer.
+//
+// Problems are cut into groups of fixed size, so what is computed together does not depend on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include <relay/core/threads.hpp>
+#include <relay/model/generate.hpp>
+#include <relay/model/looped_transformer.hpp>
+#include <relay/task/example.hpp>
+#include <relay/train/placement.hpp>
+
+namespace relay {
+
+/// A chain as a model wrote it.
+struct Chain {
+  Example example;      // the problem with the model's rounds and answer
+  double confidence = 1;  // the least probability among the tokens read (looped models; auto-regressive ones: not measured)
+};
+
+namespace detail {
+
+inline constexpr int solve_group = 64;  // problems computed together
+
+/// Calls solve(first, count) for every group of problems.
+void by_group(std::size_t problems, Threads& threads, auto&& solve) {
+  const int groups = static_cast<int>((problems + solve_group - 1) / solve_group);
+  threads.run(groups, [&](int g) {
+    const std::size_t first = static_cast<std::size_t>(g) * solve_group;
+    solve(first, std::min<std::size_t>(solve_group, problems - first));
+  });
+}
+
+/// The chains of one group of problems, whose iterations are sorted, most first.
+template <class Model, Placement P>
+void read_iterations(const Model& model, std::span<Chain> chains, const P& placement, typename Model::Backend::Device device) {
+  using Backend = typename Model::Backend;
+  std::vector<int> lengths, counts;
+  std::vector<std::int32_t> tokens;
+  for (const Chain& c : chains) {
+    const Example& e = c.example;
+    lengths.push_back(e.columns());
+    counts.push_back(e.iterations);
+    tokens.insert(tokens.end(), static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
+    tokens.insert(tokens.end(), e.problem.begin(), e.problem.end());
+  }
+  const Ragged<Backend> batch(lengths, device);
+  const Rows<Backend> rows(batch);
+  typename Embedding<Backend>::Trace embedded;
+  typename Model::Loop::Trace trace;
+  trace.keep = Keep::nothing;
+  typename Backend::Tensor logits, last, answers;
+  std::vector<std::int32_t> best, best_answer, ends;
+  std::vector<double> probability, answer_probability;
+  for (int s = 0; s < batch.sequences(); ++s) ends.push_back(batch.end(s) - 1);
+  const auto& h0 = model.embedding.forward(Backend::indices(tokens, device), rows, embedded);
+  model.loop.forward(h0, rows, counts, trace, [&](int t, const auto& live, const auto& y) {
+    Backend::linear(y, model.chain_head.weight, model.chain_head.bias, logits);
+    Backend::argmax(logits, best, probability);
+    const std::span<const std::int32_t> columns(best);
+    const std::vector<std::int32_t> last_rows(ends.begin(), ends.begin() + live.sequences());
+    last.resize_like(y, live.sequences(), y.cols());
+    Backend::gather_rows(y, Backend::indices(last_rows, device), 0, last);
+    Backend::linear(last, model.answer_head.weight, model.answer_head.bias, answers);
+    Backend::argmax(answers, best_answer, answer_probability);
+    for (int s = 0; s < live.sequences(); ++s) {
+      Chain& c = chains[static_cast<std::size_t>(s)];
+      const auto row = columns.subspan(static_cast<std::size_t>(live.begin(s)), static_cast<std::size_t>(lengths[static_cast<std::size_t>(s)]));
+      c.example.rounds.push_back(placement.read(c.example, t, row));
+      const std::size_t read = c.example.rounds.back().size();
+      for (std::size_t i = 0; i < read; ++i)
+        c.confidence = std::min(c.confidence, probability[static_cast<std::size_t>(live.end(s)) - 1 - i]);
+      if (t == c.example.iterations) {
+        c.example.answer = best_answer[static_cast<std::size_t>(s)];
+        c.confidence = std::min(c.confidence, answer_probability[static_cast<std::size_t>(s)]);
+      }
+    }
+  });
+}
+
+}  // namespace detail
+
+/// The chains that a looped model writes: T iterations each, T known from the problem. `problems` need no rounds or answer.
+template <class Model, Placement P = FlushRight>
+std::vector<Chain> solve_looped(const Model& model, std::span<const Example> problems, Threads& threads, const P& placement = {}) {
+  using Backend = typename Model::Backend;
+  std::vector<std::size_t> order(problems.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return problems[a].iterations > problems[b].iterations; });
+  std::vector<Chain> sorted(problems.size());
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    sorted[i].example = problems[order[i]];
+    sorted[i].example.rounds.clear();
+    sorted[i].example.answer = Vocabulary::pad;
+  }
+  detail::by_group(problems.size(), threads, [&](std::size_t first, std::size_t count) {
+    typename Backend::Memory memory;
+    detail::read_iterations(model, std::span(sorted).subspan(first, count), placement, typename Backend::Device{&memory});
+  });
+  std::vector<Chain> chains(problems.size());
+  for (std::size_t i = 0; i < order.size(); ++i) chains[order[i]] = std::move(sorted[i]);
+  return chains;
+}
+
+/// The chains that an auto-regressive model writes after each problem, greedily. It may write at most as many tokens as a
+/// chain of full rows would have.
+template <class Model, Task TaskT>
+std::vector<Chain> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
+  using Backend = typename Model::Backend;
+  std::vector<Chain> chains(problems.size());
+  detail::by_group(problems.size(), threads, [&](std::size_t first, std::size_t count) {
+    typename Backend::Memory memory;
+    std::vector<Tokens> prompts;
+    int limit = 1, longest = 0;
+    for (const Example& e : problems.subspan(first, count)) {
+      prompts.push_back(e.problem);
+      limit = std::max(limit, e.columns() * (e.iterations + 1));
+      longest = std::max(longest, static_cast<int>(e.problem.size()));
+    }
+    limit = std::min(limit, model.positions() - longest);
+    require(limit > 0, "a problem of ", longest, " tokens leaves the auto-regressive model no room: its limit is ",
+            model.positions(), " tokens");
+    const GenerateConfig config{.batch = detail::solve_group, .new_tokens = limit, .stop = Vocabulary::eos};
+    const auto written = generate(model, std::span<const Tokens>(prompts), config, typename Backend::Device{&memory});
+    for (std::size_t i = 0; i < count; ++i) chains[first + i].example = task.read(problems[first + i], written[i]);
+  });
+  return chains;
+}
+
+}  // namespace relay

@@ -1,0 +1,79 @@
+// metrics.jsonl: one line per report of a training, with the loss of value and structure tokens apart.
+//
+// A training that resumes from a checkpoint first drops the lines written after it, so every step stands there once.
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+#include <relay/core/file.hpp>
+#include <relay/core/json.hpp>
+#include <relay/core/json_parser.hpp>
+#include <relay/train/trainer.hpp>
+
+namespace relay {
+
+/// Reports of several steps added up: means over what lies between two lines of a log.
+struct Meter {
+  int steps = 0;
+  long samples = 0;
+  Losses losses;
+  double gradient_norm = 0;
+  StepReport last;
+
+  void add(const StepReport& report) {
+    ++steps;
+    samples += report.samples;
+    losses += report.losses;
+    gradient_norm += report.gradient_norm;
+    last = report;
+  }
+  double objective() const { return steps > 0 ? losses.objective / steps : 0; }
+  /// Of the answer where there is an answer head, else of the chain's tokens.
+  double accuracy() const {
+    if (losses.answer.count > 0) return losses.answer.accuracy();
+    TokenLoss chain = losses.value;
+    chain += losses.structure;
+    return chain.accuracy();
+  }
+};
+
+class MetricsLog {
+ public:
+  explicit MetricsLog(std::string path) : path_(std::move(path)) {}
+
+  /// Drops what `stage` logged after `step`, and a half-written last line.
+  void rewind(std::string_view stage, int step) const {
+    if (!exists(path_)) return;
+    const std::string text = read_file(path_);
+    std::string kept;
+    for (std::size_t begin = 0, end; begin < text.size(); begin = end + 1) {
+      end = text.find('\n', begin);
+      if (end == std::string::npos) break;
+      const std::string_view line = std::string_view(text).substr(begin, end - begin);
+      const Json entry = parse_json(line, path_);
+      if (entry.at("stage").as_string() == stage && entry.at("step").as_integer() > step) continue;
+      kept.append(line).append("\n");
+    }
+    if (kept != text) write_file_atomically(path_, kept);
+  }
+
+  void write(std::string_view stage, const Meter& meter, double seconds) const {
+    Json line = Json::object();
+    line.set("stage", stage).set("step", meter.last.step).set("samples", meter.samples).set("loss", meter.objective());
+    if (meter.losses.value.count > 0) line.set("value_loss", meter.losses.value.mean());
+    if (meter.losses.structure.count > 0) line.set("structure_loss", meter.losses.structure.mean());
+    if (meter.losses.answer.count > 0) line.set("answer_loss", meter.losses.answer.mean());
+    line.set("accuracy", meter.accuracy())
+        .set("rate", meter.last.rate)
+        .set("gradient_norm", meter.gradient_norm / meter.steps)
+        .set("seconds", seconds);
+    append_to_file(path_, line.dump() + "\n");
+  }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace relay
