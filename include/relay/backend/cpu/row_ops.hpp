@@ -31,12 +31,12 @@ void layer_norm(const Tensor<S>& x, const Tensor<S>& scale, const Tensor<S>& shi
     const S mean = sum<S>(total) / static_cast<S>(width);
     Vector<S> squares{};
     by_vector<S>(width, [&](long i, auto n) {
-      const Vector<S> d = load_first(xr + i, n) - mean;
+      Vector<S> d = load_first(xr + i, n) - mean;
+      if constexpr (std::is_same_v<decltype(n), int>)
+        for (int j = n; j < lanes<S>; ++j) d[j] = 0;  // what lies behind the row is no deviation
       squares += d * d;
     });
-    S variance = sum<S>(squares);
-    if (const int rest = width % lanes<S>; rest != 0) variance -= static_cast<S>(lanes<S> - rest) * mean * mean;
-    const S rstd = S(1) / std::sqrt(variance / static_cast<S>(width) + static_cast<S>(eps));
+    const S rstd = S(1) / std::sqrt(sum<S>(squares) / static_cast<S>(width) + static_cast<S>(eps));
     by_vector<S>(width, [&](long i, auto n) {
       const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
       store_first(y.row(r) + i, normal * load_first(scale.data() + i, n) + load_first(shift.data() + i, n), n);

@@ -1,0 +1,443 @@
+// What every backend must compute: one suite, run for each. A backend's test is
+//
+//   TEST_CASE("my backend") { Conformance<My<float>>(device, 1e-5).run(); }
+//
+// The suite uses nothing but the interface of a backend: Tensor(rows, cols, device), upload, download, indices and the
+// operations, each held against tests/backend/reference.hpp. Sizes are odd on purpose: no multiple of a vector, heads of
+// 2, 6 and 16, sequences shorter and longer than any block. Outputs start as NaN, and in a wrong shape: an operation
+// overwrites them completely, or adds where its comment says so.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <relay/core/ragged.hpp>
+#include <relay/layer/rotary.hpp>
+
+#include <doctest/doctest.h>
+
+#include "reference.hpp"
+
+template <class B>
+class Conformance {
+ public:
+  using Scalar = typename B::Scalar;
+  using Tensor = typename B::Tensor;
+  using Indices = typename B::Indices;
+  using Device = typename B::Device;
+  using Matrix = reference::Matrix;
+  using Key = relay::Key;
+
+  /// `tolerance`: of an element, relative to the largest of its tensor or to 1.
+  Conformance(Device device, double tolerance) : device_(device), tolerance_(tolerance) {}
+
+  void run() {
+    SUBCASE("transfer") { transfer(); }
+    SUBCASE("products") { products(); }
+    SUBCASE("linear") { linear(); }
+    SUBCASE("elements") { elements(); }
+    SUBCASE("rows") { rows(); }
+    SUBCASE("gather and scatter") { gather_scatter(); }
+    SUBCASE("sum of squares") { sum_of_squares(); }
+    SUBCASE("layer norm") { layer_norm(); }
+    SUBCASE("gelu") { gelu(); }
+    SUBCASE("rotate") { rotate(); }
+    SUBCASE("attention") { attention(); }
+    SUBCASE("attention, scores far apart") { attention_extremes(); }
+    SUBCASE("attention with a cache") { attention_cached(); }
+    SUBCASE("dropout") { dropout(); }
+    SUBCASE("residual") { residual(); }
+    SUBCASE("softmax cross-entropy") { softmax_cross_entropy(); }
+    SUBCASE("argmax") { argmax(); }
+    SUBCASE("adamw") { adamw(); }
+  }
+
+ private:
+  static constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+  // --- Tools ---
+  double rounded(double value) const { return static_cast<double>(static_cast<Scalar>(value)); }
+
+  /// Normal values that the backend's scalar holds exactly.
+  Matrix random(int rows, int cols, double deviation = 1, double mean = 0) {
+    Matrix m(rows, cols);
+    for (double& v : m.values) v = rounded(mean + deviation * random_.normal());
+    return m;
+  }
+  Tensor put(const Matrix& m) const {
+    Tensor t(m.rows, m.cols, device_);
+    std::vector<Scalar> values;
+    for (const double v : m.values) values.push_back(static_cast<Scalar>(v));
+    B::upload(values, t);
+    return t;
+  }
+  Matrix get(const Tensor& t) const {
+    Matrix m(t.rows(), t.cols());
+    const auto values = B::download(t);
+    for (std::size_t i = 0; i < values.size(); ++i) m.values[i] = static_cast<double>(values[i]);
+    return m;
+  }
+  /// For an output: NaNs, and one row and column too many.
+  Tensor poisoned(int rows, int cols) const {
+    Tensor t(rows + 1, cols + 1, device_);
+    B::fill(t, nan);
+    return t;
+  }
+  Indices indices(const std::vector<std::int32_t>& list) const { return B::indices(list, device_); }
+
+  void expect(const std::string& what, const Tensor& actual, const Matrix& expected, double factor = 1) const {
+    const Matrix a = get(actual);
+    REQUIRE_MESSAGE((a.rows == expected.rows && a.cols == expected.cols), what, " is [", a.rows, ", ", a.cols, "], not [",
+                    expected.rows, ", ", expected.cols, "]");
+    double scale = 1, worst = 0;
+    std::size_t where = 0;
+    for (const double v : expected.values) scale = std::max(scale, std::abs(v));
+    for (std::size_t i = 0; i < a.values.size(); ++i) {
+      const double error = std::abs(a.values[i] - expected.values[i]);
+      if (!(error <= worst)) worst = error, where = i;
+      if (std::isnan(error)) break;
+    }
+    CHECK_MESSAGE(worst <= factor * tolerance_ * scale, what, "[", where / static_cast<std::size_t>(std::max(a.cols, 1)), ", ",
+                  where % static_cast<std::size_t>(std::max(a.cols, 1)), "] is ", a.values.empty() ? 0 : a.values[where],
+                  ", not ", a.values.empty() ? 0 : expected.values[where]);
+  }
+
+  // --- The operations ---
+  void transfer() {
+    const Matrix m = random(3, 5);
+    expect("what was uploaded", put(m), m, 0);
+    Tensor t(2, 3, device_);
+    B::fill(t, 0.5);
+    expect("filled", t, Matrix(2, 3, 0.5), 0);
+    fill(t, -2);  // found by argument-dependent lookup: what core/parameters.hpp calls
+    expect("filled", t, Matrix(2, 3, -2), 0);
+    const Tensor copy = t;
+    B::fill(t, 1);
+    expect("a copy is deep", copy, Matrix(2, 3, -2), 0);
+    Tensor like;
+    like.resize_like(t, 4, 2);
+    CHECK((like.rows() == 4 && like.cols() == 2 && like.size() == 8));
+    Tensor none(0, 7, device_);
+    CHECK(B::download(none).empty());
+  }
+
+  void products() {
+    const int shapes[][3] = {{1, 1, 1}, {1, 7, 3}, {3, 5, 7}, {33, 17, 9}, {70, 24, 31}};
+    for (const auto& [n, inputs, outputs] : shapes) {
+      const Matrix x = random(n, inputs), weight = random(outputs, inputs), dy = random(n, outputs), start = random(outputs, inputs);
+      Tensor y = poisoned(n, outputs), dx = poisoned(n, inputs), dweight = put(start);
+      B::product(put(x), put(weight), y);
+      expect("product", y, reference::product(x, reference::transposed(weight)), 4);
+      B::product_backward(put(dy), put(weight), dx);
+      expect("product_backward", dx, reference::product(dy, weight), 4);
+      B::add_outer_product(put(dy), put(x), dweight);
+      expect("add_outer_product", dweight, reference::sum(start, reference::product(reference::transposed(dy), x)), 4);
+    }
+  }
+
+  void linear() {
+    const Matrix x = random(13, 6), weight = random(11, 6), bias = random(1, 11), dy = random(13, 11), one(13, 1, 1.0);
+    const Matrix dweight0 = random(11, 6), dbias0 = random(1, 11);
+    Tensor y = poisoned(13, 11), dx = poisoned(13, 6), dweight = put(dweight0), dbias = put(dbias0);
+    B::linear(put(x), put(weight), put(bias), y);
+    expect("linear", y, reference::sum(reference::product(x, reference::transposed(weight)), reference::product(one, bias)), 4);
+    B::linear_backward(put(x), put(weight), put(dy), dx, dweight, dbias);
+    expect("linear_backward, dx", dx, reference::product(dy, weight), 4);
+    expect("linear_backward, dweight", dweight, reference::sum(dweight0, reference::product(reference::transposed(dy), x)), 4);
+    expect("linear_backward, dbias", dbias, reference::sum(dbias0, reference::column_sums(dy)), 4);
+  }
+
+  void elements() {
+    const Matrix x = random(5, 7), y0 = random(5, 7);
+    Tensor y = poisoned(5, 7);
+    B::copy(put(x), y);
+    expect("copy", y, x, 0);
+    Tensor first = poisoned(3, 7);
+    B::copy_first(put(x), 3, first);
+    Matrix three(3, 7);
+    for (int r = 0; r < 3; ++r)
+      for (int c = 0; c < 7; ++c) three(r, c) = x(r, c);
+    expect("copy_first", first, three, 0);
+
+    Tensor sum = put(y0);
+    B::add(put(x), sum);
+    expect("add", sum, reference::sum(x, y0));
+    sum = put(y0);
+    B::add(first, sum);  // fewer rows than the sum has
+    Matrix padded(5, 7);
+    for (int r = 0; r < 3; ++r)
+      for (int c = 0; c < 7; ++c) padded(r, c) = x(r, c);
+    expect("add of a prefix", sum, reference::sum(padded, y0));
+    Tensor small = put(three);
+    B::add(put(x), small);  // more rows than the sum has
+    expect("add to a prefix", small, reference::sum(three, three));
+    B::add(Tensor(), small);  // no rows at all
+    expect("add of nothing", small, reference::sum(three, three));
+  }
+
+  void rows() {
+    for (const int width : {1, 7, 8, 19}) {
+      const Matrix y0 = random(6, width), row = random(1, width), total0 = random(1, width);
+      Tensor y = put(y0);
+      B::add_row(put(row), y);
+      expect("add_row", y, reference::sum(y0, reference::product(Matrix(6, 1, 1.0), row)));
+      Tensor total = put(total0);
+      B::add_column_sums(put(y0), total);
+      expect("add_column_sums", total, reference::sum(total0, reference::column_sums(y0)), 4);
+      y = put(y0);
+      B::clear_rows(y, 2, 5);
+      Matrix cleared = y0;
+      for (int r = 2; r < 5; ++r)
+        for (int c = 0; c < width; ++c) cleared(r, c) = 0;
+      expect("clear_rows", y, cleared, 0);
+      B::clear_rows(y, 3, 3);
+      expect("clear_rows of none", y, cleared, 0);
+    }
+  }
+
+  void gather_scatter() {
+    const Matrix x = random(6, 5), y0 = random(7, 5);
+    const std::vector<std::int32_t> which{4, 0, 4, 5};
+    Tensor y = put(y0);
+    B::gather_rows(put(x), indices(which), 2, y);
+    Matrix gathered = y0;
+    for (int i = 0; i < 4; ++i)
+      for (int c = 0; c < 5; ++c) gathered(2 + i, c) = x(which[static_cast<std::size_t>(i)], c);
+    expect("gather_rows", y, gathered, 0);
+    Tensor sum = put(x);
+    B::scatter_rows(put(y0), 2, indices(which), sum);
+    Matrix scattered = x;
+    for (int i = 0; i < 4; ++i)
+      for (int c = 0; c < 5; ++c) scattered(which[static_cast<std::size_t>(i)], c) += y0(2 + i, c);
+    expect("scatter_rows, one row twice", sum, scattered, 4);
+  }
+
+  void sum_of_squares() {
+    for (const int n : {1, 7, 64, 1237}) {
+      const Matrix x = random(1, n);
+      double expected = 0;
+      for (const double v : x.values) expected += v * v;
+      CHECK(B::sum_of_squares(put(x)) == doctest::Approx(expected).epsilon(8 * tolerance_));
+    }
+  }
+
+  void layer_norm() {
+    const double eps = 1e-5;
+    for (const int width : {2, 3, 8, 13, 64}) {
+      CAPTURE(width);
+      const Matrix x = random(5, width, 2, 0.5), scale = random(1, width), shift = random(1, width), dy = random(5, width);
+      const Matrix dscale0 = random(1, width), dshift0 = random(1, width);
+      Tensor y = poisoned(5, width), statistics = poisoned(5, 2), dx = poisoned(5, width), dscale = put(dscale0), dshift = put(dshift0);
+      B::layer_norm(put(x), put(scale), put(shift), eps, y, statistics);
+      const auto expected = reference::layer_norm(x, scale, shift, eps);
+      expect("layer_norm", y, expected.y, 4);
+      expect("layer_norm's statistics", statistics, expected.statistics, 4);
+      B::layer_norm_backward(put(x), statistics, put(scale), put(dy), dx, dscale, dshift);
+      const auto gradient = reference::layer_norm_backward(x, scale, dy, eps);
+      expect("layer_norm_backward, dx", dx, gradient.dx, 16);
+      expect("layer_norm_backward, dscale", dscale, reference::sum(dscale0, gradient.dscale), 8);
+      expect("layer_norm_backward, dshift", dshift, reference::sum(dshift0, gradient.dshift), 4);
+    }
+    // Rows far from zero: the variance is taken around the mean. Rounding x itself to the scalar costs nothing here.
+    for (const int width : {9, 15, 16}) {
+      CAPTURE(width);
+      const Matrix x = random(4, width, 0.25, 4096), one(1, width, 1.0), zero(1, width);
+      Tensor y = poisoned(4, width), statistics = poisoned(4, 2);
+      B::layer_norm(put(x), put(one), put(zero), eps, y, statistics);
+      expect("layer_norm far from zero", y, reference::layer_norm(x, one, zero, eps).y, 4096);
+    }
+  }
+
+  void gelu() {
+    for (const int width : {1, 7, 61}) {
+      Matrix x = random(3, width, 2), y(3, width), dx(3, width);
+      const Matrix dy = random(3, width);
+      const double special[] = {0, -0.0, 1e-6, 6, -6, 12, -12, 40, -40};
+      for (std::size_t i = 0; i < std::min<std::size_t>(9, x.values.size()); ++i) x.values[i] = rounded(special[i]);
+      for (std::size_t i = 0; i < x.values.size(); ++i) {
+        y.values[i] = reference::gelu(x.values[i]);
+        dx.values[i] = dy.values[i] * reference::gelu_slope(x.values[i]);
+      }
+      Tensor out = poisoned(3, width), back = poisoned(3, width), in_place = put(dy);
+      B::gelu(put(x), out);
+      expect("gelu", out, y);
+      B::gelu_backward(put(x), put(dy), back);
+      expect("gelu_backward", back, dx, 2);
+      B::gelu_backward(put(x), in_place, in_place);
+      expect("gelu_backward in place", in_place, dx, 2);
+    }
+  }
+
+  void rotate() {
+    const double base = 100;
+    for (const auto& [heads, size] : {std::pair{1, 2}, {3, 6}, {2, 16}}) {
+      const std::vector<int> lengths{5, 1, 33};
+      const relay::Ragged<B> batch(lengths, device_);
+      const relay::Rotary<B> rotary(size, 64, base, device_);
+      const int width = heads * size;
+      for (int rotated = 0; rotated <= heads; ++rotated)
+        for (const std::vector<int>& starts : {std::vector<int>{}, {7, 0, 30}})
+          for (const int direction : {1, -1})
+            for (const int sequences : {3, 2}) {
+              const auto prefix = relay::Rows<B>(batch).first(sequences);
+              const reference::Offsets offsets(batch.offsets().begin(), batch.offsets().begin() + sequences + 1);
+              const Matrix qkv = random(prefix.count(), 3 * width);
+              Tensor y = put(qkv);
+              B::rotate(y, prefix, heads, rotated, rotary.table(), direction, starts.empty() ? Indices{} : indices(starts));
+              expect("rotate", y, reference::rotate(qkv, offsets, heads, rotated, base, direction, starts), 4);
+            }
+    }
+  }
+
+  void attention() {
+    for (const auto& [heads, size] : {std::pair{1, 2}, {3, 6}, {2, 16}, {1, 9}})
+      for (const relay::Mask mask : {relay::Mask::none, relay::Mask::causal})
+        for (const int sequences : {5, 2}) {
+          CAPTURE(heads);
+          CAPTURE(size);
+          const std::vector<int> lengths{33, 1, 70, 3, 8};  // with 2 sequences: a prefix, the longest not in it
+          const relay::Ragged<B> batch(lengths, device_);
+          const auto prefix = relay::Rows<B>(batch).first(sequences);
+          const reference::Offsets offsets(batch.offsets().begin(), batch.offsets().begin() + sequences + 1);
+          const int n = prefix.count(), width = heads * size;
+          const Matrix qkv = random(n, 3 * width), dout = random(n, width);
+          const auto expected = reference::attention(qkv, offsets, heads, mask == relay::Mask::causal, dout);
+          Tensor out = poisoned(n, width), lse = poisoned(n, heads), dqkv = poisoned(n, 3 * width);
+          B::attention(put(qkv), prefix, heads, mask, out, lse);
+          expect("attention", out, expected.out, 8);
+          expect("attention's log-sum-exp", lse, expected.lse, 8);
+          B::attention_backward(put(qkv), lse, put(dout), prefix, heads, mask, dqkv);
+          expect("attention_backward", dqkv, expected.dqkv, 16);
+        }
+  }
+
+  void attention_extremes() {
+    const std::vector<int> lengths{19};
+    const relay::Ragged<B> batch(lengths, device_);
+    const Matrix qkv = random(19, 3 * 6, 20), dout = random(19, 6);  // scores of some hundreds: softmax is one-hot
+    const auto expected = reference::attention(qkv, {0, 19}, 1, true, dout);
+    Tensor out = poisoned(19, 6), lse = poisoned(19, 1), dqkv = poisoned(19, 18);
+    B::attention(put(qkv), relay::Rows<B>(batch), 1, relay::Mask::causal, out, lse);
+    expect("attention", out, expected.out, 1000);
+    B::attention_backward(put(qkv), lse, put(dout), relay::Rows<B>(batch), 1, relay::Mask::causal, dqkv);
+    expect("attention_backward", dqkv, expected.dqkv, 10000);
+  }
+
+  /// Two sequences in slots 2 and 0 of a cache, continued in pieces: as if each had been run at once.
+  void attention_cached() {
+    for (const auto& [heads, size] : {std::pair{1, 2}, {3, 6}, {2, 16}}) {
+      const int width = heads * size, slots = 3, capacity = B::cache_capacity(50);
+      CHECK(capacity >= 50);
+      Tensor keys(slots * width, capacity, device_), values(slots * capacity, width, device_);
+      B::fill(keys, nan);  // whatever an earlier sequence left there
+      B::fill(values, nan);
+      const Matrix a = random(50, 3 * width), b = random(9, 3 * width);
+      const Matrix all_a = reference::attention(a, {0, 50}, heads, true, Matrix(50, width)).out;
+      const Matrix all_b = reference::attention(b, {0, 9}, heads, true, Matrix(9, width)).out;
+      int done_a = 0, done_b = 0;
+      for (const auto& [n, m] : {std::pair{5, 3}, {1, 1}, {1, 5}, {40, 0}, {1, 0}, {2, 0}}) {
+        std::vector<int> lengths{n};
+        std::vector<std::int32_t> slot{2}, start{done_a};
+        if (m > 0) lengths.push_back(m), slot.push_back(0), start.push_back(done_b);
+        Matrix qkv(n + m, 3 * width), expected(n + m, width);
+        for (int r = 0; r < n + m; ++r) {
+          for (int c = 0; c < 3 * width; ++c) qkv(r, c) = r < n ? a(done_a + r, c) : b(done_b + r - n, c);
+          for (int c = 0; c < width; ++c) expected(r, c) = r < n ? all_a(done_a + r, c) : all_b(done_b + r - n, c);
+        }
+        const relay::Ragged<B> batch(lengths, device_);
+        Tensor out = poisoned(n + m, width);
+        B::attention_cached(put(qkv), relay::Rows<B>(batch), indices(slot), indices(start), heads, keys, values, out);
+        expect("attention_cached", out, expected, 8);
+        done_a += n;
+        done_b += m;
+      }
+    }
+  }
+
+  void dropout() {
+    for (const double rate : {0.1, 0.5, 0.9}) {
+      const Matrix x = random(7, 13);
+      const Key key = Key(5).fold(static_cast<std::uint64_t>(100 * rate));
+      Tensor y = poisoned(7, 13), in_place = put(x);
+      B::dropout(put(x), rate, key, y);
+      expect("dropout", y, reference::dropout(x, rate, key));
+      B::dropout(in_place, rate, key, in_place);
+      expect("dropout in place", in_place, reference::dropout(x, rate, key));
+    }
+  }
+
+  void residual() {
+    const Matrix x = random(5, 11), branch = random(5, 11);
+    const Key key(9);
+    for (const std::optional<Key>& dropout : {std::optional<Key>{}, std::optional<Key>{key}})
+      for (const double rate : {0.0, 0.3}) {
+        Tensor y = poisoned(5, 11);
+        B::residual(put(x), put(branch), rate, dropout, y);
+        expect("residual", y, reference::sum(x, dropout ? reference::dropout(branch, rate, key) : branch), 2);
+      }
+  }
+
+  void softmax_cross_entropy() {
+    for (const int classes : {1, 2, 5, 8, 21}) {
+      Matrix logits = random(6, classes, 3);
+      for (int c = 0; c < classes; ++c) logits(4, c) = rounded(c % 2 == 0 ? 300 : -300), logits(5, c) = 0.25;
+      const std::vector<std::int32_t> targets{0, classes - 1, classes / 2, 0, 0, classes - 1};
+      const std::vector<double> weights{1, 0.5, 0, 0.125, 2, 1};
+      const auto expected = reference::softmax_cross_entropy(logits, targets, weights);
+      Tensor gradient = put(logits), losses = poisoned(6, 2);
+      B::softmax_cross_entropy(gradient, indices(targets), weights, losses);
+      expect("softmax_cross_entropy's gradient", gradient, expected.gradient, 4);
+      expect("softmax_cross_entropy's losses", losses, expected.losses, 4);
+    }
+  }
+
+  void argmax() {
+    for (const int classes : {1, 3, 8, 21}) {
+      Matrix logits = random(4, classes);
+      for (int c = 0; c < classes; ++c) logits(3, c) = c >= classes / 2 ? 1 : 0;  // equals: the first of them
+      std::vector<std::int32_t> best(9, -1);
+      std::vector<double> probability(9, nan);
+      B::argmax(put(logits), best, probability);
+      REQUIRE(best.size() == 4);
+      REQUIRE(probability.size() == 4);
+      for (int r = 0; r < 4; ++r) {
+        int top = 0;
+        double total = 0;
+        for (int c = 0; c < classes; ++c) top = logits(r, c) > logits(r, top) ? c : top;
+        for (int c = 0; c < classes; ++c) total += std::exp(logits(r, c) - logits(r, top));
+        CHECK(best[static_cast<std::size_t>(r)] == top);
+        CHECK(probability[static_cast<std::size_t>(r)] == doctest::Approx(1 / total).epsilon(4 * tolerance_));
+      }
+    }
+  }
+
+  void adamw() {
+    for (const double decay : {0.0, 0.1}) {
+      Matrix weight = random(3, 7), first(3, 7), second(3, 7);
+      Tensor w = put(weight), m = put(first), v = put(second);
+      for (int step = 1; step <= 3; ++step) {
+        const Matrix gradient = random(3, 7);
+        const relay::AdamWStep s{.rate = 0.05, .beta1 = 0.9, .beta2 = 0.98, .epsilon = 1e-8, .decay = decay,
+                                 .correction1 = 1 - std::pow(0.9, step), .correction2 = 1 - std::pow(0.98, step),
+                                 .gradient_scale = 0.25};
+        B::adamw(w, put(gradient), m, v, s);
+        for (std::size_t i = 0; i < weight.values.size(); ++i) {
+          const double g = 0.25 * gradient.values[i];
+          first.values[i] = 0.9 * first.values[i] + 0.1 * g;
+          second.values[i] = 0.98 * second.values[i] + 0.02 * g * g;
+          weight.values[i] -= 0.05 * decay * weight.values[i];
+          weight.values[i] -= 0.05 * (first.values[i] / s.correction1) / (std::sqrt(second.values[i] / s.correction2) + 1e-8);
+        }
+      }
+      expect("adamw's weight", w, weight, 4);
+      expect("adamw's first moment", m, first, 4);
+      expect("adamw's second moment", v, second, 4);
+    }
+  }
+
+  Device device_;
+  double tolerance_;
+  relay::Random random_{Key(2024)};
+};
