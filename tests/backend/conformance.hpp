@@ -89,8 +89,8 @@ class Conformance {
 
   void expect(const std::string& what, const Tensor& actual, const Matrix& expected, double factor = 1) const {
     const Matrix a = get(actual);
-    REQUIRE_MESSAGE((a.rows == expected.rows && a.cols == expected.cols), what, " is [", a.rows, ", ", a.cols, "], not [",
-                    expected.rows, ", ", expected.cols, "]");
+    REQUIRE_MESSAGE((a.rows == expected.rows && a.cols == expected.cols), what, " is [", a.rows, ", ", a.cols,
+                    "], not [", expected.rows, ", ", expected.cols, "]");
     double scale = 1, worst = 0;
     std::size_t where = 0;
     for (const double v : expected.values) scale = std::max(scale, std::abs(v));
@@ -99,9 +99,10 @@ class Conformance {
       if (!(error <= worst)) worst = error, where = i;
       if (std::isnan(error)) break;
     }
-    CHECK_MESSAGE(worst <= factor * tolerance_ * scale, what, "[", where / static_cast<std::size_t>(std::max(a.cols, 1)), ", ",
-                  where % static_cast<std::size_t>(std::max(a.cols, 1)), "] is ", a.values.empty() ? 0 : a.values[where],
-                  ", not ", a.values.empty() ? 0 : expected.values[where]);
+    CHECK_MESSAGE(worst <= factor * tolerance_ * scale, what, "[",
+                  where / static_cast<std::size_t>(std::max(a.cols, 1)), ", ",
+                  where % static_cast<std::size_t>(std::max(a.cols, 1)), "] is ",
+                  a.values.empty() ? 0 : a.values[where], ", not ", a.values.empty() ? 0 : expected.values[where]);
   }
 
   // --- The operations ---
@@ -126,7 +127,8 @@ class Conformance {
   void products() {
     const int shapes[][3] = {{1, 1, 1}, {1, 7, 3}, {3, 5, 7}, {33, 17, 9}, {70, 24, 31}};
     for (const auto& [n, inputs, outputs] : shapes) {
-      const Matrix x = random(n, inputs), weight = random(outputs, inputs), dy = random(n, outputs), start = random(outputs, inputs);
+      const Matrix x = random(n, inputs), weight = random(outputs, inputs), dy = random(n, outputs),
+                   start = random(outputs, inputs);
       Tensor y = poisoned(n, outputs), dx = poisoned(n, inputs), dweight = put(start);
       B::product(put(x), put(weight), y);
       expect("product", y, reference::product(x, reference::transposed(weight)), 4);
@@ -142,10 +144,12 @@ class Conformance {
     const Matrix dweight0 = random(11, 6), dbias0 = random(1, 11);
     Tensor y = poisoned(13, 11), dx = poisoned(13, 6), dweight = put(dweight0), dbias = put(dbias0);
     B::linear(put(x), put(weight), put(bias), y);
-    expect("linear", y, reference::sum(reference::product(x, reference::transposed(weight)), reference::product(one, bias)), 4);
+    expect("linear", y,
+           reference::sum(reference::product(x, reference::transposed(weight)), reference::product(one, bias)), 4);
     B::linear_backward(put(x), put(weight), put(dy), dx, dweight, dbias);
     expect("linear_backward, dx", dx, reference::product(dy, weight), 4);
-    expect("linear_backward, dweight", dweight, reference::sum(dweight0, reference::product(reference::transposed(dy), x)), 4);
+    expect("linear_backward, dweight", dweight,
+           reference::sum(dweight0, reference::product(reference::transposed(dy), x)), 4);
     expect("linear_backward, dbias", dbias, reference::sum(dbias0, reference::column_sums(dy)), 4);
   }
 
@@ -227,9 +231,11 @@ class Conformance {
     const double eps = 1e-5;
     for (const int width : {2, 3, 8, 13, 64}) {
       CAPTURE(width);
-      const Matrix x = random(5, width, 2, 0.5), scale = random(1, width), shift = random(1, width), dy = random(5, width);
+      const Matrix x = random(5, width, 2, 0.5), scale = random(1, width), shift = random(1, width),
+                   dy = random(5, width);
       const Matrix dscale0 = random(1, width), dshift0 = random(1, width);
-      Tensor y = poisoned(5, width), statistics = poisoned(5, 2), dx = poisoned(5, width), dscale = put(dscale0), dshift = put(dshift0);
+      Tensor y = poisoned(5, width), statistics = poisoned(5, 2), dx = poisoned(5, width), dscale = put(dscale0),
+             dshift = put(dshift0);
       B::layer_norm(put(x), put(scale), put(shift), eps, y, statistics);
       const auto expected = reference::layer_norm(x, scale, shift, eps);
       expect("layer_norm", y, expected.y, 4);
@@ -285,7 +291,8 @@ class Conformance {
               const reference::Offsets offsets(batch.offsets().begin(), batch.offsets().begin() + sequences + 1);
               const Matrix qkv = random(prefix.count(), 3 * width);
               Tensor y = put(qkv);
-              B::rotate(y, prefix, heads, rotated, rotary.table(), direction, starts.empty() ? Indices{} : indices(starts));
+              B::rotate(y, prefix, heads, rotated, rotary.table(), direction,
+                        starts.empty() ? Indices{} : indices(starts));
               expect("rotate", y, reference::rotate(qkv, offsets, heads, rotated, base, direction, starts), 4);
             }
     }
@@ -419,8 +426,13 @@ class Conformance {
       Tensor w = put(weight), m = put(first), v = put(second);
       for (int step = 1; step <= 3; ++step) {
         const Matrix gradient = random(3, 7);
-        const relay::AdamWStep s{.rate = 0.05, .beta1 = 0.9, .beta2 = 0.98, .epsilon = 1e-8, .decay = decay,
-                                 .correction1 = 1 - std::pow(0.9, step), .correction2 = 1 - std::pow(0.98, step),
+        const relay::AdamWStep s{.rate = 0.05,
+                                 .beta1 = 0.9,
+                                 .beta2 = 0.98,
+                                 .epsilon = 1e-8,
+                                 .decay = decay,
+                                 .correction1 = 1 - std::pow(0.9, step),
+                                 .correction2 = 1 - std::pow(0.98, step),
                                  .gradient_scale = 0.25};
         B::adamw(w, put(gradient), m, v, s);
         for (std::size_t i = 0; i < weight.values.size(); ++i) {
@@ -428,7 +440,8 @@ class Conformance {
           first.values[i] = 0.9 * first.values[i] + 0.1 * g;
           second.values[i] = 0.98 * second.values[i] + 0.02 * g * g;
           weight.values[i] -= 0.05 * decay * weight.values[i];
-          weight.values[i] -= 0.05 * (first.values[i] / s.correction1) / (std::sqrt(second.values[i] / s.correction2) + 1e-8);
+          weight.values[i] -=
+              0.05 * (first.values[i] / s.correction1) / (std::sqrt(second.values[i] / s.correction2) + 1e-8);
         }
       }
       expect("adamw's weight", w, weight, 4);

@@ -17,8 +17,11 @@ struct Matrix {
   std::vector<double> values;
 
   Matrix() = default;
-  Matrix(int r, int c, double value = 0) : rows(r), cols(c), values(static_cast<std::size_t>(r) * static_cast<std::size_t>(c), value) {}
-  double& operator()(int r, int c) { return values[static_cast<std::size_t>(r) * static_cast<std::size_t>(cols) + static_cast<std::size_t>(c)]; }
+  Matrix(int r, int c, double value = 0)
+      : rows(r), cols(c), values(static_cast<std::size_t>(r) * static_cast<std::size_t>(c), value) {}
+  double& operator()(int r, int c) {
+    return values[static_cast<std::size_t>(r) * static_cast<std::size_t>(cols) + static_cast<std::size_t>(c)];
+  }
   double operator()(int r, int c) const {
     return values[static_cast<std::size_t>(r) * static_cast<std::size_t>(cols) + static_cast<std::size_t>(c)];
   }
@@ -167,7 +170,8 @@ inline Attention attention(const Matrix& qkv, const Offsets& offsets, int heads,
 
 /// Which elements are dropped is part of the interface: the same on every backend.
 inline bool dropped(long i, double rate, relay::Key key) {
-  const auto bits = relay::philox({static_cast<std::uint32_t>(i / 4), static_cast<std::uint32_t>((i / 4) >> 32), 0x44524f50u, 0}, key.value);
+  const auto bits = relay::philox(
+      {static_cast<std::uint32_t>(i / 4), static_cast<std::uint32_t>((i / 4) >> 32), 0x44524f50u, 0}, key.value);
   return bits[static_cast<std::size_t>(i % 4)] < rate * 4294967296.0;
 }
 
@@ -182,7 +186,8 @@ struct CrossEntropy {
   Matrix gradient, losses;
 };
 
-inline CrossEntropy softmax_cross_entropy(const Matrix& logits, const std::vector<std::int32_t>& targets, const std::vector<double>& weights) {
+inline CrossEntropy softmax_cross_entropy(const Matrix& logits, const std::vector<std::int32_t>& targets,
+                                          const std::vector<double>& weights) {
   CrossEntropy out{logits, Matrix(logits.rows, 2)};
   for (int r = 0; r < logits.rows; ++r) {
     const int target = targets[static_cast<std::size_t>(r)];
@@ -191,7 +196,8 @@ inline CrossEntropy softmax_cross_entropy(const Matrix& logits, const std::vecto
     for (int c = 0; c < logits.cols; ++c) best = logits(r, c) > logits(r, best) ? c : best;
     for (int c = 0; c < logits.cols; ++c) total += std::exp(logits(r, c) - logits(r, best));
     for (int c = 0; c < logits.cols; ++c)
-      out.gradient(r, c) = weights[static_cast<std::size_t>(r)] * (std::exp(logits(r, c) - logits(r, best)) / total - (c == target ? 1 : 0));
+      out.gradient(r, c) = weights[static_cast<std::size_t>(r)] *
+                           (std::exp(logits(r, c) - logits(r, best)) / total - (c == target ? 1 : 0));
     out.losses(r, 0) = std::log(total) + logits(r, best) - logits(r, target);
     out.losses(r, 1) = best == target ? 1 : 0;
   }
