@@ -15,6 +15,11 @@
 // What is to be learned. No tensor is known here.
 #include <relay/task/vocabulary.hpp>
 #include <relay/task/example.hpp>
+#include <relay/task/expression.hpp>
+#include <relay/task/expression_parser.hpp>
+#include <relay/task/arithmetic.hpp>
+#include <relay/task/split.hpp>
+#include <relay/task/jsonl.hpp>
 
 // Where the arithmetic happens.
 #include <relay/backend/ops.hpp>
@@ -50,3 +55,14 @@
 #include <relay/train/next_token.hpp>
 #include <relay/train/adamw.hpp>
 #include <relay/train/trainer.hpp>
+#include <relay/train/data.hpp>
+#include <relay/train/metrics.hpp>
+#include <relay/train/progress.hpp>
+
+// The pipeline.
+#include <relay/pipeline/solve.hpp>
+#include <relay/pipeline/accuracy.hpp>
+#include <relay/pipeline/config.hpp>
+#include <relay/pipeline/run_directory.hpp>
+#include <relay/pipeline/evaluate.hpp>
+#include <relay/pipeline/pipeline.hpp>

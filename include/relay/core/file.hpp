@@ -159,6 +159,24 @@ inline void append_to_file(const std::string& path, std::string_view bytes) {
   if (file.close() != 0 && errno != EINTR) detail::fail_file("write", path, errno);
 }
 
+/// Keeps every other process that asks for the same lock out, for as long as it lives.
+class FileLock {
+ public:
+  /// `busy`: what to say when another process holds it.
+  FileLock(const std::string& path, std::string_view busy) : file_(detail::open_file(path, O_RDWR | O_CREAT)) {
+    if (file_.get() < 0) detail::fail_file("write", path, errno);
+    require(::flock(file_.get(), LOCK_EX | LOCK_NB) == 0, busy);
+  }
+
+ private:
+  detail::Descriptor file_;
+};
+
+/// Removes the file if it is there.
+inline void remove_file(const std::string& path) {
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) detail::fail_file("remove", path, errno);
+}
+
 /// Makes the directory and those above it; it may be there already.
 inline void make_directories(const std::string& path) {
   require(!path.empty(), "cannot make a folder with an empty name: give its path");

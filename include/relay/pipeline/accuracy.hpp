@@ -37,7 +37,7 @@ struct Accuracy {
   static double ratio(long part, long whole) { return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0; }
 };
 
-inline Accuracy accuracy(std::span<const Chain> written, std::span<const Example> truth) {
+inline Accuracy accuracy(std::span<const Solution> written, std::span<const Example> truth) {
   require(written.size() == truth.size(), "accuracy of ", written.size(), " chains against ", truth.size(), " examples");
   Accuracy result;
   for (std::size_t i = 0; i < truth.size(); ++i) result.add(written[i].example, truth[i]);

@@ -17,8 +17,8 @@
 
 namespace relay {
 
-/// A chain as a model wrote it.
-struct Chain {
+/// What a model made of a problem: the chain as it wrote it.
+struct Solution {
   Example example;      // the problem with the model's rounds and answer
   double confidence = 1;  // the least probability among the tokens read (looped models; auto-regressive ones: not measured)
 };
@@ -38,11 +38,11 @@ void by_group(std::size_t problems, Threads& threads, auto&& solve) {
 
 /// The chains of one group of problems, whose iterations are sorted, most first.
 template <class Model, Placement P>
-void read_iterations(const Model& model, std::span<Chain> chains, const P& placement, typename Model::Backend::Device device) {
+void read_iterations(const Model& model, std::span<Solution> chains, const P& placement, typename Model::Backend::Device device) {
   using Backend = typename Model::Backend;
   std::vector<int> lengths, counts;
   std::vector<std::int32_t> tokens;
-  for (const Chain& c : chains) {
+  for (const Solution& c : chains) {
     const Example& e = c.example;
     lengths.push_back(e.columns());
     counts.push_back(e.iterations);
@@ -69,7 +69,7 @@ void read_iterations(const Model& model, std::span<Chain> chains, const P& place
     Backend::linear(last, model.answer_head.weight, model.answer_head.bias, answers);
     Backend::argmax(answers, best_answer, answer_probability);
     for (int s = 0; s < live.sequences(); ++s) {
-      Chain& c = chains[static_cast<std::size_t>(s)];
+      Solution& c = chains[static_cast<std::size_t>(s)];
       const auto row = columns.subspan(static_cast<std::size_t>(live.begin(s)), static_cast<std::size_t>(lengths[static_cast<std::size_t>(s)]));
       c.example.rounds.push_back(placement.read(c.example, t, row));
       const std::size_t read = c.example.rounds.back().size();
@@ -87,13 +87,13 @@ void read_iterations(const Model& model, std::span<Chain> chains, const P& place
 
 /// The chains that a looped model writes: T iterations each, T known from the problem. `problems` need no rounds or answer.
 template <class Model, Placement P = FlushRight>
-std::vector<Chain> solve_looped(const Model& model, std::span<const Example> problems, Threads& threads, const P& placement = {}) {
+std::vector<Solution> solve_looped(const Model& model, std::span<const Example> problems, Threads& threads, const P& placement = {}) {
   using Backend = typename Model::Backend;
   std::vector<std::size_t> order(problems.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return problems[a].iterations > problems[b].iterations; });
-  std::vector<Chain> sorted(problems.size());
+  std::vector<Solution> sorted(problems.size());
   for (std::size_t i = 0; i < order.size(); ++i) {
     sorted[i].example = problems[order[i]];
     sorted[i].example.rounds.clear();
@@ -103,7 +103,7 @@ std::vector<Chain> solve_looped(const Model& model, std::span<const Example> pro
     typename Backend::Memory memory;
     detail::read_iterations(model, std::span(sorted).subspan(first, count), placement, typename Backend::Device{&memory});
   });
-  std::vector<Chain> chains(problems.size());
+  std::vector<Solution> chains(problems.size());
   for (std::size_t i = 0; i < order.size(); ++i) chains[order[i]] = std::move(sorted[i]);
   return chains;
 }
@@ -111,9 +111,9 @@ std::vector<Chain> solve_looped(const Model& model, std::span<const Example> pro
 /// The chains that an auto-regressive model writes after each problem, greedily. It may write at most as many tokens as a
 /// chain of full rows would have.
 template <class Model, Task TaskT>
-std::vector<Chain> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
+std::vector<Solution> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
   using Backend = typename Model::Backend;
-  std::vector<Chain> chains(problems.size());
+  std::vector<Solution> chains(problems.size());
   detail::by_group(problems.size(), threads, [&](std::size_t first, std::size_t count) {
     typename Backend::Memory memory;
     std::vector<Tokens> prompts;

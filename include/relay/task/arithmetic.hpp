@@ -102,7 +102,9 @@ struct Arithmetic {
   /// What an auto-regressive model writes after the problem: the rounds, the last of which is the answer, and <eos>.
   Tokens text(const Example& example) const {
     Tokens out;
-    for (const Tokens& round : example.rounds) out.insert(out.end(), round.begin(), round.end());
+    for (std::size_t t = 0; t + 1 < example.rounds.size(); ++t)
+      out.insert(out.end(), example.rounds[t].begin(), example.rounds[t].end());
+    out.push_back(example.answer);
     out.push_back(Vocabulary::eos);
     return out;
   }

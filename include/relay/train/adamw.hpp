@@ -46,6 +46,8 @@ class AdamW {
   Model first, second;  // moments
   int steps = 0;        // taken
 
+  const AdamWConfig& config() const { return config_; }
+
   /// One update; returns the norm of the gradient before clipping.
   double step(Model& model, const Model& gradient, double rate_factor) {
     double squares = 0;

@@ -58,6 +58,31 @@ class ExampleStream {
   int split_from_;
 };
 
+/// A stream in which each example is, with probability `share`, replaced by one of `others`: the merged data of fine-tuning.
+template <Task T>
+class MergedStream {
+ public:
+  MergedStream(ExampleStream<T> stream, std::vector<Example> others, double share, Key key)
+      : stream_(std::move(stream)), others_(std::move(others)), share_(share), key_(key) {
+    require(!others_.empty() || share_ == 0, "there are no examples to merge in");
+  }
+
+  std::vector<Example> operator()(int step) const {
+    std::vector<Example> examples = stream_(step);
+    Random random(key_.fold(static_cast<std::uint64_t>(step)));
+    for (Example& example : examples)
+      if (random.uniform() < share_)
+        example = others_[static_cast<std::size_t>(random.below(static_cast<int>(others_.size())))];
+    return examples;
+  }
+
+ private:
+  ExampleStream<T> stream_;
+  std::vector<Example> others_;
+  double share_;
+  Key key_;
+};
+
 /// `count` examples of one length: a pure function of the key.
 template <Task T>
 std::vector<Example> examples_of_length(const T& task, int length, int count, Key key, Split split) {

@@ -24,11 +24,13 @@ inline double seconds_now() {
 class Progress {
  public:
   /// `first`: the steps already taken before (a resumed training).
+  /// `out`: null to be silent.
   Progress(std::string name, int first, int steps, std::FILE* out = stderr)
-      : name_(std::move(name)), first_(first), steps_(steps), out_(out), terminal_(isatty(fileno(out)) == 1),
+      : name_(std::move(name)), first_(first), steps_(steps), out_(out), terminal_(out && isatty(fileno(out)) == 1),
         started_(seconds_now()), shown_(started_) {}
 
   void operator()(const StepReport& report) {
+    if (!out_) return;
     recent_.add(report);
     samples_ += report.samples;
     const double now = seconds_now();

@@ -63,8 +63,9 @@ class Trainer {
       if (i > 0)
         for_each_parameter([](std::string_view, auto& to, const auto& from) { Backend::add(from, to); }, sum, lanes_[i]->gradient);
     }
-    report.rate = schedule_(optimiser.steps + 1);
-    report.gradient_norm = optimiser.step(*model_, sum, report.rate);
+    const double factor = schedule_(optimiser.steps + 1);
+    report.rate = factor * optimiser.config().rate;
+    report.gradient_norm = optimiser.step(*model_, sum, factor);
     report.step = optimiser.steps;
     report.samples = static_cast<long>(examples.size());
     return report;

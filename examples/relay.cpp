@@ -1,0 +1,244 @@
+// The relay program: the whole pipeline from the command line, and what its models make of a problem.
+//
+//   relay pipeline --preset demo --out DIR      relay solve --run DIR "(1+2)*2-1"
+//   relay data --task arithmetic --length 8     relay evaluate --run DIR --model ar_relay --lengths 1..12
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <relay/relay.hpp>
+
+namespace {
+
+using namespace relay;
+using Backend = Cpu<float>;  // the one line that says where everything runs
+
+volatile std::sig_atomic_t stop_asked = 0;
+
+/// Standard output that tells when it could not be written.
+void print(const std::string& text) {
+  require(std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0,
+          "cannot write standard output: ", std::strerror(errno));
+}
+
+template <class... Values>
+std::string format(const char* pattern, Values... values) {
+  char text[400];
+  std::snprintf(text, sizeof text, pattern, values...);
+  return text;
+}
+
+struct Range {
+  int first, last;
+};
+
+/// "1..12", or one number.
+Range parse_range(std::string_view text) {
+  const auto number = [&](std::string_view part) {
+    int value = 0;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
+    require(error == std::errc() && end == part.data() + part.size() && value >= 1 && value <= 1000, "--lengths is '", text,
+            "', but must be FIRST..LAST or one number, from 1 to 1000");
+    return value;
+  };
+  const std::size_t dots = text.find("..");
+  const Range range = dots == text.npos ? Range{number(text), number(text)}
+                                        : Range{number(text.substr(0, dots)), number(text.substr(dots + 2))};
+  require(range.first <= range.last, "--lengths is '", text, "', but its first length is above its last");
+  return range;
+}
+
+struct Options {
+  std::string preset = "demo", directory, task = "arithmetic", model, lengths;
+  std::vector<std::string> settings, problems;
+  std::int64_t seed = 1, count = 1000;
+  int threads = 0, length = 0;
+  bool seed_given = false;
+};
+
+/// Ctrl-C and a polite kill end the run after a checkpoint; a second one ends it at once.
+void stop_after_checkpoint(int signal) {
+  stop_asked = 1;
+  std::signal(signal, SIG_DFL);
+}
+
+void run_pipeline(const Options& options, Threads& threads) {
+  std::signal(SIGINT, stop_after_checkpoint);
+  std::signal(SIGTERM, stop_after_checkpoint);
+  const RunDirectory directory(options.directory);
+  PipelineConfig config = directory.begun() ? directory.config() : preset(options.preset);
+  preset(options.preset);  // an unknown name is an error even when the run is there already
+  if (options.seed_given) config.seed = options.seed;
+  for (const std::string& setting : options.settings) set(config, setting);
+  config.check();
+  const double started = seconds_now();
+  Pipeline<Backend> pipeline(directory, config, threads, {.interrupted = [] { return stop_asked != 0; }});
+  const auto rows = pipeline.run();
+  print(format("\nAccuracy of the answer by number of operators; trained on %d..%d, beyond the bar on none.\n\n",
+               config.lengths.shortest, config.lengths.longest) +
+        results_table(rows, config.lengths.longest) +
+        format("\n%s in %.0f s with %d threads. A guess is right once in %d.\n", directory.results_file().c_str(),
+               seconds_now() - started, threads.count(), config.modulus));
+}
+
+void solve_problem(const Pipeline<Backend>& pipeline, const std::vector<std::pair<std::string, Pipeline<Backend>::Solver>>& solvers,
+                   const std::string& text) {
+  const Arithmetic& task = pipeline.task();
+  const Example problem = task.parse(text);
+  const Token truth = task.solve(problem.problem).answer;
+  std::string out = format("%s   modulo %d, the answer is %s\n", task.print(problem.problem).c_str(), task.modulus,
+                           task.vocabulary().spelling(truth).c_str());
+  for (const auto& [name, solver] : solvers) {
+    const Example chain = solver(std::span(&problem, 1)).front().example;
+    const Verdict verdict = task.verify(chain);
+    out += "\n" + name + "\n";
+    if (name == "looped_vanilla")
+      out += "      (was never taught rounds: its answer only)\n";
+    else
+      for (std::size_t t = 0; t < chain.rounds.size(); ++t) {
+        const Step& step = verdict.steps[t];
+        out += format("  %2d  %-40s ", static_cast<int>(t) + 1, task.print(chain.rounds[t]).c_str());
+        out += step.right ? "right\n" : "WRONG: " + step.why + "\n";
+      }
+    out += format("  answer %-37s %s\n", task.print({chain.answer}).c_str(), verdict.answer_right ? "right" : "WRONG");
+  }
+  print(out + "\n");
+}
+
+void solve(const Options& options, Threads& threads) {
+  const RunDirectory directory(options.directory);
+  const PipelineConfig config = directory.config();
+  const Pipeline<Backend> pipeline(directory, config, threads);
+  for (const std::string& text : options.problems) pipeline.task().parse(text);  // before anything is printed
+  std::vector<std::pair<std::string, Pipeline<Backend>::Solver>> solvers;
+  for (const std::string& name : Pipeline<Backend>::models())
+    if (exists(directory.model_file(name))) solvers.emplace_back(name, pipeline.solver(name));
+  require(!solvers.empty(), options.directory, " has no trained model yet: `relay pipeline --out ", options.directory,
+          "` goes on with the run");
+  for (const std::string& text : options.problems) solve_problem(pipeline, solvers, text);
+  if (!options.problems.empty()) return;
+  std::string line;
+  for (int number = 1; std::getline(std::cin, line); ++number) {
+    try {
+      solve_problem(pipeline, solvers, line);
+    } catch (const Error& error) {
+      fail("line ", number, ": ", error.what());
+    }
+  }
+}
+
+void data(const Options& options) {
+  require(options.task == Arithmetic::name, "unknown task '", options.task, "': there is 'arithmetic'");
+  require(options.count >= 1 && options.count <= 1'000'000'000, "--count is ", options.count, ", but must be 1 .. 1000000000");
+  PipelineConfig config{.modulus = Arithmetic{}.modulus};
+  for (const std::string& setting : options.settings) {
+    require(setting.starts_with("modulus="), "'", setting, "' is not a setting of arithmetic: there is modulus=PRIME");
+    set(config, "task." + setting);
+  }
+  const Arithmetic task{.modulus = config.modulus};
+  task.check();
+  const Vocabulary vocabulary = task.vocabulary();
+  const Key key(static_cast<std::uint64_t>(options.seed));
+  std::string out;
+  for (std::int64_t i = 0; i < options.count; ++i) {
+    Random random(key.fold(static_cast<std::uint64_t>(options.length)).fold(static_cast<std::uint64_t>(i)));
+    out += to_jsonl(Arithmetic::name, vocabulary, task.generate(options.length, random)) + "\n";
+    if (out.size() > 1 << 16 || i + 1 == options.count) {
+      print(out);
+      out.clear();
+    }
+  }
+}
+
+void evaluate(const Options& options, Threads& threads) {
+  const Range lengths = parse_range(options.lengths);
+  require(options.count >= 1 && options.count <= 10'000'000, "--count is ", options.count, ", but must be 1 .. 10000000");
+  const auto& names = Pipeline<Backend>::models();
+  require(std::find(names.begin(), names.end(), options.model) != names.end(), "unknown model '", options.model,
+          "': there are looped_aligned, looped_vanilla, ar and ar_relay");
+  const RunDirectory directory(options.directory);
+  const Pipeline<Backend> pipeline(directory, directory.config(), threads);
+  const auto solver = pipeline.solver(options.model);
+  print(format("%s\n%8s %8s %8s %8s %8s\n", options.model.c_str(), "length", "samples", "answer", "chain", "token"));
+  for (int length = lengths.first; length <= lengths.last; ++length) {
+    const auto examples =
+        pipeline.test_examples(length, static_cast<int>(options.count), Key(static_cast<std::uint64_t>(options.seed)));
+    const Accuracy a = accuracy(solver(examples), examples);
+    print(format("%8d %8ld %8.4f %8.4f %8.4f\n", length, a.samples, a.answer(), a.chain(), a.token()));
+  }
+}
+
+int run(int argc, char** argv) {
+  Options options;
+  CLI::App app("Looped transformers aligned with chains of thought, and auto-regressive models taught by them.", "relay");
+  app.require_subcommand(1);
+  const auto threads_option = [&](CLI::App* command) {
+    command->add_option("--threads", options.threads, "threads to compute with; changes no result (default: all cores)")
+        ->check(CLI::Range(1, 1024));
+  };
+  CLI::App* pipeline = app.add_subcommand("pipeline", "train all models, or go on with a run");
+  pipeline->add_option("--preset", options.preset, "the configuration to start from: demo");
+  pipeline->add_option("--out", options.directory, "the directory of the run")->required();
+  CLI::Option* seed = pipeline->add_option("--seed", options.seed, "everything random follows from it");
+  pipeline->add_option("--set", options.settings, "key=value, e.g. task.modulus=7; the keys are those of config.json");
+  threads_option(pipeline);
+
+  CLI::App* solve_command = app.add_subcommand("solve", "let the models of a run solve expressions, step by step");
+  solve_command->add_option("--run", options.directory, "the directory of the run")->required();
+  solve_command->add_option("expression", options.problems, "e.g. \"(1+2)*2-1\"; none: one a line from standard input");
+  threads_option(solve_command);
+
+  CLI::App* data_command = app.add_subcommand("data", "print examples of a task as JSONL");
+  data_command->add_option("--task", options.task, "arithmetic")->required();
+  data_command->add_option("--length", options.length, "operators")->required();
+  data_command->add_option("--count", options.count, "how many (default: 1000)");
+  data_command->add_option("--seed", options.seed, "everything random follows from it");
+  data_command->add_option("--set", options.settings, "modulus=PRIME");
+
+  CLI::App* evaluate_command = app.add_subcommand("evaluate", "measure a model of a run by length");
+  evaluate_command->add_option("--run", options.directory, "the directory of the run")->required();
+  evaluate_command->add_option("--model", options.model, "looped_aligned, looped_vanilla, ar or ar_relay")->required();
+  evaluate_command->add_option("--lengths", options.lengths, "FIRST..LAST")->required();
+  evaluate_command->add_option("--count", options.count, "problems of each length (default: 1000)");
+  evaluate_command->add_option("--seed", options.seed, "of the test problems");
+  threads_option(evaluate_command);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    fail(error.what());
+  }
+  options.seed_given = seed->count() > 0;
+  if (data_command->parsed()) {
+    data(options);
+    return 0;
+  }
+  Threads threads(options.threads > 0 ? options.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+  if (pipeline->parsed()) run_pipeline(options, threads);
+  if (solve_command->parsed()) solve(options, threads);
+  if (evaluate_command->parsed()) evaluate(options, threads);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the limit is an error that is reported, like a full disk
+  try {
+    return run(argc, argv);
+  } catch (const relay::Interrupted& stopped) {
+    std::fprintf(stderr, "\nrelay: %s\n", stopped.what());
+    return 130;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "relay: %s\n", error.what());
+    return 1;
+  }
+}
