@@ -7,6 +7,9 @@
 
 namespace relay {
 
+/// Which positions of its own sequence a position sees in attention.
+enum class Mask { none, causal };
+
 /// One step of AdamW on one tensor (train/adamw.hpp); `gradient_scale` is the clipping factor.
 struct AdamWStep {
   double rate, beta1, beta2, epsilon, decay;

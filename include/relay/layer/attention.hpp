@@ -7,6 +7,7 @@
 
 #include <utility>
 
+#include <relay/backend/ops.hpp>
 #include <relay/layer/linear.hpp>
 #include <relay/layer/rotary.hpp>
 

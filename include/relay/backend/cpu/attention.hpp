@@ -13,14 +13,8 @@
 
 #include <relay/backend/cpu/small_product.hpp>
 #include <relay/backend/cpu/tensor.hpp>
+#include <relay/backend/ops.hpp>
 #include <relay/core/ragged.hpp>
-
-namespace relay {
-
-/// Which positions of its own sequence a position sees.
-enum class Mask { none, causal };
-
-}  // namespace relay
 
 namespace relay::cpu {
 
