@@ -53,19 +53,14 @@ struct Cpu : ComposedOps<Cpu<S>> {
     std::copy_n(x.data(), y.size(), y.data());
   }
   /// y += x, over the rows that both have
-  static void add(const Tensor& x, Tensor& y) {
-    const long size = std::min(x.size(), y.size());
-    for (long i = 0; i < size; ++i) y.data()[i] += x.data()[i];
-  }
+  static void add(const Tensor& x, Tensor& y) { cpu::add(x.data(), y.data(), std::min(x.size(), y.size())); }
   /// every row of y += row [1, cols]
   static void add_row(const Tensor& row, Tensor& y) {
-    for (int r = 0; r < y.rows(); ++r)
-      for (int c = 0; c < y.cols(); ++c) y.row(r)[c] += row.data()[c];
+    for (int r = 0; r < y.rows(); ++r) cpu::add(row.data(), y.row(r), y.cols());
   }
   /// total [1, cols] += the sum of y's rows
   static void add_column_sums(const Tensor& y, Tensor& total) {
-    for (int r = 0; r < y.rows(); ++r)
-      for (int c = 0; c < y.cols(); ++c) total.data()[c] += y.row(r)[c];
+    for (int r = 0; r < y.rows(); ++r) cpu::add(y.row(r), total.data(), y.cols());
   }
   /// rows begin .. end-1 of x = 0
   static void clear_rows(Tensor& x, int begin, int end) { std::fill(x.row(begin), x.row(end), S(0)); }
@@ -76,11 +71,8 @@ struct Cpu : ComposedOps<Cpu<S>> {
   }
   /// x's row indices[i] += y's row first + i
   static void scatter_rows(const Tensor& y, int first, const Indices& indices, Tensor& x) {
-    for (std::size_t i = 0; i < indices.size(); ++i) {
-      const S* from = y.row(first + static_cast<int>(i));
-      S* to = x.row(indices[i]);
-      for (int c = 0; c < x.cols(); ++c) to[c] += from[c];
-    }
+    for (std::size_t i = 0; i < indices.size(); ++i)
+      cpu::add(y.row(first + static_cast<int>(i)), x.row(indices[i]), x.cols());
   }
   static double sum_of_squares(const Tensor& x) {
     cpu::Vector<S> total{};
@@ -125,16 +117,31 @@ struct Cpu : ComposedOps<Cpu<S>> {
   static void argmax(const Tensor& logits, std::vector<std::int32_t>& best, std::vector<double>& probability) {
     cpu::argmax(logits, best, probability);
   }
+  /// (train/adamw.hpp)
   static void adamw(Tensor& weight, const Tensor& gradient, Tensor& first, Tensor& second, const AdamWStep& step) {
-    cpu::adamw(weight, gradient, first, second, step);
+    const auto scalar = [](double value) { return static_cast<S>(value); };
+    const auto g = map(gradient).array() * scalar(step.gradient_scale);
+    auto w = map(weight).array(), m = map(first).array(), v = map(second).array();
+    m = m * scalar(step.beta1) + g * scalar(1 - step.beta1);
+    v = v * scalar(step.beta2) + g * g * scalar(1 - step.beta2);
+    w = w * scalar(1 - step.rate * step.decay) -
+        m * scalar(step.rate / step.correction1) / (v.sqrt() * scalar(1 / std::sqrt(step.correction2)) + scalar(step.epsilon));
   }
 
   // Composed ops that are faster in one pass here.
+  /// y = x weight^T + bias
+  static void linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
+    y.resize_like(x, x.rows(), weight.rows());
+    for (int r = 0; r < y.rows(); ++r) std::copy_n(bias.data(), y.cols(), y.row(r));
+    map(y).noalias() += map(x) * map(weight).transpose();
+  }
   /// y = x + dropout(branch)
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
     if (key && rate > 0) return cpu::dropout<S>(branch, rate, *key, &x, y);
     y.resize_like(x, x.rows(), x.cols());
-    for (long i = 0; i < x.size(); ++i) y.data()[i] = x.data()[i] + branch.data()[i];
+    cpu::by_vector<S>(x.size(), [&](long i, auto n) {
+      cpu::store_first(y.data() + i, cpu::load_first(x.data() + i, n) + cpu::load_first(branch.data() + i, n), n);
+    });
   }
 
  private:

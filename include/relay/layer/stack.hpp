@@ -36,10 +36,10 @@ struct Stack {
   }
 
   Input backward(const Input& x, const Rows<Backend>& rows, const Trace& trace, const Output& dy, Stack& grad) const {
-    const std::size_t last = layers.size() - 1;
-    Input d = dy;
-    for (std::size_t i = last + 1; i-- > 0;)
-      d = layers[i].backward(i == 0 ? x : L::output(trace.layers[i - 1]), rows.fold(i), trace.layers[i], d, grad.layers[i]);
+    Input d;
+    for (std::size_t i = layers.size(); i-- > 0;)
+      d = layers[i].backward(i == 0 ? x : L::output(trace.layers[i - 1]), rows.fold(i), trace.layers[i],
+                             i + 1 == layers.size() ? dy : d, grad.layers[i]);
     return d;
   }
 };

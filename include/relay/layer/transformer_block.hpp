@@ -78,11 +78,11 @@ class TransformerBlock {
   }
 
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad) const {
-    Tensor d = drop(dy, rows.fold(1));
-    d = feed_forward.backward(trace.norm2.y, rows, trace.feed_forward, d, grad.feed_forward);
+    Tensor dropped;
+    Tensor d = feed_forward.backward(trace.norm2.y, rows, trace.feed_forward, drop(dy, rows.fold(1), dropped), grad.feed_forward);
     Tensor dr = norm2.backward(trace.middle, rows, trace.norm2, d, grad.norm2);
     B::add(dy, dr);
-    d = attention.backward(trace.norm1.y, rows, trace.attention, drop(dr, rows.fold(0)), grad.attention);
+    d = attention.backward(trace.norm1.y, rows, trace.attention, drop(dr, rows.fold(0), dropped), grad.attention);
     Tensor dx = norm1.backward(x, rows, trace.norm1, d, grad.norm1);
     B::add(dr, dx);
     return dx;
@@ -105,12 +105,10 @@ class TransformerBlock {
     return trace.y;
   }
 
-  Tensor drop(const Tensor& d, const Rows<B>& rows) const {
-    Tensor dropped;
-    if (dropout_ > 0 && rows.dropout())
-      B::dropout(d, dropout_, *rows.dropout(), dropped);
-    else
-      B::copy(d, dropped);
+  /// d with what was dropped in forward dropped: d itself where nothing was.
+  const Tensor& drop(const Tensor& d, const Rows<B>& rows, Tensor& dropped) const {
+    if (dropout_ == 0 || !rows.dropout()) return d;
+    B::dropout(d, dropout_, *rows.dropout(), dropped);
     return dropped;
   }
 

@@ -1,5 +1,5 @@
 // What happens between the products on the CPU, row by row and vectorised: layer norm, GELU, rotary positions, dropout,
-// softmax cross-entropy, gathering and scattering rows, AdamW.
+// softmax cross-entropy.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,15 @@
 
 #include <relay/backend/cpu/simd.hpp>
 #include <relay/backend/cpu/tensor.hpp>
-#include <relay/backend/ops.hpp>
 #include <relay/core/random.hpp>
 
 namespace relay::cpu {
+
+/// to += from
+template <class S>
+void add(const S* from, S* to, long size) {
+  by_vector<S>(size, [&](long i, auto n) { store_first(to + i, load_first(to + i, n) + load_first(from + i, n), n); });
+}
 
 /// y = scale * (x - mean) * rstd + shift, per row; rstd = 1 / sqrt(variance + eps). statistics [rows, 2]: mean, rstd.
 template <class S>
@@ -192,20 +197,6 @@ void argmax(const Tensor<S>& logits, std::vector<std::int32_t>& best, std::vecto
     });
     best[static_cast<std::size_t>(r)] = top;
     probability[static_cast<std::size_t>(r)] = static_cast<double>(S(1) / total);
-  }
-}
-
-/// One step of AdamW (Loshchilov & Hutter 2019).
-template <class S>
-void adamw(Tensor<S>& weight, const Tensor<S>& gradient, Tensor<S>& first, Tensor<S>& second, const AdamWStep& step) {
-  const S b1 = static_cast<S>(step.beta1), b2 = static_cast<S>(step.beta2), scale = static_cast<S>(step.gradient_scale);
-  const S rate = static_cast<S>(step.rate / step.correction1), eps = static_cast<S>(step.epsilon);
-  const S root = static_cast<S>(1.0 / std::sqrt(step.correction2)), keep = static_cast<S>(1.0 - step.rate * step.decay);
-  for (long i = 0; i < weight.size(); ++i) {
-    const S g = gradient.data()[i] * scale;
-    const S m = first.data()[i] = b1 * first.data()[i] + (S(1) - b1) * g;
-    const S v = second.data()[i] = b2 * second.data()[i] + (S(1) - b2) * g * g;
-    weight.data()[i] = weight.data()[i] * keep - rate * m / (std::sqrt(v) * root + eps);
   }
 }
 
