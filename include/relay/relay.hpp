@@ -46,6 +46,10 @@
 #include <relay/model/causal_transformer.hpp>
 #include <relay/model/generate.hpp>
 
+// Models on disk.
+#include <relay/io/safetensors.hpp>
+#include <relay/io/checkpoint.hpp>
+
 // Training.
 #include <relay/train/supervision.hpp>
 #include <relay/train/placement.hpp>
