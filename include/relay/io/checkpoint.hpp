@@ -1,12 +1,12 @@
 // Checkpoints: a model, or a model and its optimiser, as one safetensors file.
 //
-//   loop.block.layers.0.attention.qkv.weight                     a parameter under its path: [outputs, inputs], or [n] for
-//                                                                a single row, as in PyTorch
-//   optimizer.first.PATH, optimizer.second.PATH                  Adam's moments
-//   __metadata__: "step", and what the caller says about it      the steps taken
+//   loop.block.layers.0.attention.qkv.weight       a parameter under its path: [outputs, inputs], or [n] for a single
+//                                                  row, as in PyTorch
+//   optimizer.first.PATH, optimizer.second.PATH    Adam's moments
+//   __metadata__: "step", and the caller's words   the steps taken
 //
-// Random numbers are counter-based: the random state of a run, and its place in the data, are its seed and its step. So a
-// checkpoint with both, loaded into a model and an optimiser of the same configuration, goes on with the same bits.
+// Random numbers are counter-based: the random state of a run, and its place in the data, are its seed and its step.
+// So a checkpoint, loaded into a model and an optimiser of the same configuration, goes on with the same bits.
 // Loading reads and checks everything before it changes anything.
 #pragma once
 

@@ -1,4 +1,4 @@
-// safetensors: named tensors in one file (github.com/huggingface/safetensors), written atomically and read with suspicion.
+// safetensors: named tensors in one file (github.com/huggingface/safetensors), written atomically, read with suspicion.
 //
 //   8 bytes, little-endian: n    n bytes of JSON, padded with spaces to a multiple of 8    the tensors' bytes
 //   {"__metadata__":{"key":"value"},"name":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}
