@@ -1,0 +1,110 @@
+// Operations of the CPU backend on one thread, at the shapes training has: rows of a lane, widths of the two models.
+#include "measure.hpp"
+
+using namespace relay;
+using namespace bench;
+
+namespace {
+
+/// args: rows, inputs, outputs
+void BM_Product(benchmark::State& state) {
+  const int rows = static_cast<int>(state.range(0)), in = static_cast<int>(state.range(1)), out = static_cast<int>(state.range(2));
+  const Tensor x = random(rows, in), w = random(out, in);
+  Tensor y;
+  for (auto _ : state) Backend::product(x, w, y);
+  rate(state, "flops", 2.0 * rows * in * out);
+}
+BENCHMARK(BM_Product)->Args({160, 64, 192})->Args({160, 64, 256})->Args({160, 256, 64})->Args({640, 256, 768})->Args({640, 256, 1024})->Args({640, 1024, 256});
+
+void BM_LinearBackward(benchmark::State& state) {
+  const int rows = static_cast<int>(state.range(0)), in = static_cast<int>(state.range(1)), out = static_cast<int>(state.range(2));
+  const Tensor x = random(rows, in), w = random(out, in), dy = random(rows, out);
+  Tensor dx, dw = random(out, in), db = random(1, out);
+  for (auto _ : state) Backend::linear_backward(x, w, dy, dx, dw, db);
+  rate(state, "flops", 4.0 * rows * in * out);
+}
+BENCHMARK(BM_LinearBackward)->Args({160, 64, 256})->Args({640, 256, 1024});
+
+/// args: sequences, tokens in each, width; four heads
+void attention(benchmark::State& state, Mask mask, bool backward) {
+  const int sequences = static_cast<int>(state.range(0)), n = static_cast<int>(state.range(1)), width = static_cast<int>(state.range(2));
+  const std::vector<int> lengths(static_cast<std::size_t>(sequences), n);
+  const Ragged<Backend> batch(lengths);
+  const Rows<Backend> rows(batch);
+  const Tensor qkv = random(rows.count(), 3 * width), dout = random(rows.count(), width);
+  Tensor out, lse, dqkv;
+  Backend::attention(qkv, rows, 4, mask, out, lse);
+  for (auto _ : state)
+    if (backward)
+      Backend::attention_backward(qkv, lse, dout, rows, 4, mask, dqkv);
+    else
+      Backend::attention(qkv, rows, 4, mask, out, lse);
+  rate(state, "flops", (backward ? 10.0 : 4.0) * sequences * n * n * width / (mask == Mask::causal ? 2 : 1));
+}
+void BM_Attention(benchmark::State& state) { attention(state, Mask::none, false); }
+void BM_AttentionBackward(benchmark::State& state) { attention(state, Mask::none, true); }
+void BM_CausalAttention(benchmark::State& state) { attention(state, Mask::causal, false); }
+void BM_CausalAttentionBackward(benchmark::State& state) { attention(state, Mask::causal, true); }
+BENCHMARK(BM_Attention)->Args({8, 20, 64})->Args({16, 42, 256});
+BENCHMARK(BM_AttentionBackward)->Args({8, 20, 64})->Args({16, 42, 256});
+BENCHMARK(BM_CausalAttention)->Args({8, 70, 64})->Args({2, 350, 256});
+BENCHMARK(BM_CausalAttentionBackward)->Args({8, 70, 64})->Args({2, 350, 256});
+
+/// args: rows, width
+void BM_LayerNorm(benchmark::State& state) {
+  const int width = static_cast<int>(state.range(1));
+  const Tensor x = random(static_cast<int>(state.range(0)), width), scale = random(1, width), shift = random(1, width);
+  Tensor y, statistics;
+  for (auto _ : state) Backend::layer_norm(x, scale, shift, 1e-5, y, statistics);
+  rate(state, "elements", static_cast<double>(x.size()));
+}
+BENCHMARK(BM_LayerNorm)->Args({160, 64})->Args({640, 256});
+
+void BM_Gelu(benchmark::State& state) {
+  const Tensor x = random(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)));
+  Tensor y;
+  for (auto _ : state) Backend::gelu(x, y);
+  rate(state, "elements", static_cast<double>(x.size()));
+}
+void BM_GeluBackward(benchmark::State& state) {
+  const Tensor x = random(static_cast<int>(state.range(0)), static_cast<int>(state.range(1))), dy = x;
+  Tensor dx;
+  for (auto _ : state) Backend::gelu_backward(x, dy, dx);
+  rate(state, "elements", static_cast<double>(x.size()));
+}
+BENCHMARK(BM_Gelu)->Args({160, 256});
+BENCHMARK(BM_GeluBackward)->Args({160, 256});
+
+void BM_Dropout(benchmark::State& state) {
+  const Tensor x = random(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)));
+  Tensor y;
+  for (auto _ : state) Backend::dropout(x, 0.1, Key(1), y);
+  rate(state, "elements", static_cast<double>(x.size()));
+}
+BENCHMARK(BM_Dropout)->Args({160, 64});
+
+void BM_SoftmaxCrossEntropy(benchmark::State& state) {
+  const int rows = static_cast<int>(state.range(0)), classes = static_cast<int>(state.range(1));
+  const Tensor x = random(rows, classes);
+  const std::vector<std::int32_t> targets(static_cast<std::size_t>(rows), 1);
+  const std::vector<double> weights(static_cast<std::size_t>(rows), 1);
+  Tensor logits, losses;
+  for (auto _ : state) {
+    Backend::copy(x, logits);
+    Backend::softmax_cross_entropy(logits, targets, weights, losses);
+  }
+  rate(state, "elements", static_cast<double>(x.size()));
+}
+BENCHMARK(BM_SoftmaxCrossEntropy)->Args({1000, 16});
+
+void BM_AdamW(benchmark::State& state) {
+  const int n = static_cast<int>(state.range(0));
+  Tensor w = random(n, 64), g = random(n, 64), m = random(n, 64), v(n, 64);
+  Backend::fill(v, 1);
+  for (auto _ : state)
+    Backend::adamw(w, g, m, v, {.rate = 1e-9, .beta1 = .9, .beta2 = .98, .epsilon = 1e-8, .decay = .01, .correction1 = .1, .correction2 = .02, .gradient_scale = 1});
+  rate(state, "elements", static_cast<double>(w.size()));
+}
+BENCHMARK(BM_AdamW)->Arg(2500);
+
+}  // namespace
