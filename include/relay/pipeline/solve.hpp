@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <numeric>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <relay/core/threads.hpp>
@@ -131,6 +132,35 @@ std::vector<Solution> solve_causal(const Model& model, std::span<const Example> 
     for (std::size_t i = 0; i < count; ++i) chains[first + i].example = task.read(problems[first + i], written[i]);
   });
   return chains;
+}
+
+/// One problem, one chain, on the calling thread.
+template <class Model, Placement P = FlushRight>
+  requires requires(const Model& model) { model.loop; }
+Example solve(const Model& model, const Example& problem, const P& placement = {}) {
+  Threads alone(1);
+  return solve_looped(model, std::span(&problem, 1), alone, placement).front().example;
+}
+
+/// The chain as text, a line per round and one for the answer, each judged by the task's verifier.
+template <Task TaskT>
+  requires requires(const TaskT& task, const Example& chain) {
+    { task.verify(chain) } -> std::same_as<Verdict>;
+    { task.print(chain.problem) } -> std::same_as<std::string>;
+  }
+std::string chain_text(const TaskT& task, const Example& chain) {
+  const Verdict verdict = task.verify(chain);
+  std::string out;
+  const auto line = [&](std::string begin, const Tokens& tokens, bool right, const std::string& why) {
+    begin += task.print(tokens) + " ";
+    out += begin + std::string(begin.size() < 47 ? 47 - begin.size() : 0, ' ') + (right ? "right" : "WRONG" + why) + "\n";
+  };
+  for (std::size_t t = 0; t < chain.rounds.size(); ++t) {
+    const std::string number = std::to_string(t + 1);
+    line((number.size() < 2 ? "   " : "  ") + number + "  ", chain.rounds[t], verdict.steps[t].right, ": " + verdict.steps[t].why);
+  }
+  line("  answer ", {chain.answer}, verdict.answer_right, "");
+  return out;
 }
 
 }  // namespace relay

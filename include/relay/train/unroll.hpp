@@ -121,4 +121,12 @@ class Unroll {
   Keep keep_;
 };
 
+/// Unroll with its types deduced: `loop_objective(model, Aligned{}, {.answer_weight = 0.1})`, or any policy, also a lambda.
+/// `first_value`: Vocabulary::first_value(), if the losses of value and structure tokens are to be told apart.
+template <class Model, Supervision S = Aligned, Placement P = FlushRight>
+Unroll<Model, S, P> loop_objective(const Model&, S supervision = {}, AlignmentLoss loss = {}, P placement = {},
+                                   Token first_value = 0, Keep keep = Keep::everything) {
+  return Unroll<Model, S, P>(std::move(supervision), loss, std::move(placement), first_value, keep);
+}
+
 }  // namespace relay
