@@ -5,10 +5,15 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <new>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,8 +29,8 @@ volatile std::sig_atomic_t stop_asked = 0;
 
 /// Standard output that tells when it could not be written.
 void print(const std::string& text) {
-  require(std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0,
-          "cannot write standard output: ", std::strerror(errno));
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  require(written, "cannot write standard output: ", std::strerror(errno), ": write to a file or disk with room");
 }
 
 template <class... Values>
@@ -63,6 +68,16 @@ struct Options {
   bool seed_given = false;
 };
 
+/// Weights, moments and gradients of a training and of the models before it must fit into the machine.
+void check_memory(const PipelineConfig& config) {
+  const double width = config.model.width, hidden = config.model.hidden > 0 ? config.model.hidden : 4 * width;
+  const double weights = config.model.layers * width * (4 * width + 2 * hidden);
+  const double needed = weights * sizeof(Backend::Scalar) * (6 + config.lanes);
+  const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  require(needed <= there, "models of ", weights, " weights with ", config.lanes, " lanes need ", std::ceil(needed / 1e9),
+          " GB, but this machine has ", std::floor(there / 1e9), ": lower model.width, model.layers or lanes");
+}
+
 /// Ctrl-C and a polite kill end the run after a checkpoint; a second one ends it at once.
 void stop_after_checkpoint(int signal) {
   stop_asked = 1;
@@ -78,6 +93,7 @@ void run_pipeline(const Options& options, Threads& threads) {
   if (options.seed_given) config.seed = options.seed;
   for (const std::string& setting : options.settings) set(config, setting);
   config.check();
+  check_memory(config);
   const double started = seconds_now();
   Pipeline<Backend> pipeline(directory, config, threads, {.interrupted = [] { return stop_asked != 0; }});
   const auto rows = pipeline.run();
@@ -132,6 +148,7 @@ void solve(const Options& options, Threads& threads) {
       fail("line ", number, ": ", error.what());
     }
   }
+  require(!std::cin.bad() && std::ferror(stdin) == 0, "cannot read standard input: give a file or expressions");
 }
 
 void data(const Options& options) {
@@ -159,7 +176,7 @@ void data(const Options& options) {
 
 void evaluate(const Options& options, Threads& threads) {
   const Range lengths = parse_range(options.lengths);
-  require(options.count >= 1 && options.count <= 10'000'000, "--count is ", options.count, ", but must be 1 .. 10000000");
+  require(options.count >= 1 && options.count <= 1'000'000, "--count is ", options.count, ", but must be 1 .. 1000000");
   const auto& names = Pipeline<Backend>::models();
   require(std::find(names.begin(), names.end(), options.model) != names.end(), "unknown model '", options.model,
           "': there are looped_aligned, looped_vanilla, ar and ar_relay");
@@ -214,8 +231,14 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    fail(error.what());
+    const auto parsed = app.get_subcommands();
+    if (parsed.empty() && argc > 1 && argv[1][0] != '-')
+      fail("unknown command '", argv[1], "': there are pipeline, solve, data and evaluate");
+    fail(error.what(), ": see relay ", parsed.empty() ? "" : parsed.front()->get_name() + " ", "--help");
   }
+  for (CLI::App* command : {pipeline, solve_command, evaluate_command})
+    require(!command->parsed() || !options.directory.empty(), command == pipeline ? "--out" : "--run",
+            " is empty: give the path of a folder");
   options.seed_given = seed->count() > 0;
   if (data_command->parsed()) {
     data(options);
@@ -228,6 +251,18 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+/// One line, whatever a person typed and a message quotes: control characters made visible.
+void complain(std::string_view what) {
+  std::string line = "relay: ";
+  for (const char c : what) {
+    if (static_cast<unsigned char>(c) >= 0x20 && c != 0x7f)
+      line += c;
+    else
+      line += c == '\n' ? "\\n" : "\\" + std::to_string(static_cast<int>(c));
+  }
+  std::fprintf(stderr, "%s\n", line.c_str());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -235,10 +270,14 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const relay::Interrupted& stopped) {
-    std::fprintf(stderr, "\nrelay: %s\n", stopped.what());
+    if (isatty(2)) std::fputc('\n', stderr);  // below the progress bar
+    complain(stopped.what());
     return 130;
+  } catch (const std::bad_alloc&) {
+    complain("there is not enough memory for this: ask for less, or for a smaller model or batch");
+    return 1;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "relay: %s\n", error.what());
+    complain(error.what());
     return 1;
   }
 }

@@ -207,9 +207,14 @@ inline PipelineConfig config_from_json(const Json& json, std::string_view where)
 
 inline void PipelineConfig::check() const {
   Arithmetic{.modulus = modulus}.check();
-  const auto in = [](std::string_view key, double value, double low, double high) {
-    require(value >= low && value <= high, key, " is ", value, ", but must be ", low, " .. ", high);
+  const auto show = [](double v) {  // whole numbers in full
+    return v == std::floor(v) && std::abs(v) < 1e15 ? message(static_cast<std::int64_t>(v)) : message(v);
   };
+  const auto in = [&](std::string_view key, double value, double low, double high) {
+    require(value >= low && value <= high, key, " is ", show(value), ", but must be ", show(low), " .. ", show(high));
+  };
+  constexpr std::int64_t most = std::int64_t{1} << 53;  // beyond it config.json could not tell two seeds apart
+  require(-most < seed && seed < most, "seed is ", seed, ", but must be ", 1 - most, " .. ", most - 1);
   in("lengths.longest", lengths.longest, 1, 200);
   in("lengths.shortest", lengths.shortest, 1, lengths.longest);
   in("lengths.power", lengths.power, -10, 10);
@@ -226,6 +231,9 @@ inline void PipelineConfig::check() const {
   in("model.heads_without_rotary", model.heads_without_rotary, 0, model.heads);
   in("model.query_key_bias", model.query_key_bias, 0, 100);
   in("model.positions", model.positions, 8, 1 << 20);
+  const int longest = longest_test(), tokens = 2 * longest * (longest + 1) + 1;
+  require(tokens <= model.positions, "model.positions is ", model.positions, ", but a chain of ", longest,
+          " operators may have ", tokens, " tokens: set model.positions=", tokens, " or more, or shorter lengths");
   in("loop.window", loop.window, 0, 1000);
   in("loss.lambda", loss.lambda, 0, 1e6);
   in("loss.answer_weight", loss.answer_weight, 0, 1e6);

@@ -51,9 +51,11 @@ class Pipeline {
 
   /// All stages; what is done already is not done again. Returns the table's rows.
   std::vector<ResultRow> run() {
-    directory_.begin(config_);
+    config_.check();
+    make_directories(directory_.path());
     const FileLock lock(directory_.path() + "/lock",
                         message("another relay is at work in ", directory_.path(), ": wait for it, or choose another --out"));
+    directory_.begin(config_);
     const Looped aligned = train_looped("looped_aligned", config_.aligned, Aligned{}, config_.loss);
     const Looped vanilla = train_looped("looped_vanilla", config_.vanilla, AnswerOnly{}, AlignmentLoss{});
     const Causal ar = train_ar();
@@ -162,18 +164,28 @@ class Pipeline {
     Trainer trainer(model, objective, config_.optimiser(stage), config_.schedule(stage),
                     Seed{key(Stream::dropout, name).value}, *threads_, config_.lanes);
     const std::string checkpoint = directory_.checkpoint_file(name);
+    Meter meter;
     if (exists(checkpoint)) {
-      load_checkpoint(checkpoint, model, trainer.optimiser);
+      meter = read_meter(load_checkpoint(checkpoint, model, trainer.optimiser), checkpoint);
+      require(trainer.optimiser.steps < stage.steps, checkpoint, " is after step ", trainer.optimiser.steps, ", but ", name,
+              " has ", stage.steps, " steps: remove the checkpoint to train ", name, " anew");
       say(name, ": goes on after step ", trainer.optimiser.steps);
     }
     const MetricsLog log(directory_.metrics_file());
-    log.rewind(name, trainer.optimiser.steps);
-    const auto save = [&] { save_checkpoint(checkpoint, model, trainer.optimiser, metadata(name)); };
+    try {
+      log.rewind(name, trainer.optimiser.steps);
+    } catch (const Error& error) {
+      fail("training ", name, ": ", error.what(), ": repair ", directory_.metrics_file(), " or remove it");
+    }
+    const auto save = [&] {
+      Metadata about = metadata(name);
+      about["meter"] = write_meter(meter);
+      save_checkpoint(checkpoint, model, trainer.optimiser, about);
+    };
 
-    Meter meter;
     const double started = seconds_now();
     Progress progress(std::string(name), trainer.optimiser.steps, stage.steps, observer_.out);
-    const bool finished = trainer.fit(data, stage.steps, progress, [&](const StepReport& report) {
+    const auto after = [&](const StepReport& report) {
       const bool end = report.step == stage.steps, stop = !end && observer_.interrupted();
       meter.add(report);
       if (report.step % steps_per_line == 0 || end) {
@@ -182,12 +194,49 @@ class Pipeline {
       }
       if (stop || (!end && report.step % config_.checkpoint_every == 0)) save();
       return !stop;
-    });
+    };
+    bool finished = false;
+    try {
+      finished = trainer.fit(data, stage.steps, progress, after);
+    } catch (const Error& error) {
+      fail("training ", name, ": ", error.what());
+    }
     if (!finished)
       throw Interrupted(message("stopped ", name, " after step ", trainer.optimiser.steps, " of ", stage.steps,
                                 "; the same command goes on from there"));
     save_model(directory_.model_file(name), model, metadata(name));
     remove_file(checkpoint);
+  }
+
+  /// The reports since the last line of metrics.jsonl, so that a resumed training writes the same next line.
+  static void each_number(auto&& visit, auto& meter) {
+    visit(meter.steps), visit(meter.samples), visit(meter.losses.objective), visit(meter.gradient_norm);
+    for (auto* loss : {&meter.losses.value, &meter.losses.structure, &meter.losses.answer})
+      visit(loss->sum), visit(loss->count), visit(loss->right);
+  }
+  static std::string write_meter(const Meter& meter) {
+    Json numbers = Json::array();
+    each_number([&](const auto& number) { numbers.push(number); }, meter);
+    return numbers.dump();
+  }
+  static Meter read_meter(const Metadata& metadata, const std::string& path) {
+    const auto found = metadata.find("meter");
+    const std::string where = path + ": \"meter\" of the metadata";
+    const std::string text = found == metadata.end() ? "" : found->second;
+    const Json numbers = parse_json(text, where);
+    Meter meter;
+    std::size_t i = 0;
+    each_number(
+        [&](auto& number) {
+          require(i < numbers.as_array(where).size(), where, " has too few numbers: give a checkpoint of this run");
+          const Json& stored = numbers.as_array()[i++];
+          if constexpr (std::floating_point<std::remove_reference_t<decltype(number)>>)
+            number = stored.as_number(where);
+          else
+            number = static_cast<std::remove_reference_t<decltype(number)>>(stored.as_integer(where));
+        },
+        meter);
+    return meter;
   }
 
   /// The looped model's chains for lengths beyond the trained ones, as they are.
