@@ -1,0 +1,64 @@
+#include <relay/train/next_token.hpp>
+
+#include <relay/backend/cpu.hpp>
+#include <relay/core/parameters.hpp>
+#include <relay/task/arithmetic.hpp>
+
+#include <doctest/doctest.h>
+
+using namespace relay;
+using B = Cpu<double>;
+using Model = CausalTransformer<B>;
+
+TEST_CASE(
+    "the loss is the mean cross-entropy of the tokens after the problem, and the gradient adds up over examples") {
+  const Arithmetic task{.modulus = 5};
+  const Model model({.width = 8, .layers = 1, .heads = 2}, task.vocabulary().size(), Seed{1});
+  Random random(Key(3));
+  const std::vector<Example> batch{task.generate(2, random), task.generate(1, random), task.generate(3, random)};
+  const NextToken<Model, Arithmetic> objective(task);
+
+  double total = 0, by_hand = 0;
+  long values = 0;
+  for (const Example& e : batch) {
+    const Tokens text = task.text(e);
+    CHECK(text.back() == Vocabulary::eos);
+    CHECK(objective.size(e) == static_cast<double>(text.size()));
+    total += objective.size(e);
+    Tokens whole = e.problem;
+    whole.insert(whole.end(), text.begin(), text.end());
+    const std::vector<int> length{static_cast<int>(whole.size())};
+    const Ragged<B> alone(length);
+    Model::Trace trace;
+    B::Tensor logits;
+    B::linear(model.forward(whole, alone, trace), model.head.weight, model.head.bias, logits);
+    for (std::size_t i = e.problem.size(); i < whole.size(); ++i) {  // row i - 1 predicts token i
+      const double* row = logits.row(static_cast<int>(i) - 1);
+      double sum = 0;
+      for (int k = 0; k < logits.cols(); ++k) sum += std::exp(row[k]);
+      by_hand += std::log(sum) - row[whole[i]];
+      values += task.vocabulary().is_value(whole[i]);
+    }
+  }
+  NextToken<Model, Arithmetic>::Workspace workspace{{}};
+  Model together = zeros_like(model), apart = together;
+  const std::vector<const Example*> all{&batch[0], &batch[1], &batch[2]};
+  const Losses losses = objective(model, all, total, {}, workspace, together);
+  CHECK(losses.objective == doctest::Approx(by_hand / total).epsilon(1e-12));
+  CHECK(losses.value.sum + losses.structure.sum == doctest::Approx(by_hand).epsilon(1e-12));
+  CHECK(losses.value.count == values);
+  CHECK(losses.value.count + losses.structure.count == static_cast<long>(total));
+  CHECK(losses.answer.count == 0);
+
+  for (const Example& e : batch) {
+    const std::vector<const Example*> one{&e};
+    objective(model, one, total, {}, workspace, apart);
+  }
+  for_each_parameter(
+      [](std::string_view, const auto& a, const auto& b) {
+        double worst = 0;
+        for (long i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(a.data()[i] - b.data()[i]));
+        CHECK(worst < 1e-12);
+      },
+      together, apart);
+}

@@ -1,0 +1,198 @@
+#include <relay/train/trainer.hpp>
+
+#include <cstring>
+
+#include <relay/backend/cpu.hpp>
+#include <relay/task/arithmetic.hpp>
+#include <relay/train/next_token.hpp>
+#include <relay/train/unroll.hpp>
+
+#include <doctest/doctest.h>
+
+using namespace relay;
+
+namespace {
+
+const Arithmetic task{.modulus = 5};
+using Batch = std::vector<Example>;
+
+/// The batch of a step: a pure function of its number, problems of 1 to 4 operators.
+Batch batch_of(int step, int size = 9) {
+  Random random(Key(11).fold(static_cast<std::uint64_t>(step)));
+  Batch batch;
+  for (int i = 0; i < size; ++i) batch.push_back(task.generate(1 + random.below(4), random));
+  return batch;
+}
+
+template <class B>
+LoopedTransformer<B> model_of(LoopedTransformer<B>*) {
+  return LoopedTransformer<B>({.width = 12, .layers = 1, .heads = 2, .dropout = 0.1},
+                              {.inject = true, .normalise = true}, task.vocabulary().size(), Seed{1});
+}
+template <class B>
+CausalTransformer<B> model_of(CausalTransformer<B>*) {
+  return CausalTransformer<B>({.width = 12, .layers = 2, .heads = 2, .dropout = 0.1}, task.vocabulary().size(),
+                              Seed{1});
+}
+template <class B>
+Unroll<LoopedTransformer<B>> objective_of(LoopedTransformer<B>*) {
+  return Unroll<LoopedTransformer<B>>();
+}
+template <class B>
+NextToken<CausalTransformer<B>, Arithmetic> objective_of(CausalTransformer<B>*) {
+  return NextToken<CausalTransformer<B>, Arithmetic>(task);
+}
+
+template <class Model>
+bool same_bits(const Model& a, const Model& b) {
+  bool same = true;
+  for_each_parameter(
+      [&](std::string_view, const auto& x, const auto& y) {
+        const auto u = Model::Backend::download(x), v = Model::Backend::download(y);
+        same = same && u.size() == v.size() && std::memcmp(u.data(), v.data(), u.size() * sizeof u[0]) == 0;
+      },
+      a, b);
+  return same;
+}
+
+const LinearSchedule schedule{.steps = 60};
+
+template <class Model>
+struct Trained {
+  Model model;
+  double loss;
+};
+
+template <class Model>
+Trained<Model> train(int threads, int steps, int lanes = 4) {
+  Threads pool(threads);
+  Trained<Model> out{model_of(static_cast<Model*>(nullptr)), 0};
+  const auto objective = objective_of(static_cast<Model*>(nullptr));
+  Trainer trainer(out.model, objective, {.rate = 3e-3}, schedule, Seed{5}, pool, lanes);
+  for (int i = 0; i < steps; ++i) out.loss = trainer.step(batch_of(i)).losses.objective;
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("1, 2 and 3 threads: the same weights after 50 steps, bit for bit", Model,
+                   LoopedTransformer<Cpu<float>>, CausalTransformer<Cpu<float>>) {
+  const auto one = train<Model>(1, 50);
+  for (const int threads : {2, 3}) {
+    const auto more = train<Model>(threads, 50);
+    CHECK(same_bits(one.model, more.model));
+    CHECK(one.loss == more.loss);
+  }
+  CHECK_FALSE(same_bits(one.model, model_of(static_cast<Model*>(nullptr))));
+  CHECK(one.loss < train<Model>(1, 1).loss);  // and it learns
+}
+
+TEST_CASE_TEMPLATE("stopped and resumed: the same bits as never stopped", Model, LoopedTransformer<Cpu<float>>,
+                   CausalTransformer<Cpu<float>>) {
+  const auto whole = train<Model>(2, 12);
+  Threads pool(2);
+  auto model = model_of(static_cast<Model*>(nullptr));
+  const auto objective = objective_of(static_cast<Model*>(nullptr));
+  {
+    Trainer first(model, objective, {.rate = 3e-3}, schedule, Seed{5}, pool);
+    for (int i = 0; i < 7; ++i) first.step(batch_of(i));
+    Model copy = model;  // all that a checkpoint holds: the weights, the moments and the number of steps
+    Trainer second(copy, objective, {.rate = 3e-3}, schedule, Seed{5}, pool);
+    second.optimiser.first = first.optimiser.first;
+    second.optimiser.second = first.optimiser.second;
+    second.optimiser.steps = first.optimiser.steps;
+    for (int i = 7; i < 12; ++i) second.step(batch_of(i));
+    CHECK(same_bits(copy, whole.model));
+  }
+}
+
+TEST_CASE_TEMPLATE("once warmed up, a step asks the system for no memory", Model, LoopedTransformer<Cpu<float>>,
+                   CausalTransformer<Cpu<float>>) {
+  Threads pool(2);
+  auto model = model_of(static_cast<Model*>(nullptr));
+  const auto objective = objective_of(static_cast<Model*>(nullptr));
+  Trainer trainer(model, objective, {}, schedule, Seed{5}, pool);
+  const std::vector<Batch> batches{batch_of(0), batch_of(1), batch_of(2)};
+  for (int round = 0; round < 4; ++round)
+    for (const Batch& batch : batches) trainer.step(batch);
+  const long warm = trainer.allocations();
+  CHECK(warm > 0);
+  for (int round = 0; round < 5; ++round)
+    for (const Batch& batch : batches) trainer.step(batch);
+  CHECK(trainer.allocations() == warm);
+}
+
+TEST_CASE_TEMPLATE("lanes cut the batch, not the gradient", Model, LoopedTransformer<Cpu<double>>,
+                   CausalTransformer<Cpu<double>>) {
+  // Without dropout: what is dropped depends on the place in the lane.
+  const auto gradient = [](int lanes) {
+    Threads pool(1);
+    auto model = model_of(static_cast<Model*>(nullptr));
+    const auto plain = [] {
+      if constexpr (requires(Model & m) { m.loop; })
+        return Model({.width = 12, .layers = 1, .heads = 2}, {.inject = true}, task.vocabulary().size(), Seed{1});
+      else
+        return Model({.width = 12, .layers = 1, .heads = 2}, task.vocabulary().size(), Seed{1});
+    };
+    model = plain();
+    const auto objective = objective_of(static_cast<Model*>(nullptr));
+    Trainer trainer(model, objective, {}, schedule, Seed{5}, pool, lanes);
+    const StepReport report = trainer.step(batch_of(0));
+    return std::pair(trainer.gradient(), report.losses.objective);
+  };
+  const auto [one, loss] = gradient(1);
+  for (const int lanes : {2, 5, 20}) {  // 20: more lanes than examples
+    const auto [cut, cut_loss] = gradient(lanes);
+    CHECK(cut_loss == doctest::Approx(loss).epsilon(1e-12));
+    for_each_parameter(
+        [](std::string_view, const auto& a, const auto& b) {
+          double worst = 0;
+          for (long i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(a.data()[i] - b.data()[i]));
+          CHECK(worst < 1e-12);
+        },
+        one, cut);
+  }
+}
+
+TEST_CASE("fit: batches by number, callbacks in order, and any of them ends it") {
+  using Model = LoopedTransformer<Cpu<float>>;
+  Threads pool(1);
+  auto model = model_of(static_cast<Model*>(nullptr));
+  const auto objective = objective_of(static_cast<Model*>(nullptr));
+  Trainer trainer(model, objective, {.rate = 2e-3}, schedule, Seed{5}, pool, 2);
+  std::vector<int> asked, seen;
+  const auto data = [&](int step) {
+    asked.push_back(step);
+    return batch_of(step, 3);
+  };
+  const auto watch = [&](const StepReport& report) {
+    seen.push_back(report.step);
+    CHECK(report.samples == 3);
+    CHECK(report.gradient_norm > 0);
+    CHECK(report.losses.answer.count == 3);
+  };
+  CHECK(trainer.fit(data, 3, watch));
+  CHECK(asked == std::vector<int>{0, 1, 2});
+  CHECK(seen == std::vector<int>{1, 2, 3});
+  CHECK_FALSE(trainer.fit(data, 10, watch, [](const StepReport& report) { return report.step < 5; }));
+  CHECK(trainer.optimiser.steps == 5);
+  CHECK(asked.back() == 4);
+  CHECK(trainer.fit(data, 5, watch));  // nothing left to do
+  CHECK(trainer.optimiser.steps == 5);
+}
+
+TEST_CASE("no examples, no lanes: refused; an error in a lane comes out of step") {
+  using Model = LoopedTransformer<Cpu<float>>;
+  Threads pool(2);
+  auto model = model_of(static_cast<Model*>(nullptr));
+  const auto objective = objective_of(static_cast<Model*>(nullptr));
+  Trainer trainer(model, objective, {}, schedule, Seed{5}, pool);
+  CHECK_THROWS_WITH_AS(trainer.step(Batch()), "a training step needs at least one example", Error);
+  CHECK_THROWS_AS(Trainer(model, objective, {}, schedule, Seed{5}, pool, 0), Error);
+  Batch bad = batch_of(0);
+  bad[4].rounds.pop_back();
+  const auto before = model;
+  CHECK_THROWS_AS(trainer.step(bad), Error);
+  CHECK(same_bits(model, before));
+  CHECK(trainer.step(batch_of(0)).step == 1);
+}

@@ -1,0 +1,197 @@
+// What the objective of a looped model is, computed by hand from the states of the loop.
+#include <relay/train/unroll.hpp>
+
+#include <relay/backend/cpu.hpp>
+#include <relay/core/parameters.hpp>
+#include <relay/task/arithmetic.hpp>
+
+#include <doctest/doctest.h>
+
+using namespace relay;
+using B = Cpu<double>;
+using Model = LoopedTransformer<B>;
+
+namespace {
+
+const Arithmetic task{.modulus = 5};
+
+const Model& model() {
+  static const Model m({.width = 8, .layers = 1, .heads = 2}, {.normalise = true}, task.vocabulary().size(), Seed{1});
+  return m;
+}
+
+std::vector<Example> batch() {
+  Random random(Key(7));
+  std::vector<Example> list;
+  for (const int n : {2, 4, 1, 4}) list.push_back(task.generate(n, random));
+  list[1].width = list[1].columns() + 3;  // a row longer than its problem: pads to its left
+  return list;
+}
+
+/// Cross-entropy of a head at one row.
+double cross_entropy(const Linear<B>& head, const B::Tensor& state, int row, Token target) {
+  double total = 0, wanted = 0;
+  for (int k = 0; k < head.outputs(); ++k) {
+    double logit = head.bias.data()[k];
+    for (int c = 0; c < head.inputs(); ++c) logit += head.weight.row(k)[c] * state.row(row)[c];
+    total += std::exp(logit);
+    if (k == target) wanted = logit;
+  }
+  return std::log(total) - wanted;
+}
+
+/// L = mean over examples of answer_weight L_answer + lambda mean over asked rounds of weight CE(round).
+double by_hand(const auto& policy, AlignmentLoss loss) {
+  double mean = 0;
+  for (const Example& e : batch()) {
+    const std::vector<int> length{e.columns()}, count{e.iterations};
+    Tokens row(static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
+    row.insert(row.end(), e.problem.begin(), e.problem.end());
+    const Ragged<B> alone(length);
+    Embedding<B>::Trace embedded;
+    Model::Loop::Trace trace;
+    double chain = 0, answer = 0;
+    int rounds = 0;
+    model().loop.forward(model().embedding.forward(row, alone, embedded), alone, count, trace,
+                         [&](int t, const auto&, const B::Tensor& y) {
+                           const Asked asked = policy(t, e.iterations);
+                           if (asked.round > 0) {
+                             ++rounds;
+                             const Tokens& z = e.rounds[static_cast<std::size_t>(asked.round - 1)];
+                             Tokens target(z);
+                             if (static_cast<int>(z.size()) < e.columns())
+                               target.insert(target.begin(), Vocabulary::pad);
+                             const int n = static_cast<int>(target.size());
+                             double sum = 0;
+                             for (int i = 0; i < n; ++i)
+                               sum += cross_entropy(model().chain_head, y, e.columns() - n + i,
+                                                    target[static_cast<std::size_t>(i)]);
+                             if (asked.learns)
+                               chain += asked.weight * (loss.over_round == Normalisation::mean ? sum / n : sum);
+                           }
+                           if (asked.answer && asked.learns)
+                             answer += cross_entropy(model().answer_head, y, e.columns() - 1, e.answer);
+                         });
+    mean += (loss.answer_weight * answer + (rounds > 0 ? loss.lambda * chain / rounds : 0)) / 4;
+  }
+  return mean;
+}
+
+struct Result {
+  Losses losses;
+  Model gradient;
+};
+
+template <class S>
+Result run(const S& policy, AlignmentLoss loss, Keep keep = Keep::everything) {
+  const auto list = batch();
+  std::vector<const Example*> examples;
+  for (const Example& e : list) examples.push_back(&e);
+  const Unroll<Model, S> objective(policy, loss, {}, task.vocabulary().first_value(), keep);
+  typename Unroll<Model, S>::Workspace workspace{{}};
+  Result result{{}, zeros_like(model())};
+  result.losses = objective(model(), examples, 4, {}, workspace, result.gradient);
+  return result;
+}
+
+double size(const auto& layer) {
+  double squares = 0;
+  for_each_parameter([&](std::string_view, const auto& g) { squares += B::sum_of_squares(g); }, layer);
+  return squares;
+}
+
+}  // namespace
+
+TEST_CASE("the loss is the paper's equation, for each policy, lambda, answer's weight and normalisation") {
+  const auto own = [](int t, int iterations) {
+    return Asked{.round = t, .weight = 1.0 / t, .answer = t == iterations};
+  };
+  for (const AlignmentLoss& loss : {AlignmentLoss{}, AlignmentLoss{.lambda = 0.3, .answer_weight = 0.1},
+                                    AlignmentLoss{.lambda = 2, .over_round = Normalisation::sum}}) {
+    const auto check = [&](const auto& policy) {
+      CHECK(run(policy, loss).losses.objective == doctest::Approx(by_hand(policy, loss)).epsilon(1e-12));
+    };
+    check(Aligned());
+    check(AnswerOnly());
+    check(EveryKthRound{2});
+    check(LastIterations{2});
+    check(own);
+  }
+}
+
+TEST_CASE("tokens are counted: values and structure apart, the covered pad among the latter, one answer an example") {
+  const auto losses = run(Aligned(), {}).losses;
+  long values = 0, structure = 0;
+  for (const Example& e : batch())
+    for (const Tokens& z : e.rounds) {
+      for (const Token token : z) (task.vocabulary().is_value(token) ? values : structure) += 1;
+      structure += static_cast<int>(z.size()) < e.columns();
+    }
+  CHECK(losses.value.count == values);
+  CHECK(losses.structure.count == structure);
+  CHECK(losses.answer.count == 4);
+  CHECK(run(AnswerOnly(), {}).losses.value.count == 0);
+}
+
+TEST_CASE("what does not learn is measured all the same, and changes nothing") {
+  const auto measured = [](int t, int iterations) {
+    return Asked{.round = t, .answer = t == iterations, .learns = t == iterations};
+  };
+  const auto none = [](int t, int iterations) { return Asked{.round = t, .answer = t == iterations, .learns = false}; };
+  const auto all = run(Aligned(), {}), last = run(measured, {}), nothing = run(none, {});
+  CHECK(last.losses.value.sum == doctest::Approx(all.losses.value.sum).epsilon(1e-12));
+  CHECK(last.losses.structure.count == all.losses.structure.count);
+  CHECK(last.losses.objective == doctest::Approx(by_hand(measured, {})).epsilon(1e-12));
+  CHECK(last.losses.objective < all.losses.objective);
+  CHECK(size(last.gradient) > 0);
+  CHECK(nothing.losses.value.sum == doctest::Approx(all.losses.value.sum).epsilon(1e-12));
+  CHECK(nothing.losses.answer.sum == doctest::Approx(all.losses.answer.sum).epsilon(1e-12));
+  CHECK(nothing.losses.objective == 0);
+  CHECK(size(nothing.gradient) == 0);
+}
+
+TEST_CASE("only the answer asked: the chain head learns nothing, the loop does") {
+  const auto result = run(AnswerOnly(), {});
+  CHECK(size(result.gradient.chain_head) == 0);
+  CHECK(size(result.gradient.answer_head) > 0);
+  CHECK(size(result.gradient.loop) > 0);
+  CHECK(size(run(Aligned(), {.lambda = 0}).gradient.chain_head) == 0);
+  CHECK(size(run(Aligned(), {.answer_weight = 0}).gradient.answer_head) == 0);
+}
+
+TEST_CASE("the gradient is added to; a workspace may be used again; examples come in any order") {
+  const auto list = batch();
+  const std::vector<const Example*> one{&list[0], &list[1], &list[2], &list[3]},
+      other{&list[2], &list[3], &list[1], &list[0]};
+  const auto objective = loop_objective(model());
+  Unroll<Model>::Workspace workspace{{}};
+  Model once = zeros_like(model()), twice = once, parts = once;
+  const double loss = objective(model(), one, 4, {}, workspace, once).objective;
+  objective(model(), one, 4, {}, workspace, twice);
+  CHECK(objective(model(), other, 4, {}, workspace, twice).objective == doctest::Approx(loss).epsilon(1e-12));
+  double sum = 0;
+  for (const Example& e : list) {
+    const std::vector<const Example*> single{&e};
+    sum += objective(model(), single, 4, {}, workspace, parts).objective;
+  }
+  CHECK(sum == doctest::Approx(loss).epsilon(1e-12));
+  for_each_parameter(
+      [](std::string_view, const auto& a, const auto& b, const auto& c) {
+        double worst = 0;
+        for (long i = 0; i < a.size(); ++i)
+          worst = std::max({worst, std::abs(2 * a.data()[i] - b.data()[i]), std::abs(a.data()[i] - c.data()[i])});
+        CHECK(worst < 1e-12);
+      },
+      once, twice, parts);
+}
+
+TEST_CASE("asked for a round that the chain has not: refused") {
+  const auto list = batch();
+  const std::vector<const Example*> examples{&list[0]};
+  const auto beyond = [](int t, int) { return Asked{.round = t + 1}; };
+  const auto objective = loop_objective(model(), beyond);
+  decltype(objective)::Workspace workspace{{}};
+  Model gradient = zeros_like(model());
+  CHECK_THROWS_WITH_AS(objective(model(), examples, 1, {}, workspace, gradient),
+                       "iteration 2 is asked for round 3 of a chain of 2 rounds", Error);
+}
