@@ -5,8 +5,9 @@
 
 namespace relay {
 
-template <Block Inner>
+template <class Inner>
 struct Residual {
+  static_assert(Block<Inner>, "relay: x + f(x) needs a Block: a Layer whose Output is the same type as its Input");
   using Backend = typename Inner::Backend;
   using Tensor = typename Backend::Tensor;
   using Input = Tensor;

@@ -8,8 +8,9 @@
 
 namespace relay {
 
-template <Block L>
+template <class L>
 struct Stack {
+  static_assert(Block<L>, "relay: only a Block can be stacked: a Layer whose Output is the same type as its Input");
   using Backend = typename L::Backend;
   using Tensor = typename Backend::Tensor;
   using Input = typename L::Input;

@@ -18,8 +18,11 @@
 namespace relay {
 
 /// The objective of a looped model. One object, many lanes: all that changes lives in the lane's Workspace.
-template <class Model, Supervision S = Aligned, Placement P = FlushRight>
+template <class Model, class S = Aligned, class P = FlushRight>
 class Unroll {
+  static_assert(Supervision<S>, "relay: a supervision is called with (iteration, iterations) and returns an Asked");
+  static_assert(Placement<P>, "relay: a placement has place(example, round) and read(example, round, row), as FlushRight");
+
  public:
   using Backend = typename Model::Backend;
   using Tensor = typename Backend::Tensor;
@@ -123,7 +126,7 @@ class Unroll {
 
 /// Unroll with its types deduced: `loop_objective(model, Aligned{}, {.answer_weight = 0.1})`, or any policy, also a lambda.
 /// `first_value`: Vocabulary::first_value(), if the losses of value and structure tokens are to be told apart.
-template <class Model, Supervision S = Aligned, Placement P = FlushRight>
+template <class Model, class S = Aligned, class P = FlushRight>
 Unroll<Model, S, P> loop_objective(const Model&, S supervision = {}, AlignmentLoss loss = {}, P placement = {},
                                    Token first_value = 0, Keep keep = Keep::everything) {
   return Unroll<Model, S, P>(std::move(supervision), loss, std::move(placement), first_value, keep);
