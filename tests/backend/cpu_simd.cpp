@@ -1,0 +1,89 @@
+// backend/cpu/simd.hpp: loads and stores of parts of a vector, exp and erf.
+#include <relay/backend/cpu/simd.hpp>
+
+#include <algorithm>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+using namespace relay::cpu;
+
+TEST_CASE_TEMPLATE("partial loads fill with zeros, partial stores touch nothing behind", S, float, double) {
+  std::vector<S> from(static_cast<std::size_t>(lanes<S>));
+  for (int i = 0; i < lanes<S>; ++i) from[static_cast<std::size_t>(i)] = static_cast<S>(i + 1);
+  for (int n = 0; n <= lanes<S>; ++n) {
+    const Vector<S> v = load_first(from.data(), n);
+    std::vector<S> to(static_cast<std::size_t>(lanes<S>) + 1, S(-1));
+    store_first(to.data(), broadcast(S(7)), n);
+    for (int i = 0; i < lanes<S>; ++i) {
+      CHECK(v[i] == (i < n ? static_cast<S>(i + 1) : S(0)));
+      CHECK(to[static_cast<std::size_t>(i)] == (i < n ? S(7) : S(-1)));
+    }
+    CHECK(sum<S>(v) == static_cast<S>(n * (n + 1) / 2));
+    CHECK(largest<S>(v) == static_cast<S>(n));
+  }
+}
+
+TEST_CASE("round_up and by_vector cover every element once") {
+  CHECK(round_up<float>(0) == 0);
+  CHECK(round_up<float>(1) == lanes<float>);
+  CHECK(round_up<float>(lanes<float>) == lanes<float>);
+  for (int size = 0; size < 4 * lanes<float>; ++size) {
+    std::vector<int> seen(static_cast<std::size_t>(size));
+    by_vector<float>(size, [&](long i, auto n) {
+      for (int j = 0; j < n; ++j) ++seen[static_cast<std::size_t>(i + j)];
+    });
+    CHECK(seen == std::vector<int>(seen.size(), 1));
+  }
+}
+
+namespace {
+
+/// The worst error of f over low .. high against `exact`, as `measure` counts it.
+double worst(float low, float high, auto&& f, auto&& exact, auto&& measure) {
+  double error = 0;
+  const int steps = 200000;
+  for (int i = 0; i <= steps; i += lanes<float>) {
+    Vector<float> x{};
+    for (int j = 0; j < lanes<float>; ++j)
+      x[j] = std::min(high, low + (high - low) * static_cast<float>(i + j) / static_cast<float>(steps));
+    const Vector<float> y = f(x);
+    for (int j = 0; j < lanes<float>; ++j)
+      error = std::max(error, measure(static_cast<double>(y[j]), exact(static_cast<double>(x[j]))));
+  }
+  return error;
+}
+
+const auto relative = [](double y, double expected) { return std::abs(y - expected) / std::abs(expected); };
+const auto absolute = [](double y, double expected) { return std::abs(y - expected); };
+
+}  // namespace
+
+TEST_CASE("exp of floats: two units in the last place from -87 to 88") {
+  const auto f = [](const Vector<float>& x) { return exp(x); };
+  const auto exact = [](double x) { return std::exp(x); };
+  CHECK(worst(-87.0f, 88.0f, f, exact, relative) < 2.4e-7);
+  CHECK(worst(-1.0f, 1.0f, f, exact, relative) < 2.4e-7);
+  // Beyond, it stays finite: next to nothing, or very large.
+  const Vector<float> low = f(broadcast(-1e30f)), high = f(broadcast(1e30f)), zero = f(Vector<float>{});
+  CHECK((low[0] >= 0 && low[0] < 2e-38f));
+  CHECK((high[0] > 1e38f && std::isfinite(high[0])));
+  CHECK(zero[0] == 1);
+  CHECK(std::isfinite(f(broadcast(-INFINITY))[0]));
+}
+
+TEST_CASE("erf of floats: a few units in the last place of one") {
+  const auto f = [](const Vector<float>& x) { return erf(x); };
+  const auto exact = [](double x) { return std::erf(x); };
+  CHECK(worst(-6.0f, 6.0f, f, exact, absolute) < 5e-7);
+  CHECK(worst(1e-6f, 0.5f, f, exact, relative) < 4e-7);
+  CHECK(f(Vector<float>{})[0] == 0);
+  CHECK(std::abs(f(broadcast(50.0f))[0]) <= 1.0000005f);
+}
+
+TEST_CASE("exp and erf of doubles are the standard library's") {
+  for (const double x : {-700.0, -3.0, -0.1, 0.0, 1e-9, 0.7, 5.0, 700.0}) {
+    CHECK(exp(broadcast(x))[0] == std::exp(x));
+    CHECK(erf(broadcast(x))[lanes<double> - 1] == std::erf(x));
+  }
+}

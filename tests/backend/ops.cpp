@@ -1,0 +1,59 @@
+// The default bodies of composed operations give what a backend's fused ones give: whoever writes a backend may begin
+// with the defaults, and whoever fuses one may compare.
+#include <relay/backend/ops.hpp>
+
+#include <relay/backend/cpu.hpp>
+#include <relay/layer/initialise.hpp>
+
+#include <doctest/doctest.h>
+
+using namespace relay;
+
+namespace {
+
+template <class B>
+typename B::Tensor random(int rows, int cols, std::uint64_t key) {
+  typename B::Tensor x(rows, cols);
+  initialise_normal<B>(x, 1, Key(key));
+  return x;
+}
+
+template <class T>
+double difference(const T& a, const T& b) {
+  REQUIRE(a.rows() == b.rows());
+  REQUIRE(a.cols() == b.cols());
+  double worst = 0;
+  for (long i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(a.data()[i] - b.data()[i])));
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("defaults and fused operations agree", S, float, double) {
+  using B = Cpu<S>;
+  using Default = ComposedOps<B>;
+  const double tolerance = std::is_same_v<S, float> ? 1e-5 : 1e-13;
+  for (const int n : {1, 7, 40}) {
+    const auto x = random<B>(n, 13, 1), branch = random<B>(n, 13, 2), weight = random<B>(11, 13, 3),
+               bias = random<B>(1, 11, 4);
+    const auto dy = random<B>(n, 11, 5);
+    typename B::Tensor a, b;
+    for (const std::optional<Key>& key : {std::optional<Key>{}, std::optional<Key>{Key(6)}})
+      for (const double rate : {0.0, 0.4}) {
+        Default::residual(x, branch, rate, key, a);
+        B::residual(x, branch, rate, key, b);
+        CHECK(difference(a, b) < tolerance);
+      }
+    Default::linear(x, weight, bias, a);
+    B::linear(x, weight, bias, b);
+    CHECK(difference(a, b) < tolerance);
+
+    auto dweight_a = random<B>(11, 13, 7), dbias_a = random<B>(1, 11, 8);
+    auto dweight_b = dweight_a, dbias_b = dbias_a;
+    Default::linear_backward(x, weight, dy, a, dweight_a, dbias_a);
+    B::linear_backward(x, weight, dy, b, dweight_b, dbias_b);
+    CHECK(difference(a, b) < tolerance);
+    CHECK(difference(dweight_a, dweight_b) < tolerance);
+    CHECK(difference(dbias_a, dbias_b) < tolerance);
+  }
+}
