@@ -129,7 +129,12 @@ std::vector<Solution> solve_causal(const Model& model, std::span<const Example> 
             model.positions(), " tokens");
     const GenerateConfig config{.batch = detail::solve_group, .new_tokens = limit, .stop = Vocabulary::eos};
     const auto written = generate(model, std::span<const Tokens>(prompts), config, typename Backend::Device{&memory});
-    for (std::size_t i = 0; i < count; ++i) chains[first + i].example = task.read(problems[first + i], written[i]);
+    for (std::size_t i = 0; i < count; ++i) {
+      const Example& e = problems[first + i];
+      Tokens text = written[i];  // a chain does not depend on the room that another in its group was given
+      text.resize(std::min(text.size(), static_cast<std::size_t>(e.columns()) * static_cast<std::size_t>(e.iterations + 1)));
+      chains[first + i].example = task.read(e, text);
+    }
   });
   return chains;
 }
