@@ -1,0 +1,133 @@
+#include <relay/train/data.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <relay/task/arithmetic.hpp>
+
+using namespace relay;
+
+namespace {
+
+const Arithmetic task{.modulus = 5};
+
+/// Draws lengths and compares with n^power: every count within five standard deviations.
+void check_distribution(const Lengths& lengths) {
+  constexpr int draws = 20000;
+  std::map<int, int> counts;
+  Random random{Key(1)};
+  for (int i = 0; i < draws; ++i) ++counts[lengths(random)];
+  double total = 0;
+  for (int n = lengths.shortest; n <= lengths.longest; ++n) total += std::pow(n, lengths.power);
+  for (const auto& [n, count] : counts) {
+    REQUIRE(n >= lengths.shortest);
+    REQUIRE(n <= lengths.longest);
+  }
+  for (int n = lengths.shortest; n <= lengths.longest; ++n) {
+    const double p = std::pow(n, lengths.power) / total;
+    CAPTURE(n);
+    CHECK(std::abs(counts[n] - draws * p) <= 5 * std::sqrt(draws * p * (1 - p)) + 1e-9);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("lengths are drawn with P(n) ~ n^power") {
+  for (const double power : {0.0, 0.5, 1.0, 2.0, -1.0})
+    check_distribution({.shortest = 1, .longest = 6, .power = power});
+  check_distribution({.shortest = 4, .longest = 9, .power = 1});
+  check_distribution({.shortest = 3, .longest = 3, .power = 1});
+  check_distribution({.shortest = 1, .longest = 100, .power = 1});
+}
+
+TEST_CASE("the batch of a step is a pure function of key and step") {
+  const Lengths lengths{.shortest = 1, .longest = 4, .power = 1};
+  const ExampleStream<Arithmetic> stream(task, lengths, 8, Key(7)), again(task, lengths, 8, Key(7)),
+      other(task, lengths, 8, Key(8));
+  const auto fifth = stream(5), zeroth = stream(0);
+  CHECK(fifth.size() == 8);
+  CHECK(again(5) == fifth);  // whatever was drawn before
+  CHECK(stream(5) == fifth);
+  CHECK(stream(0) == zeroth);
+  CHECK(fifth != zeroth);
+  CHECK(other(5) != fifth);
+  // A larger batch begins with the smaller one: an example depends on its place alone.
+  const auto larger = ExampleStream<Arithmetic>(task, lengths, 20, Key(7))(5);
+  CHECK(std::equal(fifth.begin(), fifth.end(), larger.begin()));
+  for (const Example& e : larger) {
+    CHECK(task.verify(e).right());
+    CHECK(e.length >= 1);
+    CHECK(e.length <= 4);
+  }
+}
+
+TEST_CASE("problems held out for testing are in no training stream") {
+  const ExampleStream<Arithmetic> stream(task, {.shortest = 1, .longest = 6, .power = 0.5}, 64, Key(9), 3);
+  int held_out_short = 0;
+  for (int step = 0; step < 200; ++step)
+    for (const Example& e : stream(step)) {
+      if (e.length >= 3)
+        REQUIRE(!held_out(e.problem));
+      else
+        held_out_short += held_out(e.problem);
+    }
+  CHECK(held_out_short > 0);  // too short to hold any out
+  std::set<Tokens> tests;
+  for (const Example& e : examples_of_length(task, 5, 500, Key(10), Split::test)) {
+    REQUIRE(held_out(e.problem));
+    tests.insert(e.problem);
+  }
+  for (int step = 0; step < 200; ++step)
+    for (const Example& e : stream(step)) REQUIRE(tests.count(e.problem) == 0);
+}
+
+TEST_CASE("merged data: a share of the others, each step its own") {
+  const ExampleStream<Arithmetic> stream(task, {.shortest = 1, .longest = 2, .power = 1}, 100, Key(11));
+  const auto others = examples_of_length(task, 6, 50, Key(12), Split::all);
+  const MergedStream<Arithmetic> merged(stream, others, 0.6, Key(13));
+  int from_others = 0;
+  std::set<Tokens> seen;
+  for (int step = 0; step < 100; ++step) {
+    const auto batch = merged(step), plain = stream(step);
+    REQUIRE(batch.size() == plain.size());
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      if (batch[i].length == 6) {
+        ++from_others;
+        seen.insert(batch[i].problem);
+        REQUIRE(std::find(others.begin(), others.end(), batch[i]) != others.end());
+      } else {
+        REQUIRE(batch[i] == plain[i]);  // the rest is as it would be without
+      }
+    }
+  }
+  CHECK(std::abs(from_others - 6000) < 5 * std::sqrt(10000 * 0.6 * 0.4));
+  CHECK(seen.size() >= 49);  // all are used
+  CHECK(merged(17) == MergedStream<Arithmetic>(stream, others, 0.6, Key(13))(17));
+  CHECK(merged(17) != MergedStream<Arithmetic>(stream, others, 0.6, Key(14))(17));
+  CHECK(MergedStream<Arithmetic>(stream, {}, 0, Key(13))(3) == stream(3));
+  CHECK(MergedStream<Arithmetic>(stream, others, 0, Key(13))(3) == stream(3));
+  for (const Example& e : MergedStream<Arithmetic>(stream, others, 1, Key(13))(3)) CHECK(e.length == 6);
+}
+
+TEST_CASE("examples of one length: the first of more are the same") {
+  const auto few = examples_of_length(task, 4, 10, Key(15), Split::test);
+  const auto many = examples_of_length(task, 4, 30, Key(15), Split::test);
+  CHECK(std::equal(few.begin(), few.end(), many.begin()));
+  for (const Example& e : many) CHECK(e.length == 4);
+  CHECK(examples_of_length(task, 4, 10, Key(16), Split::test) != few);
+  CHECK(examples_of_length(task, 4, 0, Key(15), Split::test).empty());
+}
+
+TEST_CASE("what makes no stream") {
+  using Stream = ExampleStream<Arithmetic>;
+  CHECK_THROWS_AS(Stream(task, {.shortest = 1, .longest = 2, .power = 1}, 0, Key(1)), Error);
+  CHECK_THROWS_AS(Stream(task, {.shortest = 0, .longest = 2, .power = 1}, 1, Key(1)), Error);
+  CHECK_THROWS_AS(Stream(task, {.shortest = 3, .longest = 2, .power = 1}, 1, Key(1)), Error);
+  const Stream stream(task, {.shortest = 1, .longest = 2, .power = 1}, 1, Key(1));
+  CHECK_THROWS_AS(MergedStream<Arithmetic>(stream, {}, 0.5, Key(1)), Error);
+}

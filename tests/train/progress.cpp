@@ -1,0 +1,63 @@
+#include <relay/train/progress.hpp>
+
+#include <cstdio>
+#include <regex>
+#include <string>
+
+#include <doctest/doctest.h>
+
+using namespace relay;
+
+namespace {
+
+StepReport report(int step) {
+  StepReport r;
+  r.step = step;
+  r.losses.objective = 0.25;
+  r.losses.answer = {.sum = 1, .count = 4, .right = 3};
+  r.samples = 32;
+  return r;
+}
+
+/// What a training of steps first+1 .. last, of `steps`, prints into a file.
+std::string printed(int first, int last, int steps) {
+  std::FILE* out = std::tmpfile();
+  REQUIRE(out);
+  {
+    Progress progress("looped_aligned", first, steps, out);
+    for (int step = first + 1; step <= last; ++step) progress(report(step));
+  }
+  std::rewind(out);
+  std::string text(4096, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), out));
+  std::fclose(out);
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("a file gets plain lines, the last of them at the end") {
+  const std::string text = printed(0, 40, 40);
+  CAPTURE(text);
+  // In 10 seconds there might be another line before it.
+  CHECK(std::regex_search(
+      text, std::regex("(^|\n)looped_aligned      40/40  loss 0\\.25 +accuracy 0\\.750 +[0-9]+ samples/s  "
+                       "[0-9]+:[0-5][0-9] in all\n$")));
+  CHECK(text.find('\r') == text.npos);
+  CHECK(text.find('\x1b') == text.npos);
+}
+
+TEST_CASE("a resumed training counts on; one that stops before its end says nothing of an end") {
+  CHECK(printed(30, 40, 40).find("40/40") != std::string::npos);
+  CHECK(printed(0, 10, 40).find("in all") == std::string::npos);
+}
+
+TEST_CASE("silent without a file") {
+  Progress progress("ar", 0, 3, nullptr);
+  for (int step = 1; step <= 3; ++step) CHECK_NOTHROW(progress(report(step)));
+}
+
+TEST_CASE("the clock goes forward") {
+  const double before = seconds_now();
+  CHECK(seconds_now() >= before);
+}
