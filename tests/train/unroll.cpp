@@ -185,6 +185,18 @@ TEST_CASE("the gradient is added to; a workspace may be used again; examples com
       once, twice, parts);
 }
 
+TEST_CASE("a row is never shorter than its problem") {
+  auto list = batch();
+  list[0].width = 1;
+  const std::vector<const Example*> narrow{&list[0]};
+  const auto objective = loop_objective(model());
+  decltype(objective)::Workspace workspace{{}};
+  Model gradient = zeros_like(model());
+  const double loss = objective(model(), narrow, 1, {}, workspace, gradient).objective;
+  list[0].width = 0;
+  CHECK(objective(model(), narrow, 1, {}, workspace, gradient).objective == loss);
+}
+
 TEST_CASE("asked for a round that the chain has not: refused") {
   const auto list = batch();
   const std::vector<const Example*> examples{&list[0]};

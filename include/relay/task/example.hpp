@@ -3,6 +3,7 @@
 // A task knows tokens and nothing of tensors. Its examples are pure functions of a random stream.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <string>
 #include <string_view>
@@ -17,12 +18,12 @@ namespace relay {
 struct Example {
   int length = 0;               // the task's measure of size (arithmetic: operators)
   int iterations = 0;           // T, the oracle complexity: known from the problem alone
-  int width = 0;                // columns of a row of the looped model; 0: as many as problem tokens
+  int width = 0;                // columns of a row of the looped model; at least as many as problem tokens
   Tokens problem;
   std::vector<Tokens> rounds;   // rounds[t - 1] is what iteration t is aligned with
   Token answer = Vocabulary::pad;
 
-  int columns() const { return width > 0 ? width : static_cast<int>(problem.size()); }
+  int columns() const { return std::max(width, static_cast<int>(problem.size())); }
   bool operator==(const Example&) const = default;
 };
 
