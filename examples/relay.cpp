@@ -112,18 +112,13 @@ void solve_problem(const Pipeline<Backend>& pipeline, const std::vector<std::pai
   std::string out = format("%s   modulo %d, the answer is %s\n", task.print(problem.problem).c_str(), task.modulus,
                            task.vocabulary().spelling(truth).c_str());
   for (const auto& [name, solver] : solvers) {
-    const Example chain = solver(std::span(&problem, 1)).front().example;
-    const Verdict verdict = task.verify(chain);
+    Example chain = solver(std::span(&problem, 1)).front().example;
     out += "\n" + name + "\n";
-    if (name == "looped_vanilla")
+    if (name == "looped_vanilla") {
       out += "      (was never taught rounds: its answer only)\n";
-    else
-      for (std::size_t t = 0; t < chain.rounds.size(); ++t) {
-        const Step& step = verdict.steps[t];
-        out += format("  %2d  %-40s ", static_cast<int>(t) + 1, task.print(chain.rounds[t]).c_str());
-        out += step.right ? "right\n" : "WRONG: " + step.why + "\n";
-      }
-    out += format("  answer %-37s %s\n", task.print({chain.answer}).c_str(), verdict.answer_right ? "right" : "WRONG");
+      chain.rounds.clear();
+    }
+    out += chain_text(task, chain);
   }
   print(out + "\n");
 }
