@@ -299,11 +299,12 @@ class Conformance {
   }
 
   void attention() {
-    for (const auto& [heads, size] : {std::pair{1, 2}, {3, 6}, {2, 16}, {1, 9}})
+    for (const auto& shape : {std::pair{1, 2}, {3, 6}, {2, 16}, {1, 9}})
       for (const relay::Mask mask : {relay::Mask::none, relay::Mask::causal})
         for (const int sequences : {5, 2}) {
-          CAPTURE(heads);
-          CAPTURE(size);
+          CAPTURE(shape.first);
+          CAPTURE(shape.second);
+          const auto [heads, size] = shape;
           const std::vector<int> lengths{33, 1, 70, 3, 8};  // with 2 sequences: a prefix, the longest not in it
           const relay::Ragged<B> batch(lengths, device_);
           const auto prefix = relay::Rows<B>(batch).first(sequences);

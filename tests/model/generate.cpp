@@ -67,7 +67,7 @@ std::vector<Text> prompts_of(int count) {
 }  // namespace
 
 TEST_CASE("with the cache, the tokens are those without it: any batch, slots fewer than prompts, stop and limit") {
-  for (const std::uint64_t seed : {1, 2, 3}) {
+  for (const std::uint64_t seed : {1u, 2u, 3u}) {
     const Model model = model_of(Seed{seed});
     const auto prompts = prompts_of(11);
     // A token that ends some texts early.
