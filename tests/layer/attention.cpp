@@ -125,3 +125,33 @@ TEST_CASE("sizes that do not fit are refused in a sentence") {
                        Error);
   CHECK_THROWS_AS(layer.cache(1, 6), Error);
 }
+
+TEST_CASE("a distance bias makes each rotary head look at its own distance first, with the score it says") {
+  const int size = 16, heads = 3, n = 12;
+  const std::vector<int> distances{-1, 3};
+  const Attention<B> attention({.width = size * heads, .heads = heads, .rotary_base = 100, .heads_without_rotary = 1,
+                                .distance_bias = 4, .distances = distances},
+                               Key(3));
+  const std::vector<int> lengths{n};
+  const Ragged<B> batch(lengths);
+  B::Tensor x(n, size * heads);
+  B::fill(x, 0);  // what is left are the biases
+  Attention<B>::Trace trace;
+  attention.forward(x, Rows<B>(batch), trace);
+  const auto qkv = B::download(trace.qkv.y);
+  for (int head = 0; head < 2; ++head)
+    for (int p = 0; p < n; ++p) {
+      const int wanted = p + distances[static_cast<std::size_t>(head)];
+      if (wanted < 0 || wanted >= n) continue;
+      for (int r = 0; r < n; ++r) {
+        double score = 0;
+        for (int i = 0; i < size; ++i)
+          score += qkv[static_cast<std::size_t>((p * 3 + 0) * size * heads + head * size + i)] *
+                   qkv[static_cast<std::size_t>((r * 3 + 1) * size * heads + head * size + i)] / std::sqrt(double(size));
+        if (r == wanted)
+          CHECK(score == doctest::Approx(4));
+        else
+          CHECK(score < 3.99);
+      }
+    }
+}

@@ -7,6 +7,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -19,18 +20,17 @@ class Threads {
   /// The calling thread works too: `count` - 1 are started.
   explicit Threads(int count) {
     require(count >= 1 && count <= 1024, "the number of threads must be 1 .. 1024, not ", count);
-    for (int i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+    try {
+      for (int i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+    } catch (const std::system_error& error) {
+      const std::size_t started = workers_.size() + 1;
+      stop();
+      fail("cannot start ", count, " threads, only ", started, " (", error.code().message(), "): ask for fewer");
+    }
   }
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
-  ~Threads() {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
-    }
-    wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
-  }
+  ~Threads() { stop(); }
 
   int count() const { return static_cast<int>(workers_.size()) + 1; }
 
@@ -53,6 +53,15 @@ class Threads {
   }
 
  private:
+  void stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
+
   void work() {
     std::unique_lock lock(mutex_);
     while (true) {

@@ -5,7 +5,10 @@
 // The trace keeps the rotated q k v, o, and the log-sum-exp of each row and head; backward makes the probabilities again.
 #pragma once
 
+#include <cmath>
+#include <numbers>
 #include <utility>
+#include <vector>
 
 #include <relay/backend/ops.hpp>
 #include <relay/layer/linear.hpp>
@@ -20,6 +23,8 @@ struct AttentionConfig {
   double rotary_base = 10000;
   int heads_without_rotary = 0;  // the last so many heads see no positions
   double query_key_bias = 0;     // > 0: q and k biases normal with this deviation, a random pattern over distances
+  double distance_bias = 0;      // > 0: q and k biases start such that rotary heads look at one distance each:
+  std::vector<int> distances{};  // this one (-1: the token before), with a score of `distance_bias`; fewer than heads: again
   int positions = 1024;          // the longest sequence
 };
 
@@ -51,13 +56,7 @@ class Attention {
         rotated_(config.heads - config.heads_without_rotary),
         mask_(config.mask),
         rotary_(head_size(config), config.positions, config.rotary_base, device) {
-    if (config.query_key_bias > 0) {
-      auto bias = B::download(qkv.bias);
-      Random random(key.fold(2));
-      for (int i = 0; i < 2 * config.width; ++i)
-        bias[static_cast<std::size_t>(i)] = static_cast<typename B::Scalar>(config.query_key_bias * random.normal());
-      B::upload(bias, qkv.bias);
-    }
+    if (config.query_key_bias > 0 || config.distance_bias > 0) start_biases(config, key.fold(2));
   }
 
   static const Tensor& output(const Trace& trace) { return Linear<B>::output(trace.out); }
@@ -102,6 +101,33 @@ class Attention {
   }
 
  private:
+  /// The scores of the biases alone depend on distance only: under rotation, a query pair at angle a and a key pair at angle
+  /// b meet with cos(a - b - distance * frequency), which is largest at one distance for all pairs if b is chosen so.
+  void start_biases(const AttentionConfig& config, Key key) {
+    auto bias = B::download(qkv.bias);
+    const auto at = [&](int part, int element) -> typename B::Scalar& {
+      return bias[static_cast<std::size_t>(part * config.width + element)];
+    };
+    Random random(key);
+    const int size = config.width / config.heads, half = size / 2;
+    if (config.query_key_bias > 0)
+      for (int i = 0; i < 2 * config.width; ++i) at(0, i) = static_cast<typename B::Scalar>(config.query_key_bias * random.normal());
+    const double length = std::sqrt(config.distance_bias * std::sqrt(static_cast<double>(size)) / half);
+    for (int head = 0; config.distance_bias > 0 && head < rotated_; ++head) {
+      require(!config.distances.empty(), "a distance bias needs the distances: set AttentionConfig::distances");
+      const int distance = config.distances[static_cast<std::size_t>(head) % config.distances.size()];
+      for (int i = 0; i < half; ++i) {
+        const double angle = 2 * std::numbers::pi * random.uniform();
+        const double turned = angle - distance * std::pow(config.rotary_base, -2.0 * i / size);
+        at(0, head * size + i) = static_cast<typename B::Scalar>(length * std::cos(angle));
+        at(0, head * size + half + i) = static_cast<typename B::Scalar>(length * std::sin(angle));
+        at(1, head * size + i) = static_cast<typename B::Scalar>(length * std::cos(turned));
+        at(1, head * size + half + i) = static_cast<typename B::Scalar>(length * std::sin(turned));
+      }
+    }
+    B::upload(bias, qkv.bias);
+  }
+
   static int head_size(const AttentionConfig& config) {
     require(config.heads > 0 && config.width > 0 && config.width % config.heads == 0, "attention of width ", config.width,
             " cannot be cut into ", config.heads, " heads: choose a width that is a multiple of the heads");

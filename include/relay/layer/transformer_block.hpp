@@ -22,6 +22,7 @@ struct TransformerConfig {
   double rotary_base = 10000;
   int heads_without_rotary = 0;
   double query_key_bias = 0;
+  double distance_bias = 0;      // heads start by looking at -1, +1, -2, +2, ... (causal: -1, -2, ...), each at its own
   int positions = 1024;          // the longest sequence
 };
 
@@ -47,7 +48,8 @@ class TransformerBlock {
   LayerNorm<B> norm2;
   FeedForward<B> feed_forward;
 
-  TransformerBlock(const TransformerConfig& c, Mask mask, Key key, typename B::Device device = {})
+  /// `layer`: its place in a stack, which decides the distances its heads start with.
+  TransformerBlock(const TransformerConfig& c, Mask mask, Key key, typename B::Device device = {}, int layer = 0)
       : norm1(c.width, device),
         attention({.width = c.width,
                    .heads = c.heads,
@@ -55,6 +57,8 @@ class TransformerBlock {
                    .rotary_base = c.rotary_base,
                    .heads_without_rotary = c.heads_without_rotary,
                    .query_key_bias = c.query_key_bias,
+                   .distance_bias = c.distance_bias,
+                   .distances = distances(c, mask, layer),
                    .positions = c.positions},
                   key.fold(0), device),
         norm2(c.width, device),
@@ -97,6 +101,15 @@ class TransformerBlock {
   }
 
  private:
+  /// One for each rotary head, going on from layer to layer.
+  static std::vector<int> distances(const TransformerConfig& c, Mask mask, int layer) {
+    std::vector<int> list;
+    const int rotary_heads = c.heads - c.heads_without_rotary;
+    for (int i = layer * rotary_heads; i < (layer + 1) * rotary_heads; ++i)
+      list.push_back(mask == Mask::causal ? -1 - i : i % 2 == 0 ? -1 - i / 2 : 1 + i / 2);
+    return list;
+  }
+
   const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, auto&& attend) const {
     const Tensor& mixed = attend(norm1.forward(x, rows, trace.norm1));
     B::residual(x, mixed, dropout_, rows.fold(0).dropout(), trace.middle);
@@ -121,7 +134,7 @@ Stack<TransformerBlock<B>> transformer_stack(const TransformerConfig& config, Ma
                                              typename B::Device device = {}) {
   require(config.layers > 0, "a transformer needs at least one layer, not ", config.layers);
   std::vector<TransformerBlock<B>> layers;
-  for (int i = 0; i < config.layers; ++i) layers.emplace_back(config, mask, key.fold(static_cast<std::uint64_t>(i)), device);
+  for (int i = 0; i < config.layers; ++i) layers.emplace_back(config, mask, key.fold(static_cast<std::uint64_t>(i)), device, i);
   return Stack<TransformerBlock<B>>(std::move(layers));
 }
 

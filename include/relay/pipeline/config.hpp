@@ -31,7 +31,7 @@ struct StageConfig {
 struct PipelineConfig {
   std::int64_t seed = 1;
   int modulus = 5;
-  Lengths lengths{.shortest = 1, .longest = 6, .power = 0.5};  // trained
+  Lengths lengths{.shortest = 1, .longest = 6, .power = 1};  // trained
   int test_longest = 0;                                        // 0: four more than trained
   int split_from = 3;  // lengths below have too few problems to keep any for testing alone
   TransformerConfig model{.width = 64,
@@ -39,7 +39,7 @@ struct PipelineConfig {
                           .heads = 4,
                           .rotary_base = 100,
                           .heads_without_rotary = 1,
-                          .query_key_bias = 1.5,
+                          .distance_bias = 4,
                           .positions = 1024};
   LoopConfig loop{.normalise = true};
   bool recompute = false;
@@ -47,7 +47,7 @@ struct PipelineConfig {
   AdamWConfig adamw{};
   double warm_up = 0.03, final = 0.02;
   int batch = 32, lanes = 4;
-  StageConfig aligned{4000, 4e-3}, vanilla{2000, 4e-3}, ar{4500, 3e-3}, tuned{1500, 1.5e-3};
+  StageConfig aligned{6000, 4e-3}, vanilla{2000, 4e-3}, ar{3500, 3e-3}, tuned{2000, 1.5e-3};
   int chains = 2500;        // written for each longer length
   double share = 0.6;       // of them in a batch of the fine-tuning; the rest is the trained range
   int samples = 500;        // test problems of each length
@@ -69,6 +69,7 @@ struct PipelineConfig {
     visit("model.rotary_base", c.model.rotary_base);
     visit("model.heads_without_rotary", c.model.heads_without_rotary);
     visit("model.query_key_bias", c.model.query_key_bias);
+    visit("model.distance_bias", c.model.distance_bias);
     visit("model.positions", c.model.positions);
     visit("loop.inject", c.loop.inject);
     visit("loop.signal", c.loop.signal);
@@ -230,6 +231,7 @@ inline void PipelineConfig::check() const {
   in("model.rotary_base", model.rotary_base, 1.001, 1e9);
   in("model.heads_without_rotary", model.heads_without_rotary, 0, model.heads);
   in("model.query_key_bias", model.query_key_bias, 0, 100);
+  in("model.distance_bias", model.distance_bias, 0, 100);
   in("model.positions", model.positions, 8, 1 << 20);
   const int longest = longest_test(), tokens = 2 * longest * (longest + 1) + 1;
   require(tokens <= model.positions, "model.positions is ", model.positions, ", but a chain of ", longest,

@@ -48,12 +48,14 @@ class MetricsLog {
     if (!exists(path_)) return;
     const std::string text = read_file(path_);
     std::string kept;
+    int number = 0;
     for (std::size_t begin = 0, end; begin < text.size(); begin = end + 1) {
       end = text.find('\n', begin);
       if (end == std::string::npos) break;
       const std::string_view line = std::string_view(text).substr(begin, end - begin);
-      const Json entry = parse_json(line, path_);
-      if (entry.at("stage").as_string() == stage && entry.at("step").as_integer() > step) continue;
+      const std::string where = message(path_, ":", ++number);
+      const Json entry = parse_json(line, where);
+      if (entry.at("stage", where).as_string(where) == stage && entry.at("step", where).as_integer(where) > step) continue;
       kept.append(line).append("\n");
     }
     if (kept != text) write_file_atomically(path_, kept);

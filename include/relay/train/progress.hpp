@@ -53,7 +53,7 @@ class Progress {
       std::fprintf(out_, "%-15s %s\n", name_.c_str(), text);
     }
     std::fflush(out_);
-    if (taken % 20 == 0 || !terminal_) recent_ = {};
+    if (!terminal_ || recent_.steps >= 100) recent_ = {};  // on a terminal: means over the last 100 steps at most
   }
 
  private:
