@@ -54,7 +54,7 @@ std::string other_value(const std::string& key) {
 
 TEST_CASE("every key is there once, can be set, and comes back from JSON") {
   const auto names = keys();
-  CHECK(names.size() == 44);
+  CHECK(names.size() == 45);
   CHECK(std::set<std::string>(names.begin(), names.end()).size() == names.size());
   for (const std::string& key : names) {
     CAPTURE(key);
@@ -146,6 +146,7 @@ TEST_CASE("the check names the key and its range") {
                          {"model.rotary_base=1", "model.rotary_base is 1"},
                          {"model.heads_without_rotary=5", "model.heads_without_rotary is 5, but must be 0 .. 4"},
                          {"model.query_key_bias=-1", "model.query_key_bias is -1"},
+                         {"model.distance_bias=-1", "model.distance_bias is -1"},
                          {"model.positions=220", "set model.positions=221 or more"},
                          {"loop.window=-1", "loop.window is -1"},
                          {"loss.lambda=-1", "loss.lambda is -1"},
