@@ -47,7 +47,7 @@ struct PipelineConfig {
   AdamWConfig adamw{};
   double warm_up = 0.03, final = 0.02;
   int batch = 32, lanes = 4;
-  StageConfig aligned{5500, 4e-3}, vanilla{1500, 4e-3}, ar{2500, 3e-3}, tuned{1400, 1.5e-3};
+  StageConfig aligned{7000, 4e-3}, vanilla{1000, 4e-3}, ar{2500, 3e-3}, tuned{1400, 1.5e-3};
   int chains = 2500;        // written for each longer length
   double share = 0.6;       // of them in a batch of the fine-tuning; the rest is the trained range
   int samples = 500;        // test problems of each length
