@@ -286,9 +286,12 @@ damaged && cp run/models/looped_aligned.safetensors broken/$model && damage $mod
 damaged && cp run/$model broken/models/looped_aligned.safetensors &&
   damage models/looped_aligned.safetensors "of another model or configuration" $go_on
 
+# The right shape, but another model.
+damaged && cp run/models/looped_vanilla.safetensors broken/models/looped_aligned.safetensors &&
+  damage models/looped_aligned.safetensors "its model is looped_vanilla, not looped_aligned" $solve
+
 # Weights of any bits: whatever the answer, no crash.
 damaged && head -c 500 /dev/zero | tr '\0' '\377' | dd of=broken/$model bs=1 seek=$(($(stat -c %s run/$model) - 500)) conv=notrunc status=none
-cp broken/$model broken/models/ar_relay.safetensors
 $solve >out 2>err || { failures=$((failures + 1)); echo "FAILED: weights that are not numbers"; cat err; }
 
 config() { damaged && sed -i "$1" broken/config.json && damage config.json "$2" $solve && damage config.json "$2" $go_on; }

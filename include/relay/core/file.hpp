@@ -165,7 +165,10 @@ class FileLock {
   /// `busy`: what to say when another process holds it.
   FileLock(const std::string& path, std::string_view busy) : file_(detail::open_file(path, O_RDWR | O_CREAT)) {
     if (file_.get() < 0) detail::fail_file("write", path, errno);
-    require(::flock(file_.get(), LOCK_EX | LOCK_NB) == 0, busy);
+    if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0) {
+      require(errno != EWOULDBLOCK, busy);
+      detail::fail_file("lock", path, errno);
+    }
   }
 
  private:

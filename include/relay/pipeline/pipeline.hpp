@@ -74,12 +74,12 @@ class Pipeline {
   /// A finished model of the run.
   Looped looped(std::string_view name) const {
     Looped model = new_looped();
-    load_model(directory_.model_file(name), model);
+    check_metadata(load_model(directory_.model_file(name), model), name, directory_.model_file(name));
     return model;
   }
   Causal causal(std::string_view name) const {
     Causal model = new_causal();
-    load_model(directory_.model_file(name), model);
+    check_metadata(load_model(directory_.model_file(name), model), name, directory_.model_file(name));
     return model;
   }
 
@@ -157,7 +157,8 @@ class Pipeline {
   template <class Model, class Objective, class Data>
   void train(std::string_view name, Model& model, const Objective& objective, const StageConfig& stage, const Data& data) {
     if (exists(directory_.model_file(name))) {
-      load_model(directory_.model_file(name), model);
+      check_metadata(load_model(directory_.model_file(name), model), name, directory_.model_file(name));
+      remove_file(directory_.checkpoint_file(name));  // left where the run was killed between saving and removing
       say(name, ": trained already");
       return;
     }
@@ -166,7 +167,9 @@ class Pipeline {
     const std::string checkpoint = directory_.checkpoint_file(name);
     Meter meter;
     if (exists(checkpoint)) {
-      meter = read_meter(load_checkpoint(checkpoint, model, trainer.optimiser), checkpoint);
+      const Metadata about = load_checkpoint(checkpoint, model, trainer.optimiser);
+      check_metadata(about, name, checkpoint);
+      meter = read_meter(about, checkpoint);
       require(trainer.optimiser.steps < stage.steps, checkpoint, " is after step ", trainer.optimiser.steps, ", but ", name,
               " has ", stage.steps, " steps: remove the checkpoint to train ", name, " anew");
       say(name, ": goes on after step ", trainer.optimiser.steps);
@@ -206,6 +209,15 @@ class Pipeline {
                                 "; the same command goes on from there"));
     save_model(directory_.model_file(name), model, metadata(name));
     remove_file(checkpoint);
+  }
+
+  /// Refuses a file of the right shape that is another model's, or another run's.
+  void check_metadata(const Metadata& found, std::string_view name, const std::string& file) const {
+    for (const auto& [key, value] : metadata(name)) {
+      const auto entry = found.find(key);
+      require(entry != found.end() && entry->second == value, file, " is not of this run: its ", key, " is ",
+              entry == found.end() ? "missing" : entry->second, ", not ", value, ": put the right file back, or remove it");
+    }
   }
 
   /// The reports since the last line of metrics.jsonl, so that a resumed training writes the same next line.
