@@ -23,7 +23,8 @@ struct AdamWConfig {
   double clip = 1;  // of the gradient's norm; 0: none
 };
 
-/// The factor of the learning rate at step 1 .. steps: up in a line over `warm_up` steps, then down in a line to `final`.
+/// The factor of the learning rate at step 1 .. steps: min(1, step / up) * max(final, 1 - step / steps). The rise and the fall
+/// are multiplied, so the largest factor is 1 - warm_up, not 1.
 struct LinearSchedule {
   int steps = 1000;
   double warm_up = 0.01;  // share of the steps, at least one
