@@ -1,4 +1,4 @@
-// backend/cpu/simd.hpp: loads and stores of parts of a vector, exp and erf.
+// backend/cpu/simd.hpp: parts of a vector, sums, transposition, square roots, exp and erf.
 #include <relay/backend/cpu/simd.hpp>
 
 #include <algorithm>
@@ -21,6 +21,31 @@ TEST_CASE_TEMPLATE("partial loads fill with zeros, partial stores touch nothing 
     }
     CHECK(sum<S>(v) == static_cast<S>(n * (n + 1) / 2));
     CHECK(largest<S>(v) == static_cast<S>(n));
+  }
+}
+
+TEST_CASE_TEMPLATE("keep_first replaces what is behind", S, float, double) {
+  Vector<S> v;
+  for (int i = 0; i < lanes<S>; ++i) v[i] = static_cast<S>(i + 1);
+  for (int n = -1; n <= lanes<S> + 1; ++n) {
+    const Vector<S> kept = keep_first(v, n, S(-9));
+    for (int i = 0; i < lanes<S>; ++i) CHECK(kept[i] == (i < n ? static_cast<S>(i + 1) : S(-9)));
+  }
+}
+
+TEST_CASE_TEMPLATE("a square is transposed", S, float, double) {
+  Square<S> square;
+  for (int r = 0; r < lanes<S>; ++r)
+    for (int c = 0; c < lanes<S>; ++c) square.row[r][c] = static_cast<S>(100 * r + c);
+  transpose<S>(square);
+  for (int r = 0; r < lanes<S>; ++r)
+    for (int c = 0; c < lanes<S>; ++c) CHECK(square.row[r][c] == static_cast<S>(100 * c + r));
+}
+
+TEST_CASE_TEMPLATE("square roots are the standard library's", S, float, double) {
+  for (const S x : {S(0), S(1e-30), S(0.3), S(2), S(1e30)}) {
+    const Vector<S> y = relay::cpu::sqrt(broadcast(x));
+    for (int i = 0; i < lanes<S>; ++i) CHECK(y[i] == std::sqrt(x));
   }
 }
 

@@ -18,8 +18,8 @@ TEST_CASE_TEMPLATE("C (+)= op(A) B", S, float, double) {
     return v;
   };
   const double tolerance = std::is_same_v<S, float> ? 2e-5 : 1e-13;
-  for (int m = 1; m <= 9; ++m)
-    for (const int vectors : {1, 2, 3, 5})
+  for (int m = 1; m <= 2 * tile_rows + 1; ++m)
+    for (const int vectors : {1, 2, 3, 4, 5, 2 * tile_vectors})
       for (const int k : {0, 1, 2, 6, 33}) {
         const int n = vectors * lanes<S>, lda = std::max(m, k) + 2, ldb = n + lanes<S>,
                   ldc = n + 3;  // rows further apart than they are long

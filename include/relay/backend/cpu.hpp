@@ -7,6 +7,7 @@
 #include <Eigen/Core>
 
 #include <relay/backend/cpu/attention.hpp>
+#include <relay/backend/cpu/product.hpp>
 #include <relay/backend/cpu/row_ops.hpp>
 #include <relay/backend/cpu/tensor.hpp>
 #include <relay/backend/ops.hpp>
@@ -31,16 +32,16 @@ struct Cpu : ComposedOps<Cpu<S>> {
   /// y [rows, outputs] = x [rows, inputs] weight^T
   static void product(const Tensor& x, const Tensor& weight, Tensor& y) {
     y.resize_like(x, x.rows(), weight.rows());
-    map(y).noalias() = map(x) * map(weight).transpose();
+    multiply<Operand::plain, Operand::transposed>(x, weight, nullptr, y, Store::assign);
   }
   /// dx [rows, inputs] = dy [rows, outputs] weight
   static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) {
     dx.resize_like(dy, dy.rows(), weight.cols());
-    map(dx).noalias() = map(dy) * map(weight);
+    multiply<Operand::plain, Operand::plain>(dy, weight, nullptr, dx, Store::assign);
   }
   /// dweight [outputs, inputs] += dy^T x
   static void add_outer_product(const Tensor& dy, const Tensor& x, Tensor& dweight) {
-    map(dweight).noalias() += map(dy).transpose() * map(x);
+    multiply<Operand::transposed, Operand::plain>(dy, x, nullptr, dweight, Store::add);
   }
 
   // Rows and elements.
@@ -120,20 +121,25 @@ struct Cpu : ComposedOps<Cpu<S>> {
   /// (train/adamw.hpp)
   static void adamw(Tensor& weight, const Tensor& gradient, Tensor& first, Tensor& second, const AdamWStep& step) {
     const auto scalar = [](double value) { return static_cast<S>(value); };
-    const auto g = map(gradient).array() * scalar(step.gradient_scale);
-    auto w = map(weight).array(), m = map(first).array(), v = map(second).array();
-    m = m * scalar(step.beta1) + g * scalar(1 - step.beta1);
-    v = v * scalar(step.beta2) + g * g * scalar(1 - step.beta2);
-    w = w * scalar(1 - step.rate * step.decay) -
-        m * scalar(step.rate / step.correction1) / (v.sqrt() * scalar(1 / std::sqrt(step.correction2)) + scalar(step.epsilon));
+    const S scale = scalar(step.gradient_scale), keep = scalar(1 - step.rate * step.decay), rate = scalar(step.rate / step.correction1);
+    const S beta1 = scalar(step.beta1), rest1 = scalar(1 - step.beta1), beta2 = scalar(step.beta2), rest2 = scalar(1 - step.beta2);
+    const S root = scalar(1 / std::sqrt(step.correction2)), epsilon = scalar(step.epsilon);
+    cpu::by_vector<S>(weight.size(), [&](long i, auto n) {
+      const auto g = cpu::load_first(gradient.data() + i, n) * scale;
+      const auto m = cpu::load_first(first.data() + i, n) * beta1 + g * rest1;
+      const auto v = cpu::load_first(second.data() + i, n) * beta2 + g * g * rest2;
+      const auto w = cpu::load_first(weight.data() + i, n) * keep - m * rate / (cpu::sqrt(v) * root + epsilon);
+      cpu::store_first(first.data() + i, m, n);
+      cpu::store_first(second.data() + i, v, n);
+      cpu::store_first(weight.data() + i, w, n);
+    });
   }
 
   // Composed ops that are faster in one pass here.
   /// y = x weight^T + bias
   static void linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
     y.resize_like(x, x.rows(), weight.rows());
-    for (int r = 0; r < y.rows(); ++r) std::copy_n(bias.data(), y.cols(), y.row(r));
-    map(y).noalias() += map(x) * map(weight).transpose();
+    multiply<Operand::plain, Operand::transposed>(x, weight, bias.data(), y, Store::assign);
   }
   /// y = x + dropout(branch)
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
@@ -145,6 +151,30 @@ struct Cpu : ComposedOps<Cpu<S>> {
   }
 
  private:
+  using Operand = cpu::Operand;
+  using Store = cpu::Store;
+
+  /// c (+)= op(a) op(b) + bias, with our own kernels for float. double exists to check gradients and takes Eigen's products: slower,
+  /// and an independent judge of everything built on them.
+  template <Operand A, Operand B>
+  static void multiply(const Tensor& a, const Tensor& b, const S* bias, Tensor& c, Store how) {
+    if constexpr (std::is_same_v<S, float>) {
+      const int depth = A == Operand::plain ? a.cols() : a.rows();
+      cpu::product<A, B, S>(c.rows(), c.cols(), depth, {a.data(), a.cols()}, {b.data(), b.cols()}, bias, {c.data(), c.cols()},
+                            how, c.device());
+    } else {
+      const auto add = [&](const auto& op_a, const auto& op_b) { map(c).noalias() += op_a * op_b; };
+      if (how == Store::assign) map(c).setZero();
+      for (int r = 0; bias && r < c.rows(); ++r) cpu::add(bias, c.row(r), c.cols());
+      if constexpr (A == Operand::transposed)
+        add(map(a).transpose(), map(b));
+      else if constexpr (B == Operand::transposed)
+        add(map(a), map(b).transpose());
+      else
+        add(map(a), map(b));
+    }
+  }
+
   using Matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   static auto map(Tensor& x) { return Eigen::Map<Matrix, Eigen::Aligned64>(x.data(), x.rows(), x.cols()); }
   static auto map(const Tensor& x) { return Eigen::Map<const Matrix, Eigen::Aligned64>(x.data(), x.rows(), x.cols()); }

@@ -11,7 +11,7 @@
 #include <cmath>
 #include <limits>
 
-#include <relay/backend/cpu/small_product.hpp>
+#include <relay/backend/cpu/product.hpp>
 #include <relay/backend/cpu/tensor.hpp>
 #include <relay/backend/ops.hpp>
 #include <relay/core/ragged.hpp>
@@ -52,35 +52,37 @@ void pack(const S* from, long stride, int rows, int width, S factor, S* to) {
 /// to [width, rows'] = from [rows, width] transposed, rows' = rows padded with zeros to whole vectors.
 template <class S>
 void pack_transposed(const S* from, long stride, int rows, int width, S* to) {
-  const int padded = round_up<S>(rows);
-  for (int c = 0; c < width; ++c) {
-    for (int r = 0; r < rows; ++r) to[c * padded + r] = from[r * stride + c];
-    for (int r = rows; r < padded; ++r) to[c * padded + r] = S(0);
-  }
+  pack_panel_transposed<S>({from, static_cast<int>(stride)}, width, rows, to);
 }
 
-/// Turns a row of scores into probabilities of its first `visible` keys, zeros after; returns the log-sum-exp.
+/// Turns a row of scores into e^(score - largest) of its first `visible` keys, zeros after.
 template <class S>
-S softmax_row(S* row, int visible, int padded) {
-  for (int j = visible; j < padded; ++j) row[j] = -std::numeric_limits<S>::infinity();
-  Vector<S> most = load(row);
-  for (int j = lanes<S>; j < padded; j += lanes<S>) {
+struct Exponentials {
+  S largest, sum;
+};
+template <class S>
+Exponentials<S> exponentials(S* row, int visible, int padded) {
+  // The hidden keys are masked in registers: a store of one element, read back as part of a vector, would stall.
+  constexpr S least = -std::numeric_limits<S>::infinity();
+  Vector<S> most = broadcast(least);
+  int j = 0;
+  for (; j + lanes<S> <= visible; j += lanes<S>) {
     const Vector<S> v = load(row + j);
+    most = v > most ? v : most;
+  }
+  if (j < visible) {
+    const Vector<S> v = keep_first(load(row + j), visible - j, least);
     most = v > most ? v : most;
   }
   const S top = largest<S>(most);
   Vector<S> total{};
-  for (int j = 0; j < padded; j += lanes<S>) {
-    const Vector<S> p = exp(load(row + j) - top);
+  for (j = 0; j < padded; j += lanes<S>) {
+    Vector<S> p = exp(load(row + j) - top);
+    if (visible < j + lanes<S>) p = keep_first(p, visible - j, S(0));
     store(row + j, p);
     total += p;
   }
-  // The vectorised exp clamps its argument, so exp(-inf) is 1e-38: nothing in the sum, but to be a zero in the row.
-  for (int j = visible; j < padded; ++j) row[j] = S(0);
-  const S denominator = sum<S>(total);
-  const S inverse = S(1) / denominator;
-  for (int j = 0; j < padded; j += lanes<S>) store(row + j, load(row + j) * inverse);
-  return top + std::log(denominator);
+  return {top, sum<S>(total)};
 }
 
 }  // namespace detail
@@ -112,12 +114,17 @@ void attention(const Tensor<S>& qkv, const auto& rows, int heads, Mask mask, Ten
         const int keys = mask == Mask::causal ? first + count : n, padded = round_up<S>(keys);
         small_product<Operand::plain>(count, padded, size, q + first * size_padded, size_padded, kt, n_padded, p, padded,
                                       Store::assign);
-        for (int i = 0; i < count; ++i)
-          lse.row(begin + first + i)[head] =
-              detail::softmax_row(p + i * padded, mask == Mask::causal ? first + i + 1 : n, padded);
+        S inverse[detail::query_block];
+        for (int i = 0; i < count; ++i) {
+          const auto e = detail::exponentials(p + i * padded, mask == Mask::causal ? first + i + 1 : n, padded);
+          inverse[i] = S(1) / e.sum;
+          lse.row(begin + first + i)[head] = e.largest + std::log(e.sum);
+        }
         small_product<Operand::plain>(count, size_padded, keys, p, padded, v, size_padded, o, size_padded, Store::assign);
-        for (int i = 0; i < count; ++i)
-          std::copy_n(o + i * size_padded, size, out.row(begin + first + i) + head * size);
+        for (int i = 0; i < count; ++i) {
+          S* to = out.row(begin + first + i) + head * size;
+          by_vector<S>(size, [&](long c, auto part) { store_first(to + c, load(o + i * size_padded + c) * inverse[i], part); });
+        }
       }
     }
   }
@@ -164,10 +171,14 @@ void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor
           S* pi = p + i * padded;
           S* di = dp + i * padded;
           const S log_sum = lse.row(begin + first + i)[head];
+          const int visible = mask == Mask::causal ? first + i + 1 : n;
           Vector<S> dot{};
-          for (int j = 0; j < padded; j += lanes<S>) store(pi + j, exp(load(pi + j) - log_sum));
-          for (int j = mask == Mask::causal ? first + i + 1 : n; j < padded; ++j) pi[j] = S(0);
-          for (int j = 0; j < padded; j += lanes<S>) dot += load(pi + j) * load(di + j);
+          for (int j = 0; j < padded; j += lanes<S>) {
+            Vector<S> v = exp(load(pi + j) - log_sum);
+            if (visible < j + lanes<S>) v = keep_first(v, visible - j, S(0));
+            store(pi + j, v);
+            dot += v * load(di + j);
+          }
           const S mean = sum<S>(dot);
           for (int j = 0; j < padded; j += lanes<S>) store(di + j, load(pi + j) * (load(di + j) - mean));
         }
@@ -216,13 +227,13 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
       for (int head = 0; head < heads; ++head) {
         small_product<Operand::plain>(1, padded, size, q + head * size, size, keys.row(slot * width + head * size), capacity, p,
                                       padded, Store::assign);
-        detail::softmax_row(p, visible, padded);
+        const S inverse = S(1) / detail::exponentials(p, visible, padded).sum;
         S* to = out.row(begin + i) + head * size;
         by_vector<S>(size, [&](long c, auto count) {
           Vector<S> total{};
           const S* v = values.row(slot * capacity) + head * size + c;
           for (int j = 0; j < visible; ++j) total += load_first(v + static_cast<long>(j) * width, count) * p[j];
-          store_first(to + c, total, count);
+          store_first(to + c, total * inverse, count);
         });
       }
     }

@@ -1,17 +1,26 @@
-// Vectors of the target's width without intrinsics: GCC and Clang vector extensions, so the same text is AVX, SSE and NEON.
+// Vectors of the target's width: GCC and Clang vector extensions, so the same text is AVX-512, AVX, SSE and NEON. Only loads
+// and stores of parts of a vector use an instruction set's own masks, where it has them.
 //
 // exp and erf are vectorised for float (a few ulp); for double they call the standard library lane by lane, since double
 // exists to check gradients with.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
+
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 namespace relay::cpu {
 
-#ifdef __AVX__
+#ifdef __AVX512F__
+inline constexpr int vector_bytes = 64;
+#elif defined(__AVX__)
 inline constexpr int vector_bytes = 32;
 #else
 inline constexpr int vector_bytes = 16;
@@ -30,6 +39,10 @@ struct VectorOf<double> {
 template <>
 struct VectorOf<std::int32_t> {
   using type [[gnu::vector_size(vector_bytes)]] = std::int32_t;
+};
+template <>
+struct VectorOf<std::int64_t> {
+  using type [[gnu::vector_size(vector_bytes)]] = std::int64_t;
 };
 
 template <class S>
@@ -64,6 +77,10 @@ template <class S>
 /// The first `count` elements, zeros behind them.
 template <class S>
 [[gnu::always_inline]] inline Vector<S> load_first(const S* from, int count) {
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<S, float>)
+    return std::bit_cast<Vector<S>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
+#endif
   Vector<S> v{};
   std::memcpy(&v, from, static_cast<std::size_t>(count) * sizeof(S));
   return v;
@@ -71,27 +88,101 @@ template <class S>
 
 template <class S>
 [[gnu::always_inline]] inline void store_first(S* to, const Vector<S>& v, int count) {
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<S, float>)
+    return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), std::bit_cast<__m512>(v));
+#endif
   std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(S));
 }
 
+/// The first `count` elements of v (none, if negative), `rest` in the place of the others.
+template <class S>
+[[gnu::always_inline]] inline Vector<S> keep_first(const Vector<S>& v, int count, S rest) {
+  using Index = std::conditional_t<sizeof(S) == 4, std::int32_t, std::int64_t>;
+  Vector<Index> number;
+  for (int i = 0; i < lanes<S>; ++i) number[i] = i;
+  return number < static_cast<Index>(count) ? v : broadcast(rest);
+}
+
+namespace detail {
+
+/// Element i becomes element i + distance, around the end.
+template <class S, int Distance, int... I>
+[[gnu::always_inline]] inline Vector<S> rotated(const Vector<S>& v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I + Distance) % lanes<S>...);
+}
+
+/// Every element combined with all others, in an order that depends on the number of lanes alone.
+template <class S, int Distance = lanes<S> / 2>
+[[gnu::always_inline]] inline Vector<S> fold(const Vector<S>& v, auto&& combine) {
+  if constexpr (Distance == 0)
+    return v;
+  else
+    return fold<S, Distance / 2>(combine(v, rotated<S, Distance>(v, std::make_integer_sequence<int, lanes<S>>{})), combine);
+}
+
+}  // namespace detail
+
 template <class S>
 [[gnu::always_inline]] inline S sum(const Vector<S>& v) {
-  S total = v[0];
-  for (int i = 1; i < lanes<S>; ++i) total += v[i];
-  return total;
+  return detail::fold<S>(v, [](const Vector<S>& a, const Vector<S>& b) -> Vector<S> { return a + b; })[0];
 }
 
 template <class S>
 [[gnu::always_inline]] inline S largest(const Vector<S>& v) {
-  S most = v[0];
-  for (int i = 1; i < lanes<S>; ++i) most = v[i] > most ? v[i] : most;
-  return most;
+  return detail::fold<S>(v, [](const Vector<S>& a, const Vector<S>& b) -> Vector<S> { return a > b ? a : b; })[0];
+}
+
+/// As many vectors as a vector has elements.
+template <class S>
+struct Square {
+  Vector<S> row[lanes<S>];
+};
+
+namespace detail {
+
+/// Of the rows a and b, `Distance` apart: exchanges the right half of every block of a with the left half of b's.
+template <class S, int Distance, int... I>
+[[gnu::always_inline]] inline void exchange(Vector<S>& a, Vector<S>& b, std::integer_sequence<int, I...>) {
+  const Vector<S> upper = __builtin_shufflevector(a, b, ((I & Distance) == 0 ? I : lanes<S> + I - Distance)...);
+  b = __builtin_shufflevector(a, b, ((I & Distance) == 0 ? I + Distance : lanes<S> + I)...);
+  a = upper;
+}
+
+template <class S, int Distance>
+[[gnu::always_inline]] inline void transpose_blocks(Square<S>& square) {
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<S>; ++i)
+    if ((i & Distance) == 0)
+      exchange<S, Distance>(square.row[i], square.row[i + Distance], std::make_integer_sequence<int, lanes<S>>{});
+  if constexpr (Distance > 1) transpose_blocks<S, Distance / 2>(square);
+}
+
+}  // namespace detail
+
+/// In place, in log2(lanes) exchanges of ever smaller blocks.
+template <class S>
+[[gnu::always_inline]] inline void transpose(Square<S>& square) {
+  detail::transpose_blocks<S, lanes<S> / 2>(square);
 }
 
 template <class V>
 [[gnu::always_inline]] inline V clamp(const V& v, const V& low, const V& high) {
   const V raised = v < low ? low : v;
   return raised > high ? high : raised;
+}
+
+/// The square root of every element. (The masked AVX-512 form: g++ 12 warns of what the plain one leaves undefined.)
+[[gnu::always_inline]] inline Vector<float> sqrt(const Vector<float>& x) {
+#if defined(__AVX512F__)
+  return std::bit_cast<Vector<float>>(_mm512_maskz_sqrt_ps(0xffff, std::bit_cast<__m512>(x)));
+#elif defined(__AVX__)
+  return std::bit_cast<Vector<float>>(_mm256_sqrt_ps(std::bit_cast<__m256>(x)));
+#else
+  Vector<float> y;
+  for (int i = 0; i < lanes<float>; ++i) y[i] = std::sqrt(x[i]);
+  return y;
+#endif
 }
 
 /// e^x, x clamped to [-87.3, 88]. Cody-Waite reduction, then the degree-5 polynomial of Cephes' expf.
@@ -131,6 +222,12 @@ template <class V>
   q = q * s + -7.37332916720468e-03f;
   q = q * s + -1.42647390514189e-02f;
   return x * p / q;
+}
+
+[[gnu::always_inline]] inline Vector<double> sqrt(const Vector<double>& x) {
+  Vector<double> y;
+  for (int i = 0; i < lanes<double>; ++i) y[i] = std::sqrt(x[i]);
+  return y;
 }
 
 [[gnu::always_inline]] inline Vector<double> exp(const Vector<double>& x) {

@@ -1,7 +1,8 @@
-// C (+)= A B and C (+)= A^T B for matrices that lie in the L1 cache: the products inside attention, one head at a time.
+// C (+)= A B and C (+)= A^T B for matrices that lie in the L1 cache: the products inside attention, one head at a time, and the
+// blocks that larger products are cut into (product.hpp).
 //
-// Four rows by two vectors of C stay in registers while k runs. Every element of C is summed over k in order, whatever the
-// sizes, so a result does not depend on how many rows are computed together.
+// A tile of C, six rows by a few vectors, stays in registers while k runs. Every element of C is summed over k in order,
+// whatever the sizes, so a result does not depend on how many rows are computed together.
 #pragma once
 
 #include <relay/backend/cpu/simd.hpp>
@@ -11,46 +12,79 @@ namespace relay::cpu {
 enum class Operand { plain, transposed };
 enum class Store { assign, add };
 
+/// A tile of C: with the vectors of B and a factor of A beside it, as many registers as the instruction set has (32 or 16).
+inline constexpr int tile_rows = 6;
+inline constexpr int tile_vectors = vector_bytes == 64 ? 4 : 2;
+
 namespace detail {
 
+// The unrolling is asked for, so that the tile is in registers under -O2 as well.
 template <int M, int N, Operand A, class S>
-[[gnu::always_inline]] inline void tile(int k_count, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how) {
-  Vector<S> sum[M][N] = {};
+[[gnu::always_inline]] inline void tile(int k_count, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how,
+                                        const S* start) {
+  Vector<S> sum[M][N];
+#pragma GCC unroll 6
+  for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) sum[i][j] = start ? load(start + j * lanes<S>) : Vector<S>{};
   for (int k = 0; k < k_count; ++k) {
     Vector<S> row[N];
+#pragma GCC unroll 4
     for (int j = 0; j < N; ++j) row[j] = load(b + static_cast<long>(k) * ldb + j * lanes<S>);
+#pragma GCC unroll 6
     for (int i = 0; i < M; ++i) {
       const S factor = A == Operand::plain ? a[static_cast<long>(i) * lda + k] : a[static_cast<long>(k) * lda + i];
+#pragma GCC unroll 4
       for (int j = 0; j < N; ++j) sum[i][j] += row[j] * factor;
     }
   }
+#pragma GCC unroll 6
   for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
     for (int j = 0; j < N; ++j) {
       S* to = c + static_cast<long>(i) * ldc + j * lanes<S>;
       store(to, how == Store::add ? load(to) + sum[i][j] : sum[i][j]);
     }
 }
 
+template <int M, int N, Operand A, class S>
+inline void rest(int m, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how, const S* start) {
+  if (m == M) return tile<M, N, A>(k, a, lda, b, ldb, c, ldc, how, start);
+  if constexpr (M > 1) rest<M - 1, N, A>(m, k, a, lda, b, ldb, c, ldc, how, start);
+}
+
 template <int N, Operand A, class S>
-inline void columns(int m, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how) {
+inline void columns(int m, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how, const S* start) {
   const long step = A == Operand::plain ? lda : 1;
   int i = 0;
-  for (; i + 4 <= m; i += 4) tile<4, N, A>(k, a + i * step, lda, b, ldb, c + static_cast<long>(i) * ldc, ldc, how);
-  a += i * step;
-  c += static_cast<long>(i) * ldc;
-  if (m - i == 3) tile<3, N, A>(k, a, lda, b, ldb, c, ldc, how);
-  if (m - i == 2) tile<2, N, A>(k, a, lda, b, ldb, c, ldc, how);
-  if (m - i == 1) tile<1, N, A>(k, a, lda, b, ldb, c, ldc, how);
+  for (; i + tile_rows <= m; i += tile_rows)
+    tile<tile_rows, N, A>(k, a + i * step, lda, b, ldb, c + static_cast<long>(i) * ldc, ldc, how, start);
+  if (i < m)
+    rest<tile_rows - 1, N, A>(m - i, k, a + i * step, lda, b, ldb, c + static_cast<long>(i) * ldc, ldc, how, start);
+}
+
+/// The last vectors of a row of C, fewer than a tile has.
+template <int N, Operand A, class S>
+inline void last_columns(int vectors, int m, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how,
+                         const S* start) {
+  if (vectors == N) return columns<N, A>(m, k, a, lda, b, ldb, c, ldc, how, start);
+  if constexpr (N > 1) last_columns<N - 1, A>(vectors, m, k, a, lda, b, ldb, c, ldc, how, start);
 }
 
 }  // namespace detail
 
-/// C [m, n] (+)= op(A) [m, k] B [k, n]; n a multiple of `lanes`, rows of B and C padded to it.
+/// C [m, n] (+)= op(A) [m, k] B [k, n] + start; n a multiple of `lanes`, rows of B and C padded to it. `start` [n]: a row, such as
+/// a bias, that every row of the sum begins with; null: zeros.
 template <Operand A, class S>
-void small_product(int m, int n, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how) {
+void small_product(int m, int n, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how,
+                   const S* start = nullptr) {
+  constexpr int whole = tile_vectors * lanes<S>;
   int j = 0;
-  for (; j + 2 * lanes<S> <= n; j += 2 * lanes<S>) detail::columns<2, A>(m, k, a, lda, b + j, ldb, c + j, ldc, how);
-  if (j < n) detail::columns<1, A>(m, k, a, lda, b + j, ldb, c + j, ldc, how);
+  for (; j + whole <= n; j += whole)
+    detail::columns<tile_vectors, A>(m, k, a, lda, b + j, ldb, c + j, ldc, how, start ? start + j : start);
+  if (j < n)
+    detail::last_columns<tile_vectors - 1, A>((n - j) / lanes<S>, m, k, a, lda, b + j, ldb, c + j, ldc, how,
+                                              start ? start + j : start);
 }
 
 }  // namespace relay::cpu

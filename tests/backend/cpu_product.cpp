@@ -1,0 +1,97 @@
+// backend/cpu/product.hpp: every form of the product, at sizes around the borders of tiles, vectors and panels.
+#include <relay/backend/cpu/product.hpp>
+
+#include <vector>
+
+#include <relay/core/random.hpp>
+
+#include <doctest/doctest.h>
+
+#include "reference.hpp"
+
+using namespace relay;
+using namespace relay::cpu;
+
+namespace {
+
+/// Normal values that S holds exactly, and the same as S.
+template <class S>
+struct Drawn {
+  reference::Matrix exact;
+  std::vector<S> values;
+
+  Drawn(int rows, int cols, Random& random) : exact(rows, cols) {
+    for (double& v : exact.values) {
+      values.push_back(static_cast<S>(random.normal()));
+      v = static_cast<double>(values.back());
+    }
+  }
+};
+
+/// The worst error of C (+)= op(A) op(B) + bias, C's rows lying three elements further apart than they are long.
+template <class S, Operand A, Operand B>
+double worst(int m, int n, int k, bool with_bias, Store how, Random& random) {
+  const auto shape = [&](Operand o, int rows, int cols) {
+    return o == Operand::plain ? Drawn<S>(rows, cols, random) : Drawn<S>(cols, rows, random);
+  };
+  const Drawn<S> a = shape(A, m, k), b = shape(B, k, n), bias(1, n, random), before(m, n + 3, random);
+  auto c = before.values;
+  Memory memory;
+  product<A, B, S>(m, n, k, {a.values.data(), a.exact.cols}, {b.values.data(), b.exact.cols},
+                   with_bias ? bias.values.data() : nullptr, {c.data(), n + 3}, how, Device{&memory});
+  const auto plain = [](Operand o, const reference::Matrix& x) { return o == Operand::plain ? x : transposed(x); };
+  const reference::Matrix expected = reference::product(plain(A, a.exact), plain(B, b.exact));
+  double error = 0;
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n + 3; ++j) {
+      const bool outside = j >= n;  // never touched
+      double value = outside || how == Store::add ? before.exact(i, j) : 0;
+      if (!outside) value += expected(i, j) + (with_bias ? bias.exact(0, j) : 0);
+      const double actual = static_cast<double>(c[static_cast<std::size_t>(i * (n + 3) + j)]);
+      error = std::max(error, outside && actual != value ? 1e9 : std::abs(actual - value));
+    }
+  return error;
+}
+
+template <class S>
+double worst_of_all(int m, int n, int k, Random& random) {
+  double error = 0;
+  for (const Store how : {Store::assign, Store::add})
+    for (const bool bias : {false, true}) {
+      error = std::max(error, worst<S, Operand::plain, Operand::transposed>(m, n, k, bias, how, random));
+      error = std::max(error, worst<S, Operand::plain, Operand::plain>(m, n, k, bias, how, random));
+      error = std::max(error, worst<S, Operand::transposed, Operand::plain>(m, n, k, bias, how, random));
+      error = std::max(error, worst<S, Operand::transposed, Operand::transposed>(m, n, k, bias, how, random));
+    }
+  return error;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias", S, float, double) {
+  Random random(Key(5));
+  const double unit = std::is_same_v<S, float> ? 1e-6 : 1e-15;
+  const int columns = cpu::detail::panel_columns<S>, depth = cpu::detail::panel_depth<S>;
+  for (const int m : {1, 5, 6, 7, 13})
+    for (const int n : {1, lanes<S> - 1, lanes<S>, columns - 1, columns, columns + 1, 2 * columns + lanes<S> + 3})
+      for (const int k : {0, 1, lanes<S>, lanes<S> + 5, depth - 1, depth, 2 * depth + 1}) {
+        CAPTURE(m);
+        CAPTURE(n);
+        CAPTURE(k);
+        CHECK(worst_of_all<S>(m, n, k, random) < 4 * unit * (k + 4));
+      }
+}
+
+TEST_CASE("a row's bits do not depend on how many rows are computed with it") {
+  Random random(Key(6));
+  const int m = 20, n = 77, k = 300;
+  const Drawn<float> a(m, k, random), b(n, k, random);
+  const auto rows = [&](int first, int count) {
+    std::vector<float> c(static_cast<std::size_t>(count * n));
+    product<Operand::plain, Operand::transposed, float>(count, n, k, {a.values.data() + first * k, k}, {b.values.data(), k},
+                                                        nullptr, {c.data(), n}, Store::assign, Device{});
+    return c;
+  };
+  const auto all = rows(0, m);
+  for (int i = 0; i < m; ++i) CHECK(rows(i, 1) == std::vector<float>(all.begin() + i * n, all.begin() + (i + 1) * n));
+}
