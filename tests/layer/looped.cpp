@@ -360,6 +360,18 @@ TEST_CASE("counts that make no sense are refused in a sentence") {
   CHECK_THROWS_WITH_AS(with({1, 2}), "sequences must come sorted by their number of iterations, the longest first",
                        Error);
   CHECK_THROWS_WITH_AS(with({1, 0}), "every sequence needs at least one iteration, not 0", Error);
+  const Looped<Blocks, 3> fixed(blocks(), width);
+  Looped<Blocks, 3>::Trace own;
+  const auto fixed_with = [&](std::vector<int> counts) {
+    fixed.forward(h0, batch, counts, own, [](int, const auto&, const Tensor&) {});
+  };
+  CHECK_NOTHROW(fixed_with({3, 3}));
+  for (const std::vector<int>& counts : {std::vector<int>{3, 2}, std::vector<int>{2, 2}})
+    CHECK_THROWS_WITH_AS(fixed_with(counts),
+                         "this loop runs 3 iterations, which is part of its type, but a sequence was given 2: give 3 to each, "
+                         "or leave the number out of the type",
+                         Error);
+  CHECK_THROWS_AS(fixed_with({4, 3}), Error);
   CHECK_THROWS_WITH_AS(loop_of({.window = -1}), "a window of -1 iterations: give a positive number, or 0 for all",
                        Error);
 }
