@@ -40,7 +40,8 @@ double cross_entropy(const Linear<B>& head, const B::Tensor& state, int row, Tok
   return std::log(total) - wanted;
 }
 
-/// L = mean over examples of answer_weight L_answer + lambda mean over asked rounds of weight CE(round).
+/// L = mean over examples of
+///   answer_weight mean over asked answers of their weight CE(answer) + lambda mean over asked rounds of weight CE(round).
 double by_hand(const auto& policy, AlignmentLoss loss) {
   double mean = 0;
   for (const Example& e : batch()) {
@@ -51,7 +52,7 @@ double by_hand(const auto& policy, AlignmentLoss loss) {
     Embedding<B>::Trace embedded;
     Model::Loop::Trace trace;
     double chain = 0, answer = 0;
-    int rounds = 0;
+    int rounds = 0, answers = 0;
     model().loop.forward(model().embedding.forward(row, alone, embedded), alone, count, trace,
                          [&](int t, const auto&, const B::Tensor& y) {
                            const Asked asked = policy(t, e.iterations);
@@ -69,10 +70,14 @@ double by_hand(const auto& policy, AlignmentLoss loss) {
                              if (asked.learns)
                                chain += asked.weight * (loss.over_round == Normalisation::mean ? sum / n : sum);
                            }
-                           if (asked.answer && asked.learns)
-                             answer += cross_entropy(model().answer_head, y, e.columns() - 1, e.answer);
+                           if (asked.answer) {
+                             ++answers;
+                             if (asked.learns)
+                               answer += asked.answer_weight *
+                                         cross_entropy(model().answer_head, y, e.columns() - 1, e.answer);
+                           }
                          });
-    mean += (loss.answer_weight * answer + (rounds > 0 ? loss.lambda * chain / rounds : 0)) / 4;
+    mean += ((answers > 0 ? loss.answer_weight * answer / answers : 0) + (rounds > 0 ? loss.lambda * chain / rounds : 0)) / 4;
   }
   return mean;
 }
@@ -106,6 +111,9 @@ TEST_CASE("the loss is the paper's equation, for each policy, lambda, answer's w
   const auto own = [](int t, int iterations) {
     return Asked{.round = t, .weight = 1.0 / t, .answer = t == iterations};
   };
+  const auto answers = [](int t, int iterations) {  // asked of several iterations, each with a weight, not all learning
+    return Asked{.answer = t >= iterations - 2, .answer_weight = 0.5 * t, .learns = t != 2};
+  };
   for (const AlignmentLoss& loss : {AlignmentLoss{}, AlignmentLoss{.lambda = 0.3, .answer_weight = 0.1},
                                     AlignmentLoss{.lambda = 2, .over_round = Normalisation::sum}}) {
     const auto check = [&](const auto& policy) {
@@ -116,7 +124,29 @@ TEST_CASE("the loss is the paper's equation, for each policy, lambda, answer's w
     check(EveryKthRound{2});
     check(LastIterations{2});
     check(own);
+    check(answers);
   }
+}
+
+TEST_CASE("asked of every iteration, the answer counts as much as asked of the last: the mean, not the sum") {
+  // Of a model whose loop changes nothing, all answers cost the same.
+  Model still = model();
+  clear(still.loop);
+  const auto every = [](int, int) { return Asked{.answer = true}; };
+  const auto half = [](int t, int iterations) { return Asked{.answer = t == iterations, .answer_weight = 0.5}; };
+  const auto loss = [&](const auto& policy) {
+    const auto list = batch();
+    const std::vector<const Example*> examples{&list[0], &list[1], &list[2], &list[3]};
+    const auto objective = loop_objective(still, policy);
+    typename std::remove_const_t<decltype(objective)>::Workspace workspace{{}};
+    Model gradient = zeros_like(still);
+    return objective(still, examples, 4, {}, workspace, gradient);
+  };
+  const Losses last = loss(AnswerOnly()), all = loss(every);
+  CHECK(last.answer.count == 4);
+  CHECK(all.answer.count == 2 + 4 + 1 + 4);
+  CHECK(all.objective == doctest::Approx(last.objective).epsilon(1e-12));
+  CHECK(loss(half).objective == doctest::Approx(last.objective / 2).epsilon(1e-12));
 }
 
 TEST_CASE("tokens are counted: values and structure apart, the covered pad among the latter, one answer an example") {
