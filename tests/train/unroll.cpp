@@ -4,8 +4,11 @@
 #include <relay/backend/cpu.hpp>
 #include <relay/core/parameters.hpp>
 #include <relay/task/arithmetic.hpp>
+#include <relay/testing/gradcheck.hpp>
 
 #include <doctest/doctest.h>
+
+#include "layer/written_out.hpp"
 
 using namespace relay;
 using B = Cpu<double>;
@@ -236,4 +239,67 @@ TEST_CASE("asked for a round that the chain has not: refused") {
   Model gradient = zeros_like(model());
   CHECK_THROWS_WITH_AS(objective(model(), examples, 1, {}, workspace, gradient),
                        "iteration 2 is asked for round 3 of a chain of 2 rounds", Error);
+}
+
+TEST_CASE("a truncated gradient of the whole model is that of the loss with the states frozen where windows end") {
+  const TransformerConfig sizes{.width = 8, .layers = 1, .heads = 2, .hidden = 9, .dropout = 0.2};
+  const std::optional<Key> dropout = Key(5);
+  Random random(Key(9));
+  std::vector<Example> list;  // sorted by iterations, as the objective sorts them
+  for (const int n : {5, 3, 3, 1}) list.push_back(task.generate(n, random));
+  list[1].width = list[1].columns() + 2;
+  std::vector<const Example*> examples;
+  std::vector<int> lengths, counts;
+  Tokens tokens;
+  for (const Example& e : list) {
+    examples.push_back(&e);
+    lengths.push_back(e.columns());
+    counts.push_back(e.iterations);
+    tokens.insert(tokens.end(), static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
+    tokens.insert(tokens.end(), e.problem.begin(), e.problem.end());
+  }
+  const Ragged<B> ragged(lengths);
+  const Rows<B> rows(ragged, dropout);
+
+  for (const LoopConfig& config : {LoopConfig{.inject = true, .window = 2},
+                                   LoopConfig{.inject = true, .signal = true, .normalise = true, .window = 2},
+                                   LoopConfig{.normalise = true, .window = 1}, LoopConfig{.inject = true, .window = 0}})
+    for (const Keep keep : {Keep::everything, Keep::inputs}) {
+      CAPTURE(config.window);
+      Model whole(sizes, config, task.vocabulary().size(), Seed{3});
+      check::perturb(whole);
+      const auto objective = loop_objective(whole, Aligned{}, {.lambda = 0.7, .answer_weight = 0.3}, FlushRight{}, 0, keep);
+      std::remove_const_t<decltype(objective)>::Workspace workspace{{}};
+      Model gradient = zeros_like(whole);
+      const double value = objective(whole, examples, 4, dropout, workspace, gradient).objective;
+
+      check::WrittenOut written(config, counts);
+      const auto loss = [&] {  // the equation of train/supervision.hpp for Aligned
+        Embedding<B>::Trace embedded;
+        double sum = 0;
+        written(whole.loop, whole.embedding.forward(tokens, rows, embedded), rows, [&](int t, const B::Tensor& y) {
+          for (int s = 0; s < ragged.sequences() && counts[static_cast<std::size_t>(s)] >= t; ++s) {
+            const Example& e = list[static_cast<std::size_t>(s)];
+            const auto placed = FlushRight{}.place(e, t);
+            double round = 0;
+            for (const Placed& p : placed) round += cross_entropy(whole.chain_head, y, ragged.begin(s) + p.column, p.token);
+            sum += 0.7 * round / static_cast<double>(placed.size()) / e.iterations / 4;
+            if (t == e.iterations) sum += 0.3 * cross_entropy(whole.answer_head, y, ragged.end(s) - 1, e.answer) / 4;
+          }
+        });
+        return sum;
+      };
+      CHECK(value == doctest::Approx(loss()).epsilon(1e-12));
+      const auto report = check_gradient<B>(whole, gradient, loss, 6);
+      CHECK_MESSAGE(report.within(1e-6), report.text());
+
+      // It is not the whole gradient, unless there is no window.
+      LoopConfig whole_window = config;
+      whole_window.window = 0;
+      Model full(sizes, whole_window, task.vocabulary().size(), Seed{3});
+      check::perturb(full);
+      Model untruncated = zeros_like(full);
+      CHECK(objective(full, examples, 4, dropout, workspace, untruncated).objective == value);
+      CHECK((check::parameter_difference(gradient, untruncated) > 1e-4) == (config.window > 0));
+    }
 }
