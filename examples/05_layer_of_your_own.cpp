@@ -1,7 +1,8 @@
 // A layer of one's own: every row looks at the row before it in its sequence.
 //
-//   y_i = x_i + a * x_{i-1}      dx_i = dy_i + a * dy_{i+1}      da += sum of dy_i * x_{i-1}      (a [1, width], by element)
+//   y_i = x_i + W x_{i-1}      dx_i = dy_i + W^T dy_{i+1}      dW += sum of dy_i x_{i-1}^T      (W [width, width])
 //
+// It is written in the functions of a backend (backend/backend.hpp), so it runs on any: no element is touched from here.
 // It is then checked, composed with layers of the library, looped, and made the body of a model.
 #include <cstdio>
 
@@ -16,37 +17,46 @@ struct Lookback {
   using Input = Tensor;
   using Output = Tensor;
   struct Trace {
-    Tensor y;  // [rows, width]; backward needs only x, which the caller has
+    Tensor before, seen, y;  // x_{i-1} and W x_{i-1} of the rows that have one before them; y [rows, width]
   };
 
-  Tensor weight;  // a
+  Tensor weight;  // W
 
-  explicit Lookback(int width, Key key) : weight(1, width) { initialise_normal<B>(weight, 0.5, key); }
+  explicit Lookback(int width, Key key) : weight(width, width) { initialise_normal<B>(weight, 0.5, key); }
 
   static const Tensor& output(const Trace& trace) { return trace.y; }
   static void each(auto&& visit, auto&... layer) { visit("weight", layer.weight...); }  // training, saving, checking: all of it
 
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
+    const auto now = followers(rows, 0), before = followers(rows, -1);
+    trace.before.resize_like(x, count(rows), x.cols());
+    B::gather_rows(x, before, 0, trace.before);
+    B::product(trace.before, weight, trace.seen);
     B::copy(x, trace.y);
-    each_pair(rows, x.cols(), [&](int now, int before, int c) { trace.y.row(now)[c] += weight.data()[c] * x.row(before)[c]; });
+    B::scatter_rows(trace.seen, 0, now, trace.y);
     return trace.y;
   }
 
-  Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace&, const Tensor& dy, Lookback& grad) const {
-    Tensor dx = dy;
-    each_pair(rows, x.cols(), [&](int now, int before, int c) {
-      dx.row(before)[c] += weight.data()[c] * dy.row(now)[c];
-      grad.weight.data()[c] += dy.row(now)[c] * x.row(before)[c];  // add, never assign
-    });
+  Tensor backward(const Tensor&, const Rows<B>& rows, const Trace& trace, const Tensor& dy, Lookback& grad) const {
+    const auto now = followers(rows, 0), before = followers(rows, -1);
+    Tensor dseen, dbefore, dx = dy;
+    dseen.resize_like(dy, count(rows), dy.cols());
+    B::gather_rows(dy, now, 0, dseen);
+    B::add_outer_product(dseen, trace.before, grad.weight);  // add, never assign
+    B::product_backward(dseen, weight, dbefore);
+    B::scatter_rows(dbefore, 0, before, dx);
     return dx;
   }
 
  private:
-  static void each_pair(const Rows<B>& rows, int width, auto&& visit) {
+  /// The rows that have one before them in their sequence, or, with offset -1, the rows before them.
+  static typename B::Indices followers(const Rows<B>& rows, int offset) {
+    std::vector<std::int32_t> list;
     for (int s = 0; s < rows.sequences(); ++s)
-      for (int i = rows.begin(s) + 1; i < rows.end(s); ++i)
-        for (int c = 0; c < width; ++c) visit(i, i - 1, c);
+      for (int i = rows.begin(s) + 1; i < rows.end(s); ++i) list.push_back(i + offset);
+    return B::indices(list, rows.batch().device());
   }
+  static int count(const Rows<B>& rows) { return rows.count() - rows.sequences(); }  // all but the first of each
 };
 
 using Backend = Cpu<double>;

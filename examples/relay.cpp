@@ -112,13 +112,17 @@ void solve_problem(const Pipeline<Backend>& pipeline, const std::vector<std::pai
   std::string out = format("%s   modulo %d, the answer is %s\n", task.print(problem.problem).c_str(), task.modulus,
                            task.vocabulary().spelling(truth).c_str());
   for (const auto& [name, solver] : solvers) {
-    Example chain = solver(std::span(&problem, 1)).front().example;
+    const Solution solution = solver(std::span(&problem, 1)).front();
+    Example chain = solution.example;
     out += "\n" + name + "\n";
     if (name == "looped_vanilla") {
       out += "      (was never taught rounds: its answer only)\n";
       chain.rounds.clear();
     }
     out += chain_text(task, chain);
+    if (solution.cut)
+      out += format("      (cut: problem and chain came to the model's limit, model.positions=%d, before the chain ended)\n",
+                    pipeline.config().model.positions);
   }
   print(out + "\n");
 }
@@ -179,12 +183,18 @@ void evaluate(const Options& options, Threads& threads) {
   const Pipeline<Backend> pipeline(directory, directory.config(), threads);
   const auto solver = pipeline.solver(options.model);
   print(format("%s\n%8s %8s %8s %8s %8s\n", options.model.c_str(), "length", "samples", "answer", "chain", "token"));
+  long cut = 0;
   for (int length = lengths.first; length <= lengths.last; ++length) {
     const auto examples =
         pipeline.test_examples(length, static_cast<int>(options.count), Key(static_cast<std::uint64_t>(options.seed)));
-    const Accuracy a = accuracy(solver(examples), examples);
+    const auto solutions = solver(examples);
+    cut += std::count_if(solutions.begin(), solutions.end(), [](const Solution& s) { return s.cut; });
+    const Accuracy a = accuracy(solutions, examples);
     print(format("%8d %8ld %8.4f %8.4f %8.4f\n", length, a.samples, a.answer(), a.chain(), a.token()));
   }
+  if (cut > 0)
+    print(format("%ld of these chains were cut: problem and chain came to the model's limit, model.positions=%d\n", cut,
+                 pipeline.config().model.positions));
 }
 
 int run(int argc, char** argv) {

@@ -23,6 +23,7 @@
 
 // Where the arithmetic happens.
 #include <relay/backend/ops.hpp>
+#include <relay/backend/backend.hpp>
 #include <relay/backend/cpu.hpp>
 
 // Layers: forward, backward, trace.

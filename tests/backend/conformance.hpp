@@ -40,6 +40,7 @@ class Conformance {
     SUBCASE("elements") { elements(); }
     SUBCASE("rows") { rows(); }
     SUBCASE("gather and scatter") { gather_scatter(); }
+    SUBCASE("no rows") { no_rows(); }
     SUBCASE("sum of squares") { sum_of_squares(); }
     SUBCASE("layer norm") { layer_norm(); }
     SUBCASE("gelu") { gelu(); }
@@ -112,7 +113,7 @@ class Conformance {
     Tensor t(2, 3, device_);
     B::fill(t, 0.5);
     expect("filled", t, Matrix(2, 3, 0.5), 0);
-    fill(t, -2);  // found by argument-dependent lookup: what core/parameters.hpp calls
+    B::fill(t, -2);
     expect("filled", t, Matrix(2, 3, -2), 0);
     const Tensor copy = t;
     B::fill(t, 1);
@@ -216,6 +217,41 @@ class Conformance {
     for (int i = 0; i < 4; ++i)
       for (int c = 0; c < 5; ++c) scattered(which[static_cast<std::size_t>(i)], c) += y0(2 + i, c);
     expect("scatter_rows, one row twice", sum, scattered, 4);
+  }
+
+  /// Tensors without rows pass through everything that is a matter of rows, and add nothing.
+  void no_rows() {
+    const Tensor x = put(Matrix(0, 5)), dy = put(Matrix(0, 3)), weight = put(random(3, 5)), bias = put(random(1, 3));
+    const Tensor scale = put(random(1, 5)), table = put(random(4, 5));
+    const Matrix dweight0 = random(3, 5), dbias0 = random(1, 3), sum0 = random(4, 5);
+    Tensor dweight = put(dweight0), dbias = put(dbias0), sum = put(sum0);
+    const auto none = [&](const std::string& what, int cols, auto&& op) {
+      Tensor y = poisoned(2, cols);
+      op(y);
+      expect(what, y, Matrix(0, cols), 0);
+    };
+    none("product", 3, [&](Tensor& y) { B::product(x, weight, y); });
+    none("product_backward", 5, [&](Tensor& y) { B::product_backward(dy, weight, y); });
+    none("linear", 3, [&](Tensor& y) { B::linear(x, weight, bias, y); });
+    none("linear_backward", 5, [&](Tensor& y) { B::linear_backward(x, weight, dy, y, dweight, dbias); });
+    none("copy", 5, [&](Tensor& y) { B::copy(x, y); });
+    none("copy_first", 5, [&](Tensor& y) { B::copy_first(table, 0, y); });
+    none("gelu", 5, [&](Tensor& y) { B::gelu(x, y); });
+    none("dropout", 5, [&](Tensor& y) { B::dropout(x, 0.5, Key(1), y); });
+    none("residual", 5, [&](Tensor& y) { B::residual(x, x, 0, std::nullopt, y); });
+    Tensor statistics = poisoned(1, 1);
+    none("layer_norm", 5, [&](Tensor& y) { B::layer_norm(x, scale, scale, 1e-5, y, statistics); });
+    Tensor gathered = put(Matrix(0, 5));
+    B::gather_rows(table, indices({}), 0, gathered);
+    B::scatter_rows(x, 0, indices({}), sum);
+    B::add(x, sum);
+    B::add(Tensor(), sum);
+    B::add_outer_product(dy, x, dweight);
+    B::add_column_sums(dy, dbias);
+    expect("scatter_rows and add", sum, sum0, 0);
+    expect("add_outer_product", dweight, dweight0, 0);
+    expect("add_column_sums", dbias, dbias0, 0);
+    CHECK(B::sum_of_squares(x) == 0);
   }
 
   void sum_of_squares() {

@@ -10,9 +10,12 @@ struct Vec {
   std::vector<double> values;
   long size() const { return static_cast<long>(values.size()); }
 };
-void fill(Vec& v, double value) { v.values.assign(v.values.size(), value); }
+struct Host {
+  static void fill(Vec& v, double value) { v.values.assign(v.values.size(), value); }
+};
 
 struct Leaf {
+  using Backend = Host;
   Vec weight{{1, 2}}, bias{{3}};
   static void each(auto&& visit, auto&... leaf) {
     visit("weight", leaf.weight...);
@@ -23,6 +26,7 @@ struct None {
   static void each(auto&&, auto&...) {}
 };
 struct Tree {
+  using Backend = Host;
   Leaf first;
   None none;
   std::vector<Leaf> layers{Leaf(), Leaf()};

@@ -6,6 +6,7 @@
 #include <relay/layer/transformer_block.hpp>
 
 #include "check.hpp"
+#include "written_out.hpp"
 
 using namespace relay;
 using check::B;
@@ -41,49 +42,6 @@ T wanted(int t, const T& like) {
   for (long i = 0; i < dy.size(); ++i) dy.data()[i] = static_cast<typename T::Scalar>(random.normal());
   return dy;
 }
-
-/// The loop written out, from the equations of the header: sum over t of dy_t * y_t. With a window, every sequence starts
-/// again from its frozen state wherever a whole number of windows is left to it.
-class WrittenOut {
- public:
-  WrittenOut(LoopConfig config, std::vector<int> counts) : config_(config), counts_(std::move(counts)) {}
-
-  double operator()(const Looped<Blocks>& loop, const Tensor& h0, const Rows<B>& rows) {
-    const bool freezes = frozen_.empty();
-    double sum = 0;
-    Tensor state = h0;
-    for (int t = 1; t <= counts_.front(); ++t) {
-      int live = 0;
-      while (live < static_cast<int>(counts_.size()) && counts_[static_cast<std::size_t>(live)] >= t) ++live;
-      const Rows<B> at = rows.first(live).fold(static_cast<std::uint64_t>(t));
-      Tensor u = check::slice(state, 0, at.count());
-      for (int s = 0; s < live; ++s)
-        if (!freezes && t > 1 && config_.window > 0 &&
-            (counts_[static_cast<std::size_t>(s)] - (t - 1)) % config_.window == 0)
-          std::copy(frozen_[static_cast<std::size_t>(t - 2)].row(at.begin(s)),
-                    frozen_[static_cast<std::size_t>(t - 2)].row(at.end(s)), u.row(at.begin(s)));
-      for (int r = 0; r < u.rows(); ++r)
-        for (int c = 0; c < width; ++c) {
-          if (config_.inject && t > 1) u.row(r)[c] += h0.row(r)[c];
-          const double angle = t * std::pow(10000.0, -(c % 2) / 2.0);
-          if (config_.signal) u.row(r)[c] += c < 2 ? std::sin(angle) : std::cos(angle);
-        }
-      Blocks::Trace trace;
-      LayerNorm<B>::Trace normal;
-      const Tensor e = loop.block.forward(u, at, trace), y = loop.norm.forward(e, at, normal);
-      const Tensor dy = wanted(t, y);
-      for (long i = 0; i < y.size(); ++i) sum += dy.data()[i] * y.data()[i];
-      state = config_.normalise ? y : e;
-      if (freezes) frozen_.push_back(state);
-    }
-    return sum;
-  }
-
- private:
-  LoopConfig config_;
-  std::vector<int> counts_;
-  std::vector<Tensor> frozen_;  // s_1 .. s_T as they were when first called
-};
 
 /// What the loop itself says.
 template <class Loop, class T>
@@ -127,10 +85,17 @@ void check_loop(LoopConfig config, double dropout, Keep keep) {
   auto loop = loop_of(config, dropout);
   Tensor h0 = check::random(batch.rows(), width, Key(2));
   const auto ours = run(loop, h0, rows, counts, keep);
-  WrittenOut written(config, counts);
-  CHECK(ours.value == doctest::Approx(written(loop, h0, rows)).epsilon(1e-12));
+  check::WrittenOut written(config, counts);
+  const auto loss = [&] {  // the sum over t of dy_t * y_t
+    double sum = 0;
+    written(loop, h0, rows, [&](int t, const Tensor& y) {
+      const Tensor dy = wanted(t, y);
+      for (long i = 0; i < y.size(); ++i) sum += dy.data()[i] * y.data()[i];
+    });
+    return sum;
+  };
+  CHECK(ours.value == doctest::Approx(loss()).epsilon(1e-12));
 
-  const auto loss = [&] { return written(loop, h0, rows); };
   const auto report = check_gradient<B>(loop, ours.gradient, loss, 12);
   CHECK_MESSAGE(report.within(1e-6), report.text());
   GradientReport input;
@@ -360,6 +325,18 @@ TEST_CASE("counts that make no sense are refused in a sentence") {
   CHECK_THROWS_WITH_AS(with({1, 2}), "sequences must come sorted by their number of iterations, the longest first",
                        Error);
   CHECK_THROWS_WITH_AS(with({1, 0}), "every sequence needs at least one iteration, not 0", Error);
+  const Looped<Blocks, 3> fixed(blocks(), width);
+  Looped<Blocks, 3>::Trace own;
+  const auto fixed_with = [&](std::vector<int> counts) {
+    fixed.forward(h0, batch, counts, own, [](int, const auto&, const Tensor&) {});
+  };
+  CHECK_NOTHROW(fixed_with({3, 3}));
+  for (const std::vector<int>& counts : {std::vector<int>{3, 2}, std::vector<int>{2, 2}})
+    CHECK_THROWS_WITH_AS(fixed_with(counts),
+                         "this loop runs 3 iterations, which is part of its type, but a sequence was given 2: give 3 to each, "
+                         "or leave the number out of the type",
+                         Error);
+  CHECK_THROWS_AS(fixed_with({4, 3}), Error);
   CHECK_THROWS_WITH_AS(loop_of({.window = -1}), "a window of -1 iterations: give a positive number, or 0 for all",
                        Error);
 }

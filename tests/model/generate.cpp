@@ -30,7 +30,7 @@ Model model_of(Seed seed) {
 /// The obvious way: the whole text through the model for every token.
 Text uncached(const Model& model, const Text& prompt, const GenerateConfig& config) {
   Text text = prompt, written;
-  while (static_cast<int>(written.size()) < config.new_tokens) {
+  while (static_cast<int>(written.size()) < config.new_tokens && static_cast<int>(text.size()) < model.positions()) {
     const std::vector<int> lengths{static_cast<int>(text.size())};
     const Ragged<B> batch(lengths);
     Model::Trace trace;
@@ -120,6 +120,67 @@ TEST_CASE("no prompts, and prompts that cannot be continued") {
                        "prompt 1 is empty: generation continues at least one token", Error);
   CHECK_THROWS_AS(generate(model, std::span<const Text>(fine), {.batch = 0}), Error);
   CHECK_THROWS_AS(generate(model, std::span<const Text>(fine), {.new_tokens = 0}), Error);
-  CHECK_THROWS_AS(generate(model, std::span<const Text>(fine), {.new_tokens = 128}),
-                  Error);  // beyond the model's positions
+  const std::vector<Text> filled{{1}, Text(128, 1)}, beyond{{1}, Text(300, 1)};
+  CHECK_THROWS_WITH_AS(generate(model, std::span<const Text>(filled)),
+                       "prompt 1 of 128 tokens leaves the model no room: its limit is 128 tokens, prompt and text together: "
+                       "shorten the prompt, or build the model with more positions",
+                       Error);
+  CHECK_THROWS_AS(generate(model, std::span<const Text>(beyond), {.new_tokens = 1}), Error);
+}
+
+TEST_CASE("at the model's limit of positions each text ends by itself, whatever its neighbours are") {
+  const Model model = model_of(Seed{7});
+  auto prompts = prompts_of(5);
+  prompts.push_back(Text(127, 3));
+  const GenerateConfig config{.batch = 4, .new_tokens = 1 << 30, .stop = -1};
+  std::vector<bool> stopped;
+  const auto written = generate(model, std::span<const Text>(prompts), config, {}, &stopped);
+  CHECK(stopped == std::vector<bool>(prompts.size(), false));
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    CHECK(prompts[i].size() + written[i].size() == 128);
+    CHECK(written[i] == uncached(model, prompts[i], config));
+    CHECK(generate(model, std::span<const Text>(&prompts[i], 1), config).front() == written[i]);
+  }
+}
+
+TEST_CASE("it says whether a text stopped; the last position may still be read for it") {
+  const Model model = model_of(Seed{7});
+  const std::vector<Text> prompts{{4, 2}};
+  const GenerateConfig free{.new_tokens = 1 << 30, .stop = -1};
+  const Text text = generate(model, std::span<const Text>(prompts), free).front();
+  const auto length = [&](std::size_t prompt, std::int32_t stop, int new_tokens, bool& stops) {
+    // The prompt is the beginning of that text, so what follows is the rest of it.
+    Text begun = prompts[0];
+    begun.insert(begun.end(), text.begin(), text.begin() + static_cast<std::ptrdiff_t>(prompt - 2));
+    std::vector<bool> stopped;
+    const auto rest = generate(model, std::span<const Text>(&begun, 1), {.new_tokens = new_tokens, .stop = stop}, {}, &stopped);
+    stops = stopped.front();
+    return rest.front().size();
+  };
+  bool stops = false;
+  CHECK(length(100, text[98], 9, stops) == 0);  // the very next token
+  CHECK(stops);
+  CHECK(length(100, -1, 9, stops) == 9);
+  CHECK_FALSE(stops);
+  CHECK(length(127, -1, 9, stops) == 1);
+  CHECK_FALSE(stops);
+
+  // All 128 positions are read; what would stand at the next one is known, and may be the stop.
+  Text whole = prompts[0];
+  whole.insert(whole.end(), text.begin(), text.end());
+  REQUIRE(whole.size() == 128);
+  const std::vector<int> lengths{128};
+  const Ragged<B> batch(lengths);
+  Model::Trace trace;
+  const auto& states = model.forward(whole, batch, trace);
+  B::Tensor last, logits;
+  last.resize_like(states, 1, states.cols());
+  B::gather_rows(states, {127}, 0, last);
+  B::linear(last, model.head.weight, model.head.bias, logits);
+  std::vector<std::int32_t> next;
+  std::vector<double> probability;
+  B::argmax(logits, next, probability);
+  REQUIRE(text.back() != next[0]);
+  CHECK(length(127, next[0], 9, stops) == 1);
+  CHECK(stops);
 }

@@ -138,6 +138,56 @@ TEST_CASE("nothing beyond the trained lengths: no chains, and fine-tuning on the
   CHECK(json.at("rows").as_array().size() == 8);
 }
 
+TEST_CASE("chains longer than the model can read are dropped, and nothing else about them matters") {
+  PipelineConfig config = tiny();
+  set(config, "model.positions=41");  // the least for 4 operators
+  run("tight", config);
+  const RunDirectory directory("tight");
+  const Arithmetic task{.modulus = config.modulus};
+  const Vocabulary vocabulary = task.vocabulary();
+
+  // Fine-tunes again, on these chains.
+  const auto tune = [&](const std::vector<Example>& three, const std::vector<Example>& four, std::string& said) {
+    write_jsonl(directory.chains_file(3), Arithmetic::name, vocabulary, three);
+    write_jsonl(directory.chains_file(4), Arithmetic::name, vocabulary, four);
+    remove_file(directory.model_file("ar_relay"));
+    remove_file(directory.metrics_file());
+    std::FILE* out = std::tmpfile();
+    REQUIRE(out);
+    run("tight", config, 1, {.out = out});
+    std::rewind(out);
+    said.resize(1 << 14);
+    said.resize(std::fread(said.data(), 1, said.size(), out));
+    std::fclose(out);
+    return read_file(directory.model_file("ar_relay"));
+  };
+  /// A chain of 41 tokens and as many as are asked for more, with its problem and without <eos>; wrong all over.
+  const auto chain = [&](int more) {
+    Example e = task.parse("1+2+3+4");
+    const std::size_t left = 41 - e.problem.size() - 1 + static_cast<std::size_t>(more);
+    e.rounds = {Tokens(left, expression::equals), {expression::number(2)}};
+    e.answer = expression::number(2);
+    return e;
+  };
+  CHECK(chain(0).problem.size() + task.text(chain(0)).size() == 42);
+
+  std::string said;
+  const std::string fits = tune({chain(0), chain(-1)}, {chain(-2)}, said);
+  CHECK(!says(said, "dropped"));
+  CHECK(tune({chain(1), chain(0), chain(-1)}, {chain(30), chain(-2)}, said) == fits);
+  CHECK(says(said, "ar_relay: 2 of 5 written chains are dropped: with their problems they are longer than 41 tokens, the model's "
+                   "limit (model.positions)\n"));
+
+  const std::string none = tune({chain(1)}, {chain(2), chain(3)}, said);
+  CHECK(says(said, "ar_relay: 3 of 3 written chains are dropped: "));
+  CHECK(says(said, "; none is left to learn from\n"));
+  CHECK(none != fits);
+  PipelineConfig alone = config;  // the trained range alone
+  alone.share = 0;
+  run("alone", alone);
+  CHECK(none == read_file(RunDirectory("alone").model_file("ar_relay")));
+}
+
 TEST_CASE("what a run cannot go on from is an error that names it") {
   run("broken", tiny());
   const RunDirectory directory("broken");

@@ -37,6 +37,7 @@ void same(const std::vector<Solution>& a, const std::vector<Solution>& b) {
   for (std::size_t i = 0; i < a.size(); ++i) {
     CAPTURE(i);
     CHECK(a[i].example == b[i].example);
+    CHECK(a[i].cut == b[i].cut);
     CHECK(a[i].confidence == doctest::Approx(b[i].confidence).epsilon(1e-4));
   }
 }
@@ -100,6 +101,29 @@ TEST_CASE("an auto-regressive model's chains depend on neither threads nor neigh
     CHECK(tokens <= list[i].problem.size() * static_cast<std::size_t>(list[i].iterations + 1));
   }
   CHECK(solve_causal(model, std::span<const Example>(), one, task).empty());
+}
+
+TEST_CASE("a chain that the model's limit cuts is marked, and depends on its neighbours no more than others") {
+  const int positions = 40;
+  const CausalTransformer<Backend> model({.width = 16, .layers = 1, .heads = 2, .positions = positions},
+                                         task.vocabulary().size(), Seed{4});
+  Threads one(1);
+  const auto list = problems(150, Key(3));
+  const auto chains = solve_causal(model, std::span(list), one, task);
+  same(chains, one_by_one(list, [&](auto some) { return solve_causal(model, some, one, task); }));
+  int cut = 0, whole = 0;
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const std::size_t problem = list[i].problem.size(), own = problem * static_cast<std::size_t>(list[i].iterations + 1);
+    std::size_t tokens = 0;
+    for (const Tokens& round : chains[i].example.rounds) tokens += round.size();
+    CHECK(problem + tokens <= positions);
+    if (chains[i].cut) CHECK((problem + tokens == positions && tokens < own));
+    (chains[i].cut ? cut : whole) += 1;
+  }
+  CHECK(cut > 0);
+  CHECK(whole > 0);
+  for (const Solution& chain : solve_causal(causal(), std::span(list), one, task)) CHECK_FALSE(chain.cut);  // of 256 positions
+  for (const Solution& chain : solve_looped(looped(), std::span(list), one)) CHECK_FALSE(chain.cut);
 }
 
 TEST_CASE("a problem beyond the model's limit is an error") {

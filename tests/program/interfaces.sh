@@ -156,5 +156,18 @@ for model in looped_vanilla ar ar_relay; do
   "$RELAY" evaluate --run run --model $model --lengths 2..3 --count 20 >table && lines table 4
 done
 
+# --- A chain that the model's limit cuts: two steps of training do not teach a model to end one. ---
+"$RELAY" pipeline --out tight --threads 1 --set lengths.longest=2 lengths.test_longest=4 model.width=8 model.layers=1 model.heads=2 \
+  model.positions=41 batch=4 looped_aligned.steps=2 looped_vanilla.steps=2 ar.steps=2 ar_relay.steps=2 ar_relay.chains=5 \
+  evaluate.samples=5 >out 2>err || { cat err; exit 1; }
+has err '^ar_relay: [0-9]+ of 10 written chains are dropped: .* longer than 41 tokens'
+"$RELAY" solve --run tight "(1+2)*(3-4)" >solved 2>err || fail "solve to the limit: exit code $?"
+quiet
+has solved "^ +\(cut: problem and chain came to the model's limit, model\.positions=41, before the chain ended\)\$"
+"$RELAY" evaluate --run tight --model ar --lengths 3..4 --count 20 >table 2>err || fail "evaluate to the limit: exit code $?"
+quiet
+lines table 5
+has table "^[0-9]+ of these chains were cut: problem and chain came to the model's limit, model\.positions=41\$"
+
 echo "$failures failed"
 ((failures == 0))

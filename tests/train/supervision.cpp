@@ -14,7 +14,7 @@ std::vector<int> rounds(const Supervision auto& policy, int iterations) {
   for (int t = 1; t <= iterations; ++t) {
     const Asked asked = policy(t, iterations);
     CHECK(asked.answer == (t == iterations));
-    CHECK((asked.weight == 1 && asked.learns));
+    CHECK((asked.weight == 1 && asked.answer_weight == 1 && asked.learns));
     list.push_back(asked.round);
   }
   return list;
@@ -41,6 +41,11 @@ TEST_CASE("a lambda is a policy; what answers another question is none") {
   };
   static_assert(Supervision<decltype(own)>);
   CHECK(own(4, 5).weight == 0.25);
+  const auto later = [](int t, int iterations) {  // the answer of every iteration, the later the more
+    return Asked{.round = t, .answer = true, .answer_weight = 1.0 * t / iterations, .learns = t > 1};
+  };
+  static_assert(Supervision<decltype(later)>);
+  CHECK(later(2, 4).answer_weight == 0.5);
   const auto number = [](int, int) { return 1; };
   static_assert(!Supervision<decltype(number)>);
   static_assert(!Supervision<int>);

@@ -4,8 +4,11 @@
 #include <relay/backend/cpu.hpp>
 #include <relay/core/parameters.hpp>
 #include <relay/task/arithmetic.hpp>
+#include <relay/testing/gradcheck.hpp>
 
 #include <doctest/doctest.h>
+
+#include "layer/written_out.hpp"
 
 using namespace relay;
 using B = Cpu<double>;
@@ -40,7 +43,8 @@ double cross_entropy(const Linear<B>& head, const B::Tensor& state, int row, Tok
   return std::log(total) - wanted;
 }
 
-/// L = mean over examples of answer_weight L_answer + lambda mean over asked rounds of weight CE(round).
+/// L = mean over examples of
+///   answer_weight mean over asked answers of their weight CE(answer) + lambda mean over asked rounds of weight CE(round).
 double by_hand(const auto& policy, AlignmentLoss loss) {
   double mean = 0;
   for (const Example& e : batch()) {
@@ -51,7 +55,7 @@ double by_hand(const auto& policy, AlignmentLoss loss) {
     Embedding<B>::Trace embedded;
     Model::Loop::Trace trace;
     double chain = 0, answer = 0;
-    int rounds = 0;
+    int rounds = 0, answers = 0;
     model().loop.forward(model().embedding.forward(row, alone, embedded), alone, count, trace,
                          [&](int t, const auto&, const B::Tensor& y) {
                            const Asked asked = policy(t, e.iterations);
@@ -69,10 +73,14 @@ double by_hand(const auto& policy, AlignmentLoss loss) {
                              if (asked.learns)
                                chain += asked.weight * (loss.over_round == Normalisation::mean ? sum / n : sum);
                            }
-                           if (asked.answer && asked.learns)
-                             answer += cross_entropy(model().answer_head, y, e.columns() - 1, e.answer);
+                           if (asked.answer) {
+                             ++answers;
+                             if (asked.learns)
+                               answer += asked.answer_weight *
+                                         cross_entropy(model().answer_head, y, e.columns() - 1, e.answer);
+                           }
                          });
-    mean += (loss.answer_weight * answer + (rounds > 0 ? loss.lambda * chain / rounds : 0)) / 4;
+    mean += ((answers > 0 ? loss.answer_weight * answer / answers : 0) + (rounds > 0 ? loss.lambda * chain / rounds : 0)) / 4;
   }
   return mean;
 }
@@ -106,6 +114,9 @@ TEST_CASE("the loss is the paper's equation, for each policy, lambda, answer's w
   const auto own = [](int t, int iterations) {
     return Asked{.round = t, .weight = 1.0 / t, .answer = t == iterations};
   };
+  const auto answers = [](int t, int iterations) {  // asked of several iterations, each with a weight, not all learning
+    return Asked{.answer = t >= iterations - 2, .answer_weight = 0.5 * t, .learns = t != 2};
+  };
   for (const AlignmentLoss& loss : {AlignmentLoss{}, AlignmentLoss{.lambda = 0.3, .answer_weight = 0.1},
                                     AlignmentLoss{.lambda = 2, .over_round = Normalisation::sum}}) {
     const auto check = [&](const auto& policy) {
@@ -116,7 +127,29 @@ TEST_CASE("the loss is the paper's equation, for each policy, lambda, answer's w
     check(EveryKthRound{2});
     check(LastIterations{2});
     check(own);
+    check(answers);
   }
+}
+
+TEST_CASE("asked of every iteration, the answer counts as much as asked of the last: the mean, not the sum") {
+  // Of a model whose loop changes nothing, all answers cost the same.
+  Model still = model();
+  clear(still.loop);
+  const auto every = [](int, int) { return Asked{.answer = true}; };
+  const auto half = [](int t, int iterations) { return Asked{.answer = t == iterations, .answer_weight = 0.5}; };
+  const auto loss = [&](const auto& policy) {
+    const auto list = batch();
+    const std::vector<const Example*> examples{&list[0], &list[1], &list[2], &list[3]};
+    const auto objective = loop_objective(still, policy);
+    typename std::remove_const_t<decltype(objective)>::Workspace workspace{{}};
+    Model gradient = zeros_like(still);
+    return objective(still, examples, 4, {}, workspace, gradient);
+  };
+  const Losses last = loss(AnswerOnly()), all = loss(every);
+  CHECK(last.answer.count == 4);
+  CHECK(all.answer.count == 2 + 4 + 1 + 4);
+  CHECK(all.objective == doctest::Approx(last.objective).epsilon(1e-12));
+  CHECK(loss(half).objective == doctest::Approx(last.objective / 2).epsilon(1e-12));
 }
 
 TEST_CASE("tokens are counted: values and structure apart, the covered pad among the latter, one answer an example") {
@@ -206,4 +239,67 @@ TEST_CASE("asked for a round that the chain has not: refused") {
   Model gradient = zeros_like(model());
   CHECK_THROWS_WITH_AS(objective(model(), examples, 1, {}, workspace, gradient),
                        "iteration 2 is asked for round 3 of a chain of 2 rounds", Error);
+}
+
+TEST_CASE("a truncated gradient of the whole model is that of the loss with the states frozen where windows end") {
+  const TransformerConfig sizes{.width = 8, .layers = 1, .heads = 2, .hidden = 9, .dropout = 0.2};
+  const std::optional<Key> dropout = Key(5);
+  Random random(Key(9));
+  std::vector<Example> list;  // sorted by iterations, as the objective sorts them
+  for (const int n : {5, 3, 3, 1}) list.push_back(task.generate(n, random));
+  list[1].width = list[1].columns() + 2;
+  std::vector<const Example*> examples;
+  std::vector<int> lengths, counts;
+  Tokens tokens;
+  for (const Example& e : list) {
+    examples.push_back(&e);
+    lengths.push_back(e.columns());
+    counts.push_back(e.iterations);
+    tokens.insert(tokens.end(), static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
+    tokens.insert(tokens.end(), e.problem.begin(), e.problem.end());
+  }
+  const Ragged<B> ragged(lengths);
+  const Rows<B> rows(ragged, dropout);
+
+  for (const LoopConfig& config : {LoopConfig{.inject = true, .window = 2},
+                                   LoopConfig{.inject = true, .signal = true, .normalise = true, .window = 2},
+                                   LoopConfig{.normalise = true, .window = 1}, LoopConfig{.inject = true, .window = 0}})
+    for (const Keep keep : {Keep::everything, Keep::inputs}) {
+      CAPTURE(config.window);
+      Model whole(sizes, config, task.vocabulary().size(), Seed{3});
+      check::perturb(whole);
+      const auto objective = loop_objective(whole, Aligned{}, {.lambda = 0.7, .answer_weight = 0.3}, FlushRight{}, 0, keep);
+      std::remove_const_t<decltype(objective)>::Workspace workspace{{}};
+      Model gradient = zeros_like(whole);
+      const double value = objective(whole, examples, 4, dropout, workspace, gradient).objective;
+
+      check::WrittenOut written(config, counts);
+      const auto loss = [&] {  // the equation of train/supervision.hpp for Aligned
+        Embedding<B>::Trace embedded;
+        double sum = 0;
+        written(whole.loop, whole.embedding.forward(tokens, rows, embedded), rows, [&](int t, const B::Tensor& y) {
+          for (int s = 0; s < ragged.sequences() && counts[static_cast<std::size_t>(s)] >= t; ++s) {
+            const Example& e = list[static_cast<std::size_t>(s)];
+            const auto placed = FlushRight{}.place(e, t);
+            double round = 0;
+            for (const Placed& p : placed) round += cross_entropy(whole.chain_head, y, ragged.begin(s) + p.column, p.token);
+            sum += 0.7 * round / static_cast<double>(placed.size()) / e.iterations / 4;
+            if (t == e.iterations) sum += 0.3 * cross_entropy(whole.answer_head, y, ragged.end(s) - 1, e.answer) / 4;
+          }
+        });
+        return sum;
+      };
+      CHECK(value == doctest::Approx(loss()).epsilon(1e-12));
+      const auto report = check_gradient<B>(whole, gradient, loss, 6);
+      CHECK_MESSAGE(report.within(1e-6), report.text());
+
+      // It is not the whole gradient, unless there is no window.
+      LoopConfig whole_window = config;
+      whole_window.window = 0;
+      Model full(sizes, whole_window, task.vocabulary().size(), Seed{3});
+      check::perturb(full);
+      Model untruncated = zeros_like(full);
+      CHECK(objective(full, examples, 4, dropout, workspace, untruncated).objective == value);
+      CHECK((check::parameter_difference(gradient, untruncated) > 1e-4) == (config.window > 0));
+    }
 }

@@ -6,6 +6,7 @@
 
 #include <Eigen/Core>
 
+#include <relay/backend/backend.hpp>
 #include <relay/backend/cpu/attention.hpp>
 #include <relay/backend/cpu/product.hpp>
 #include <relay/backend/cpu/row_ops.hpp>
@@ -180,12 +181,6 @@ struct Cpu : ComposedOps<Cpu<S>> {
   static auto map(const Tensor& x) { return Eigen::Map<const Matrix, Eigen::Aligned64>(x.data(), x.rows(), x.cols()); }
 };
 
-namespace cpu {
-/// Found by argument-dependent lookup where only a tensor is at hand (core/parameters.hpp).
-template <class S>
-void fill(Tensor<S>& x, double value) {
-  std::fill_n(x.data(), x.size(), static_cast<S>(value));
-}
-}  // namespace cpu
+static_assert(ComputeBackend<Cpu<float>> && ComputeBackend<Cpu<double>>);
 
 }  // namespace relay

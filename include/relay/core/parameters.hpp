@@ -68,7 +68,7 @@ long count_parameters(const Layer& layer) {
 /// Sets every parameter to zero: how a gradient starts.
 template <class Layer>
 void clear(Layer& layer) {
-  for_each_parameter([](std::string_view, auto& tensor) { fill(tensor, 0); }, layer);
+  for_each_parameter([](std::string_view, auto& tensor) { Layer::Backend::fill(tensor, 0); }, layer);
 }
 
 /// Another value of the layer's own type, all zeros: a gradient, or a moment of the optimiser.

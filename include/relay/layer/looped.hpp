@@ -88,7 +88,8 @@ class Looped {
   }
   const LoopConfig& config() const { return config_; }
 
-  /// Runs counts[s] iterations of sequence s, calling read(t, rows, y_t) after each. The counts must not increase.
+  /// Runs counts[s] iterations of sequence s, calling read(t, rows, y_t) after each. The counts must not increase; with a
+  /// static number of iterations each must be that number.
   template <std::invocable<int, const Rows<Backend>&, const Tensor&> Read>
   void forward(const Input& h0, const Rows<Backend>& rows, std::span<const int> counts, Trace& trace, Read&& read) const {
     start(rows, counts, trace);
@@ -154,6 +155,10 @@ class Looped {
             "sequences must come sorted by their number of iterations, the longest first");
     require(counts.empty() || counts.back() >= 1, "every sequence needs at least one iteration, not ",
             counts.empty() ? 0 : counts.back());
+    if constexpr (Iterations != dynamic_iterations)
+      for (const int n : counts)
+        require(n == Iterations, "this loop runs ", Iterations, " iterations, which is part of its type, but a sequence was given ", n,
+                ": give ", Iterations, " to each, or leave the number out of the type");
     trace.counts.assign(counts.begin(), counts.end());
     const auto most = static_cast<std::size_t>(trace.iterations());
     const auto grow = [](auto& list, std::size_t n) {

@@ -2,6 +2,8 @@
 //
 // A step computes one ragged batch: the newest token of every running sequence, and the whole prompt of every sequence that
 // starts (its prefill). A finished sequence leaves the batch, and its slot of the cache goes to the next waiting prompt.
+// A sequence is finished when it stops, has written enough, or is as long as the model can read; none of this depends on
+// the others.
 #pragma once
 
 #include <algorithm>
@@ -42,20 +44,30 @@ class KvCache {
   typename LayerNorm<B>::Trace normal_;
 };
 
-/// Continues each prompt with the most probable tokens until `stop` or the limit.
+/// Continues each prompt with the most probable tokens until `stop`, `new_tokens`, or the model's limit of positions for
+/// prompt and text together. `stopped`, if given, is filled with whether it was `stop` that ended each text.
 template <class B>
 std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& model,
                                                 std::span<const std::vector<std::int32_t>> prompts,
-                                                const GenerateConfig& config = {}, typename B::Device device = {}) {
+                                                const GenerateConfig& config = {}, typename B::Device device = {},
+                                                std::vector<bool>* stopped = nullptr) {
   using Index = std::int32_t;
   require(config.batch > 0 && config.new_tokens > 0, "generation needs a positive batch and number of new tokens, not ",
           config.batch, " and ", config.new_tokens);
   std::vector<std::vector<Index>> written(prompts.size());
+  if (stopped) stopped->assign(prompts.size(), false);
+  const int positions = model.positions();
   std::size_t longest = 0;
-  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    require(prompts[i].size() < static_cast<std::size_t>(positions), "prompt ", i, " of ", prompts[i].size(),
+            " tokens leaves the model no room: its limit is ", positions, " tokens, prompt and text together: shorten the prompt, ",
+            "or build the model with more positions");
+    longest = std::max(longest, prompts[i].size());
+  }
   const int slots = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(config.batch), prompts.size()));
   if (slots == 0) return written;
-  KvCache<B> cache(model, slots, static_cast<int>(longest) + config.new_tokens, device);
+  const long most = static_cast<long>(longest) + config.new_tokens;  // tokens of a sequence
+  KvCache<B> cache(model, slots, static_cast<int>(std::min<long>(most, positions)), device);
 
   struct Running {
     std::size_t prompt;
@@ -101,9 +113,10 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
       Running r = running[i];
       r.position += lengths[i];
       auto& out = written[r.prompt];
-      const bool done = best[i] == config.stop;
-      if (!done) out.push_back(best[i]);
-      if (done || static_cast<int>(out.size()) == config.new_tokens)
+      const bool stops = best[i] == config.stop, full = r.position == positions;
+      if (!stops && !full) out.push_back(best[i]);  // full: the last position read may still say `stop`
+      if (stops && stopped) (*stopped)[r.prompt] = true;
+      if (stops || full || static_cast<int>(out.size()) == config.new_tokens)
         free.push_back(r.slot);
       else
         still.push_back(r);

@@ -147,6 +147,15 @@ class Pipeline {
       auto some = read_jsonl(directory_.chains_file(length), Arithmetic::name, vocabulary_);
       chains.insert(chains.end(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
     }
+    // A weak looped model may write more than the auto-regressive model, which reads all but the text's last token, can read.
+    // Only the length is looked at: whether a chain is right nobody knows.
+    const std::size_t written = chains.size();
+    const std::size_t dropped = std::erase_if(chains, [&](const Example& e) {
+      return e.problem.size() + task_.text(e).size() - 1 > static_cast<std::size_t>(model.positions());
+    });
+    if (dropped > 0)
+      say("ar_relay: ", dropped, " of ", written, " written chains are dropped: with their problems they are longer than ",
+          model.positions(), " tokens, the model's limit (model.positions)", chains.empty() ? "; none is left to learn from" : "");
     const double share = chains.empty() ? 0 : config_.share;
     train("ar_relay", model, NextToken<Causal, Arithmetic>(task_), config_.tuned,
           MergedStream<Arithmetic>(stream("ar_relay"), std::move(chains), share, key(Stream::merge, "ar_relay")));

@@ -20,8 +20,9 @@ namespace relay {
 
 /// What a model made of a problem: the chain as it wrote it.
 struct Solution {
-  Example example;      // the problem with the model's rounds and answer
+  Example example;        // the problem with the model's rounds and answer
   double confidence = 1;  // the least probability among the tokens read (looped models; auto-regressive ones: not measured)
+  bool cut = false;       // the model's limit of positions came before <eos> (auto-regressive models)
 };
 
 namespace detail {
@@ -110,7 +111,7 @@ std::vector<Solution> solve_looped(const Model& model, std::span<const Example> 
 }
 
 /// The chains that an auto-regressive model writes after each problem, greedily. It may write at most as many tokens as a
-/// chain of full rows would have.
+/// chain of full rows would have; where the model's positions end before that, and before <eos>, the chain is marked as cut.
 template <class Model, Task TaskT>
 std::vector<Solution> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
   using Backend = typename Model::Backend;
@@ -118,21 +119,24 @@ std::vector<Solution> solve_causal(const Model& model, std::span<const Example> 
   detail::by_group(problems.size(), threads, [&](std::size_t first, std::size_t count) {
     typename Backend::Memory memory;
     std::vector<Tokens> prompts;
-    int limit = 1, longest = 0;
+    const auto room = [](const Example& e) { return e.columns() * (e.iterations + 1); };
+    int most = 1;
     for (const Example& e : problems.subspan(first, count)) {
+      require(static_cast<int>(e.problem.size()) < model.positions(), "a problem of ", e.problem.size(),
+              " tokens leaves the auto-regressive model no room: its limit is ", model.positions(), " tokens");
       prompts.push_back(e.problem);
-      limit = std::max(limit, e.columns() * (e.iterations + 1));
-      longest = std::max(longest, static_cast<int>(e.problem.size()));
+      most = std::max(most, room(e));
     }
-    limit = std::min(limit, model.positions() - longest);
-    require(limit > 0, "a problem of ", longest, " tokens leaves the auto-regressive model no room: its limit is ",
-            model.positions(), " tokens");
-    const GenerateConfig config{.batch = detail::solve_group, .new_tokens = limit, .stop = Vocabulary::eos};
-    const auto written = generate(model, std::span<const Tokens>(prompts), config, typename Backend::Device{&memory});
+    const GenerateConfig config{.batch = detail::solve_group, .new_tokens = most, .stop = Vocabulary::eos};
+    std::vector<bool> stopped;
+    const auto written =
+        generate(model, std::span<const Tokens>(prompts), config, typename Backend::Device{&memory}, &stopped);
     for (std::size_t i = 0; i < count; ++i) {
       const Example& e = problems[first + i];
+      const auto own = static_cast<std::size_t>(room(e));
       Tokens text = written[i];  // a chain does not depend on the room that another in its group was given
-      text.resize(std::min(text.size(), static_cast<std::size_t>(e.columns()) * static_cast<std::size_t>(e.iterations + 1)));
+      text.resize(std::min(text.size(), own));
+      chains[first + i].cut = !stopped[i] && text.size() < own;
       chains[first + i].example = task.read(e, text);
     }
   });

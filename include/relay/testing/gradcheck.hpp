@@ -96,7 +96,7 @@ GradientReport check_layer(L& layer, typename L::Input& x, const Rows<typename L
   const auto weights = Backend::download(dy);
 
   L grad = layer;
-  for_each_parameter([&](std::string_view, auto& g) { fill(g, prefill); }, grad);
+  for_each_parameter([&](std::string_view, auto& g) { Backend::fill(g, prefill); }, grad);
   const Tensor dx = layer.backward(x, rows, trace, dy, grad);
 
   typename L::Trace scratch;

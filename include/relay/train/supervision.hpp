@@ -2,9 +2,12 @@
 //
 //   [](int t, int iterations) { return Asked{.round = t, .weight = 1.0 / t, .answer = t == iterations}; }
 //
-// The loss of one example (the paper's equation; both means run over what is asked):
-//   L = answer_weight L_answer + lambda L_chain,    L_chain = mean over asked rounds of weight * CE(round),
+// The loss of one example (the paper's equation, with weights; each mean runs over the iterations that are asked):
+//   L = AlignmentLoss::answer_weight L_answer + lambda L_chain,
+//   L_chain  = mean over asked rounds of weight * CE(round),
+//   L_answer = mean over asked answers of Asked::answer_weight * CE(answer),
 //   CE(round) = mean or sum of the cross-entropy over the round's covered positions.
+// What is asked but does not learn counts in the mean and adds nothing to it.
 #pragma once
 
 #include <algorithm>
@@ -15,10 +18,11 @@
 namespace relay {
 
 struct Asked {
-  int round = 0;         // the round the chain head must print, 1 ..; 0: none
-  double weight = 1;     // of that round's loss
-  bool answer = false;   // whether the answer head is asked
-  bool learns = true;    // false: measured, but no gradient
+  int round = 0;             // the round the chain head must print, 1 ..; 0: none
+  double weight = 1;         // of that round's loss
+  bool answer = false;       // whether the answer head is asked
+  double answer_weight = 1;  // of the answer's loss, on top of AlignmentLoss::answer_weight
+  bool learns = true;        // false: measured, but no gradient
 };
 
 template <class S>

@@ -1,6 +1,7 @@
 // The heart: forward and backward through the loop, every iteration asked what the supervision wants of it.
 //
-//   h_0 = embed(x)   y_1 .. y_T = loop(h_0)   chain head on the asked rows of y_t, answer head on the last column of y_T
+//   h_0 = embed(x)   y_1 .. y_T = loop(h_0)   chain head on the asked rows of y_t, answer head on the last column of
+//   the iterations asked for the answer, by default y_T
 //   <- the heads' gradients go back into y_t, last iteration first ->   dh_0   -> embedding
 #pragma once
 
@@ -96,8 +97,12 @@ class Unroll {
     w.answer.start(most);
     int sequence = 0;
     for (const Example* e : examples) {
-      int rounds = 0;
-      for (int t = 1; t <= e->iterations; ++t) rounds += supervision_(t, e->iterations).round > 0 ? 1 : 0;
+      int rounds = 0, answers = 0;
+      for (int t = 1; t <= e->iterations; ++t) {
+        const Asked asked = supervision_(t, e->iterations);
+        rounds += asked.round > 0 ? 1 : 0;
+        answers += asked.answer ? 1 : 0;
+      }
       for (int t = 1; t <= e->iterations; ++t) {
         const Asked asked = supervision_(t, e->iterations);
         if (asked.round > 0) {
@@ -108,8 +113,10 @@ class Unroll {
           const double weight = asked.learns ? loss_.lambda * asked.weight * share / rounds / total : 0;
           for (const Placed& p : placed) w.chain.ask(t, batch.begin(sequence) + p.column, p.token, weight);
         }
-        if (asked.answer)
-          w.answer.ask(t, batch.end(sequence) - 1, e->answer, asked.learns ? loss_.answer_weight / total : 0);
+        if (asked.answer) {
+          const double weight = asked.learns ? loss_.answer_weight * asked.answer_weight / answers / total : 0;
+          w.answer.ask(t, batch.end(sequence) - 1, e->answer, weight);
+        }
       }
       ++sequence;
     }
