@@ -33,12 +33,12 @@ void attention(benchmark::State& state, Mask mask, bool backward) {
   const Rows<Backend> rows(batch);
   const Tensor qkv = random(rows.count(), 3 * width), dout = random(rows.count(), width);
   Tensor out, lse, dqkv;
-  Backend::attention(qkv, rows, 4, mask, out, lse);
+  Backend::attention(qkv, rows, {4, mask}, out, lse);
   for (auto _ : state)
     if (backward)
-      Backend::attention_backward(qkv, lse, dout, rows, 4, mask, dqkv);
+      Backend::attention_backward(qkv, lse, dout, rows, {4, mask}, dqkv);
     else
-      Backend::attention(qkv, rows, 4, mask, out, lse);
+      Backend::attention(qkv, rows, {4, mask}, out, lse);
   rate(state, "flops", (backward ? 10.0 : 4.0) * sequences * n * n * width / (mask == Mask::causal ? 2 : 1));
 }
 void BM_Attention(benchmark::State& state) { attention(state, Mask::none, false); }

@@ -64,8 +64,8 @@ struct Declared : ComposedOps<Self> {
   static void gelu_backward(In, In, Out) {}
   static void rotate(Out, At, int, int, In, int) {}
   static void rotate(Out, At, int, int, In, int, const Indices&) {}
-  static void attention(In, At, int, Mask, Out, Out) {}
-  static void attention_backward(In, In, In, At, int, Mask, Out) {}
+  static void attention(In, At, const Heads&, Out, Out) {}
+  static void attention_backward(In, In, In, At, const Heads&, Out) {}
   static void attention_cached(In, At, const Indices&, const Indices&, int, Out, Out, Out) {}
   static int cache_capacity(int positions) { return positions; }
   static void dropout(In, double, Key, Out) {}

@@ -336,23 +336,27 @@ class Conformance {
 
   void attention() {
     for (const auto& shape : {std::pair{1, 2}, {3, 6}, {2, 16}, {1, 9}})
-      for (const relay::Mask mask : {relay::Mask::none, relay::Mask::causal})
+      for (const auto& [mask, directional] : {std::pair{relay::Mask::none, 0}, {relay::Mask::causal, 0},
+                                              {relay::Mask::anticausal, 0}, {relay::Mask::none, 1}, {relay::Mask::none, 3}})
         for (const int sequences : {5, 2}) {
           CAPTURE(shape.first);
           CAPTURE(shape.second);
-          const auto [heads, size] = shape;
+          CAPTURE(static_cast<int>(mask));
+          CAPTURE(directional);
+          const auto [count, size] = shape;
+          const relay::Heads heads{count, mask, std::min(directional, count)};
           const std::vector<int> lengths{33, 1, 70, 3, 8};  // with 2 sequences: a prefix, the longest not in it
           const relay::Ragged<B> batch(lengths, device_);
           const auto prefix = relay::Rows<B>(batch).first(sequences);
           const reference::Offsets offsets(batch.offsets().begin(), batch.offsets().begin() + sequences + 1);
-          const int n = prefix.count(), width = heads * size;
+          const int n = prefix.count(), width = count * size;
           const Matrix qkv = random(n, 3 * width), dout = random(n, width);
-          const auto expected = reference::attention(qkv, offsets, heads, mask == relay::Mask::causal, dout);
-          Tensor out = poisoned(n, width), lse = poisoned(n, heads), dqkv = poisoned(n, 3 * width);
-          B::attention(put(qkv), prefix, heads, mask, out, lse);
+          const auto expected = reference::attention(qkv, offsets, heads, dout);
+          Tensor out = poisoned(n, width), lse = poisoned(n, count), dqkv = poisoned(n, 3 * width);
+          B::attention(put(qkv), prefix, heads, out, lse);
           expect("attention", out, expected.out, 8);
           expect("attention's log-sum-exp", lse, expected.lse, 8);
-          B::attention_backward(put(qkv), lse, put(dout), prefix, heads, mask, dqkv);
+          B::attention_backward(put(qkv), lse, put(dout), prefix, heads, dqkv);
           expect("attention_backward", dqkv, expected.dqkv, 16);
         }
   }
@@ -360,12 +364,13 @@ class Conformance {
   void attention_extremes() {
     const std::vector<int> lengths{19};
     const relay::Ragged<B> batch(lengths, device_);
+    const relay::Heads one{1, relay::Mask::causal};
     const Matrix qkv = random(19, 3 * 6, 20), dout = random(19, 6);  // scores of some hundreds: softmax is one-hot
-    const auto expected = reference::attention(qkv, {0, 19}, 1, true, dout);
+    const auto expected = reference::attention(qkv, {0, 19}, one, dout);
     Tensor out = poisoned(19, 6), lse = poisoned(19, 1), dqkv = poisoned(19, 18);
-    B::attention(put(qkv), relay::Rows<B>(batch), 1, relay::Mask::causal, out, lse);
+    B::attention(put(qkv), relay::Rows<B>(batch), one, out, lse);
     expect("attention", out, expected.out, 1000);
-    B::attention_backward(put(qkv), lse, put(dout), relay::Rows<B>(batch), 1, relay::Mask::causal, dqkv);
+    B::attention_backward(put(qkv), lse, put(dout), relay::Rows<B>(batch), one, dqkv);
     expect("attention_backward", dqkv, expected.dqkv, 10000);
   }
 
@@ -378,8 +383,8 @@ class Conformance {
       B::fill(keys, nan);  // whatever an earlier sequence left there
       B::fill(values, nan);
       const Matrix a = random(50, 3 * width), b = random(9, 3 * width);
-      const Matrix all_a = reference::attention(a, {0, 50}, heads, true, Matrix(50, width)).out;
-      const Matrix all_b = reference::attention(b, {0, 9}, heads, true, Matrix(9, width)).out;
+      const Matrix all_a = reference::attention(a, {0, 50}, {heads, relay::Mask::causal}, Matrix(50, width)).out;
+      const Matrix all_b = reference::attention(b, {0, 9}, {heads, relay::Mask::causal}, Matrix(9, width)).out;
       int done_a = 0, done_b = 0;
       for (const auto& [n, m] : {std::pair{5, 3}, {1, 1}, {1, 5}, {40, 0}, {1, 0}, {2, 0}}) {
         std::vector<int> lengths{n};

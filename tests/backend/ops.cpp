@@ -29,6 +29,18 @@ double difference(const T& a, const T& b) {
 
 }  // namespace
 
+TEST_CASE("directional heads are the last ones, causal and anticausal in turn; a mask is every head's") {
+  const Heads heads{5, Mask::none, 3};
+  CHECK(heads(0) == Mask::none);
+  CHECK(heads(1) == Mask::none);
+  CHECK(heads(2) == Mask::causal);
+  CHECK(heads(3) == Mask::anticausal);
+  CHECK(heads(4) == Mask::causal);
+  const Heads causal{2, Mask::causal, 2};
+  CHECK(causal(0) == Mask::causal);
+  CHECK(causal(1) == Mask::causal);
+}
+
 TEST_CASE_TEMPLATE("defaults and fused operations agree", S, float, double) {
   using B = Cpu<S>;
   using Default = ComposedOps<B>;

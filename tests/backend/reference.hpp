@@ -8,6 +8,7 @@
 #include <numbers>
 #include <vector>
 
+#include <relay/backend/ops.hpp>
 #include <relay/core/random.hpp>
 
 namespace reference {
@@ -126,15 +127,16 @@ struct Attention {
 };
 
 /// Forward, and backward for the gradient `dout` of out.
-inline Attention attention(const Matrix& qkv, const Offsets& offsets, int heads, bool causal, const Matrix& dout) {
-  const int width = qkv.cols / 3, size = width / heads;
+inline Attention attention(const Matrix& qkv, const Offsets& offsets, const relay::Heads& heads, const Matrix& dout) {
+  const int width = qkv.cols / 3, size = width / heads.count;
   const double scale = 1 / std::sqrt(static_cast<double>(size));
-  Attention result{Matrix(qkv.rows, width), Matrix(qkv.rows, heads), Matrix(qkv.rows, qkv.cols)};
+  Attention result{Matrix(qkv.rows, width), Matrix(qkv.rows, heads.count), Matrix(qkv.rows, qkv.cols)};
   for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
-    for (int head = 0; head < heads; ++head) {
+    for (int head = 0; head < heads.count; ++head) {
       const int q = head * size, k = width + q, v = 2 * width + q;
       for (int i = offsets[s]; i < offsets[s + 1]; ++i) {
-        const int end = causal ? i + 1 : offsets[s + 1], begin = offsets[s];
+        const int begin = heads(head) == relay::Mask::anticausal ? i : offsets[s];
+        const int end = heads(head) == relay::Mask::causal ? i + 1 : offsets[s + 1];
         std::vector<double> p(static_cast<std::size_t>(end - begin)), dp(p.size());
         double most = -std::numeric_limits<double>::infinity(), total = 0, mean = 0;
         for (int j = begin; j < end; ++j) {

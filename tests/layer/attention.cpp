@@ -13,6 +13,8 @@ TEST_CASE("attention keeps a layer's promises") {
         Attention<B>({.width = 8, .heads = 4, .mask = mask, .heads_without_rotary = 1, .query_key_bias = 1}, Key(3)),
         8);
   }
+  check::promises(Attention<B>({.width = 8, .heads = 4, .heads_without_rotary = 1, .directional_heads = 2}, Key(4)), 8);
+  check::promises(Attention<B>({.width = 6, .heads = 3, .directional_heads = 3}, Key(5)), 6);
 }
 
 TEST_CASE("attention over more rows than a block of queries, gradient") {
@@ -24,6 +26,37 @@ TEST_CASE("attention over more rows than a block of queries, gradient") {
     const auto report = check_layer(layer, x, Rows<B>(batch), 12);
     CHECK_MESSAGE(report.within(1e-6), report.text());
   }
+}
+
+TEST_CASE("of two directional heads the last sees what is before, the other what is after; no position is known") {
+  const int n = 37, changed = 20, size = 4;
+  const std::vector<int> lengths{n};
+  const Ragged<B> batch(lengths);
+  const Attention<B> layer({.width = 2 * size, .heads = 2, .directional_heads = 2}, Key(3));
+  const check::Tensor x = check::random(n, 2 * size, Key(1));
+  check::Tensor other = x, swapped = x;
+  for (int c = 0; c < 2 * size; ++c) {
+    other.row(changed)[c] += 1;
+    std::swap(swapped.row(3)[c], swapped.row(5)[c]);
+  }
+  Attention<B>::Trace a, b, c;
+  layer.forward(x, batch, a);
+  layer.forward(other, batch, b);
+  layer.forward(swapped, batch, c);
+  for (int i = 0; i < n; ++i)
+    for (int head = 0; head < 2; ++head) {
+      const auto moved = [&](const Attention<B>::Trace& trace) {
+        double most = 0;
+        for (int j = 0; j < size; ++j)
+          most = std::max(most, std::abs(trace.mixed.row(i)[head * size + j] - a.mixed.row(i)[head * size + j]));
+        return most;
+      };
+      const bool sees = head == 1 ? i >= changed : i <= changed;
+      CAPTURE(i);
+      CAPTURE(head);
+      CHECK((moved(b) > 1e-9) == sees);
+      if (head == 1 ? i > 5 : i < 3) CHECK(moved(c) < 1e-12);
+    }
 }
 
 TEST_CASE("what is causal ignores later positions, forward and backward; what is not does not") {
@@ -63,8 +96,8 @@ TEST_CASE("only distances matter: all positions moved by 17, the scores stay") {
   B::rotate(here, batch, 2, 2, rotary.table(), +1);
   B::rotate(there, batch, 2, 2, rotary.table(), +1, {17});
   CHECK(check::difference(here, there) > 0.1);
-  B::attention(here, batch, 2, Mask::none, out_here, lse_here);
-  B::attention(there, batch, 2, Mask::none, out_there, lse_there);
+  B::attention(here, batch, Heads{2}, out_here, lse_here);
+  B::attention(there, batch, Heads{2}, out_there, lse_there);
   CHECK(check::difference(lse_here, lse_there) < 1e-12);
   CHECK(check::difference(out_here, out_there) < 1e-12);
 }
@@ -115,7 +148,9 @@ TEST_CASE("sizes that do not fit are refused in a sentence") {
       Attention<B>({.width = 10, .heads = 4}, Key(1)),
       "attention of width 10 cannot be cut into 4 heads: choose a width that is a multiple of the heads", Error);
   CHECK_THROWS_WITH_AS(Attention<B>({.width = 8, .heads = 2, .heads_without_rotary = 3}, Key(1)),
-                       "3 of 2 heads cannot be without rotary positions", Error);
+                       "3 heads without rotary positions and 0 directional ones are not among 2 heads", Error);
+  CHECK_THROWS_WITH_AS(Attention<B>({.width = 8, .heads = 2, .heads_without_rotary = 1, .directional_heads = 2}, Key(1)),
+                       "1 heads without rotary positions and 2 directional ones are not among 2 heads", Error);
   const Attention<B> layer({.width = 4, .heads = 2, .positions = 5}, Key(1));
   const std::vector<int> lengths{6};
   const Ragged<B> batch(lengths);

@@ -144,6 +144,7 @@ TEST_CASE("the check names the key and its range") {
                          {"model.hidden=-1", "model.hidden is -1"},
                          {"model.dropout=1", "model.dropout is 1, but must be 0 .. 0.99"},
                          {"model.rotary_base=1", "model.rotary_base is 1"},
+                         {"model.directional_heads=5", "model.directional_heads is 5, but must be 0 .. 4"},
                          {"model.heads_without_rotary=5", "model.heads_without_rotary is 5, but must be 0 .. 4"},
                          {"model.query_key_bias=-1", "model.query_key_bias is -1"},
                          {"model.distance_bias=-1", "model.distance_bias is -1"},

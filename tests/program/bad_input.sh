@@ -125,6 +125,7 @@ model.layers=1000000 model.layers is
 model.heads=0 model.heads is 0
 model.heads=65 model.heads is 65
 model.heads_without_rotary=5 model.heads_without_rotary is 5
+model.directional_heads=5 model.directional_heads is 5
 model.hidden=-1 model.hidden is -1
 model.dropout=1 model.dropout is 1
 model.dropout=-0.1 model.dropout is -0.1

@@ -103,18 +103,18 @@ concept ComputeBackend =
     } &&
 
     // 8. Attention inside each sequence of `rows`. qkv [rows, 3 width]: queries, keys, values, each all heads side by side.
-    requires(const Rows<B>& rows, int heads, int rotated, int direction, int positions, Mask mask, detail::In<B> table,
+    requires(const Rows<B>& rows, int rotated, int direction, int positions, int count, const Heads& heads, detail::In<B> table,
              const typename B::Indices& slots, const typename B::Indices& starts, detail::In<B> kept, detail::In<B> dout,
              detail::In<B> qkv, detail::Out<B> rotating, detail::Out<B> dqkv, detail::Out<B> out, detail::Out<B> lse,
              detail::Out<B> keys, detail::Out<B> values) {
       // Queries and keys of the first `rotated` heads turned by their positions, or back (direction -1): layer/rotary.hpp.
-      B::rotate(rotating, rows, heads, rotated, table, direction);
-      B::rotate(rotating, rows, heads, rotated, table, direction, starts);  // sequence s begins at position starts[s]
-      B::attention(qkv, rows, heads, mask, out, lse);                       // lse [rows, heads]: log-sum-exp of the scores
-      B::attention_backward(qkv, kept, dout, rows, heads, mask, dqkv);      // kept: lse
+      B::rotate(rotating, rows, count, rotated, table, direction);
+      B::rotate(rotating, rows, count, rotated, table, direction, starts);  // sequence s begins at position starts[s]
+      B::attention(qkv, rows, heads, out, lse);                             // lse [rows, heads]: log-sum-exp of the scores
+      B::attention_backward(qkv, kept, dout, rows, heads, dqkv);            // kept: lse
       // Sequence s goes on in slot slots[s] of a cache at position starts[s] (layer/attention.hpp): its keys and values are
       // appended, and it attends, causally, to all that is there.
-      B::attention_cached(qkv, rows, slots, starts, heads, keys, values, out);
+      B::attention_cached(qkv, rows, slots, starts, count, keys, values, out);
       { B::cache_capacity(positions) } -> std::same_as<int>;  // the capacity to give slots of so many positions
     } &&
 

@@ -99,12 +99,12 @@ struct Cpu : ComposedOps<Cpu<S>> {
                      const Indices& starts = {}) {
     cpu::rotate(qkv, rows, heads, rotated, table, static_cast<S>(direction), starts);
   }
-  static void attention(const Tensor& qkv, const Rows<Cpu>& rows, int heads, Mask mask, Tensor& out, Tensor& lse) {
-    cpu::attention(qkv, rows, heads, mask, out, lse);
+  static void attention(const Tensor& qkv, const Rows<Cpu>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
+    cpu::attention(qkv, rows, heads, out, lse);
   }
-  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Cpu>& rows, int heads,
-                                 Mask mask, Tensor& dqkv) {
-    cpu::attention_backward(qkv, lse, dout, rows, heads, mask, dqkv);
+  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Cpu>& rows,
+                                 const Heads& heads, Tensor& dqkv) {
+    cpu::attention_backward(qkv, lse, dout, rows, heads, dqkv);
   }
   static void attention_cached(const Tensor& qkv, const Rows<Cpu>& rows, const Indices& slots, const Indices& starts, int heads,
                                Tensor& keys, Tensor& values, Tensor& out) {

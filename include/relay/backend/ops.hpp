@@ -7,8 +7,21 @@
 
 namespace relay {
 
-/// Which positions of its own sequence a position sees in attention.
-enum class Mask { none, causal };
+/// Which positions of its own sequence a position sees in attention: all, itself and those before, itself and those after.
+enum class Mask { none, causal, anticausal };
+
+/// The heads of an attention, and what each of them sees.
+struct Heads {
+  int count = 1;
+  Mask mask = Mask::none;
+  int directional = 0;  // without a mask: the last head is causal, the one before it anticausal, and so on in turn
+
+  Mask operator()(int head) const {
+    const int from_last = count - 1 - head;
+    if (mask != Mask::none || from_last >= directional) return mask;
+    return from_last % 2 == 0 ? Mask::causal : Mask::anticausal;
+  }
+};
 
 /// One step of AdamW on one tensor (train/adamw.hpp); `gradient_scale` is the clipping factor.
 struct AdamWStep {

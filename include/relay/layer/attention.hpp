@@ -21,11 +21,16 @@ struct AttentionConfig {
   int heads = 4;
   Mask mask = Mask::none;
   double rotary_base = 10000;
-  int heads_without_rotary = 0;  // the last so many heads see no positions
+  int heads_without_rotary = 0;  // so many of the heads see no positions
+  int directional_heads = 0;     // so many, the last, see no positions but a side: one itself and what is before it, the next
+                                 // itself and what is after it, in turn. Without a mask only: a causal head has its side.
   double query_key_bias = 0;     // > 0: q and k biases normal with this deviation, a random pattern over distances
   double distance_bias = 0;      // > 0: q and k biases start such that rotary heads look at one distance each:
   std::vector<int> distances{};  // this one (-1: the token before), with a score of `distance_bias`; fewer than heads: again
   int positions = 1024;          // the longest sequence
+
+  /// The first heads, whose queries and keys are rotated.
+  int rotary_heads() const { return heads - heads_without_rotary - (mask == Mask::none ? directional_heads : 0); }
 };
 
 template <class B>
@@ -52,9 +57,8 @@ class Attention {
   Attention(const AttentionConfig& config, Key key, typename B::Device device = {})
       : qkv(config.width, 3 * config.width, key.fold(0), device),
         out(config.width, config.width, key.fold(1), device),
-        heads_(config.heads),
-        rotated_(config.heads - config.heads_without_rotary),
-        mask_(config.mask),
+        heads_{config.heads, config.mask, config.directional_heads},
+        rotated_(config.rotary_heads()),
         rotary_(head_size(config), config.positions, config.rotary_base, device) {
     if (config.query_key_bias > 0 || config.distance_bias > 0) start_biases(config, key.fold(2));
   }
@@ -68,16 +72,16 @@ class Attention {
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
     check(rows.longest());
     qkv.forward(x, rows, trace.qkv);
-    B::rotate(trace.qkv.y, rows, heads_, rotated_, rotary_.table(), +1);
-    B::attention(trace.qkv.y, rows, heads_, mask_, trace.mixed, trace.lse);
+    B::rotate(trace.qkv.y, rows, heads_.count, rotated_, rotary_.table(), +1);
+    B::attention(trace.qkv.y, rows, heads_, trace.mixed, trace.lse);
     return out.forward(trace.mixed, rows, trace.out);
   }
 
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, Attention& grad) const {
     const Tensor dmixed = out.backward(trace.mixed, rows, trace.out, dy, grad.out);
     Tensor dqkv;
-    B::attention_backward(trace.qkv.y, trace.lse, dmixed, rows, heads_, mask_, dqkv);
-    B::rotate(dqkv, rows, heads_, rotated_, rotary_.table(), -1);
+    B::attention_backward(trace.qkv.y, trace.lse, dmixed, rows, heads_, dqkv);
+    B::rotate(dqkv, rows, heads_.count, rotated_, rotary_.table(), -1);
     return qkv.backward(x, rows, trace.qkv, dqkv, grad.qkv);
   }
 
@@ -85,8 +89,8 @@ class Attention {
   const Tensor& extend(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
                        const typename B::Indices& starts, Cache& cache, Trace& trace) const {
     qkv.forward(x, rows, trace.qkv);
-    B::rotate(trace.qkv.y, rows, heads_, rotated_, rotary_.table(), +1, starts);
-    B::attention_cached(trace.qkv.y, rows, slots, starts, heads_, cache.keys, cache.values, trace.mixed);
+    B::rotate(trace.qkv.y, rows, heads_.count, rotated_, rotary_.table(), +1, starts);
+    B::attention_cached(trace.qkv.y, rows, slots, starts, heads_.count, cache.keys, cache.values, trace.mixed);
     return out.forward(trace.mixed, rows, trace.out);
   }
 
@@ -131,8 +135,10 @@ class Attention {
   static int head_size(const AttentionConfig& config) {
     require(config.heads > 0 && config.width > 0 && config.width % config.heads == 0, "attention of width ", config.width,
             " cannot be cut into ", config.heads, " heads: choose a width that is a multiple of the heads");
-    require(config.heads_without_rotary >= 0 && config.heads_without_rotary <= config.heads, config.heads_without_rotary,
-            " of ", config.heads, " heads cannot be without rotary positions");
+    require(config.heads_without_rotary >= 0 && config.directional_heads >= 0 &&
+                config.heads_without_rotary + config.directional_heads <= config.heads,
+            config.heads_without_rotary, " heads without rotary positions and ", config.directional_heads,
+            " directional ones are not among ", config.heads, " heads");
     return config.width / config.heads;
   }
   void check(int positions) const {
@@ -140,8 +146,8 @@ class Attention {
             rotary_.positions(), ": build the model with more positions");
   }
 
-  int heads_, rotated_;
-  Mask mask_;
+  Heads heads_;
+  int rotated_;
   Rotary<B> rotary_;
 };
 

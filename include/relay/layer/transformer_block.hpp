@@ -21,6 +21,7 @@ struct TransformerConfig {
   double dropout = 0;
   double rotary_base = 10000;
   int heads_without_rotary = 0;
+  int directional_heads = 0;     // of a bidirectional model: heads that see one side only, without rotary positions
   double query_key_bias = 0;
   double distance_bias = 0;      // heads start by looking at -1, +1, -2, +2, ... (causal: -1, -2, ...), each at its own
   int positions = 1024;          // the longest sequence
@@ -51,16 +52,7 @@ class TransformerBlock {
   /// `layer`: its place in a stack, which decides the distances its heads start with.
   TransformerBlock(const TransformerConfig& c, Mask mask, Key key, typename B::Device device = {}, int layer = 0)
       : norm1(c.width, device),
-        attention({.width = c.width,
-                   .heads = c.heads,
-                   .mask = mask,
-                   .rotary_base = c.rotary_base,
-                   .heads_without_rotary = c.heads_without_rotary,
-                   .query_key_bias = c.query_key_bias,
-                   .distance_bias = c.distance_bias,
-                   .distances = distances(c, mask, layer),
-                   .positions = c.positions},
-                  key.fold(0), device),
+        attention(attention_config(c, mask, layer), key.fold(0), device),
         norm2(c.width, device),
         feed_forward(c.width, c.hidden > 0 ? c.hidden : 4 * c.width, key.fold(1), device),
         dropout_(c.dropout) {
@@ -101,13 +93,21 @@ class TransformerBlock {
   }
 
  private:
-  /// One for each rotary head, going on from layer to layer.
-  static std::vector<int> distances(const TransformerConfig& c, Mask mask, int layer) {
-    std::vector<int> list;
-    const int rotary_heads = c.heads - c.heads_without_rotary;
-    for (int i = layer * rotary_heads; i < (layer + 1) * rotary_heads; ++i)
-      list.push_back(mask == Mask::causal ? -1 - i : i % 2 == 0 ? -1 - i / 2 : 1 + i / 2);
-    return list;
+  /// The distances are one for each rotary head, going on from layer to layer.
+  static AttentionConfig attention_config(const TransformerConfig& c, Mask mask, int layer) {
+    AttentionConfig config{.width = c.width,
+                           .heads = c.heads,
+                           .mask = mask,
+                           .rotary_base = c.rotary_base,
+                           .heads_without_rotary = c.heads_without_rotary,
+                           .directional_heads = c.directional_heads,
+                           .query_key_bias = c.query_key_bias,
+                           .distance_bias = c.distance_bias,
+                           .positions = c.positions};
+    const int heads = config.rotary_heads();
+    for (int i = layer * heads; i < (layer + 1) * heads; ++i)
+      config.distances.push_back(mask == Mask::causal ? -1 - i : i % 2 == 0 ? -1 - i / 2 : 1 + i / 2);
+    return config;
   }
 
   const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, auto&& attend) const {

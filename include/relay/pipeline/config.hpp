@@ -68,6 +68,7 @@ struct PipelineConfig {
     visit("model.dropout", c.model.dropout);
     visit("model.rotary_base", c.model.rotary_base);
     visit("model.heads_without_rotary", c.model.heads_without_rotary);
+    visit("model.directional_heads", c.model.directional_heads);
     visit("model.query_key_bias", c.model.query_key_bias);
     visit("model.distance_bias", c.model.distance_bias);
     visit("model.positions", c.model.positions);
@@ -230,6 +231,7 @@ inline void PipelineConfig::check() const {
   in("model.dropout", model.dropout, 0, 0.99);
   in("model.rotary_base", model.rotary_base, 1.001, 1e9);
   in("model.heads_without_rotary", model.heads_without_rotary, 0, model.heads);
+  in("model.directional_heads", model.directional_heads, 0, model.heads - model.heads_without_rotary);
   in("model.query_key_bias", model.query_key_bias, 0, 100);
   in("model.distance_bias", model.distance_bias, 0, 100);
   in("model.positions", model.positions, 8, 1 << 20);

@@ -95,13 +95,14 @@ template <class S>
   std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(S));
 }
 
-/// The first `count` elements of v (none, if negative), `rest` in the place of the others.
+/// Elements begin .. end-1 of v, `rest` in the place of the others; begin and end may lie outside of v.
 template <class S>
-[[gnu::always_inline]] inline Vector<S> keep_first(const Vector<S>& v, int count, S rest) {
+[[gnu::always_inline]] inline Vector<S> keep_range(const Vector<S>& v, int begin, int end, S rest) {
   using Index = std::conditional_t<sizeof(S) == 4, std::int32_t, std::int64_t>;
   Vector<Index> number;
   for (int i = 0; i < lanes<S>; ++i) number[i] = i;
-  return number < static_cast<Index>(count) ? v : broadcast(rest);
+  const Vector<S> before_end = number < static_cast<Index>(end) ? v : broadcast(rest);
+  return number < static_cast<Index>(begin) ? broadcast(rest) : before_end;
 }
 
 namespace detail {
