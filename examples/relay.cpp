@@ -193,8 +193,8 @@ void evaluate(const Options& options, Threads& threads) {
     print(format("%8d %8ld %8.4f %8.4f %8.4f\n", length, a.samples, a.answer(), a.chain(), a.token()));
   }
   if (cut > 0)
-    print(format("%ld of these chains were cut: problem and chain came to the model's limit, model.positions=%d\n", cut,
-                 pipeline.config().model.positions));
+    std::fprintf(stderr, "%ld of these chains were cut: problem and chain came to the model's limit, model.positions=%d\n", cut,
+                 pipeline.config().model.positions);
 }
 
 int run(int argc, char** argv) {

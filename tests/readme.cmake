@@ -1,9 +1,27 @@
 # cmake -D ROOT=<the source directory> -P readme.cmake
 #
+# The first two ```sh blocks of README.md hold one command each: the whole pipeline, and all tests. Scripts rely on it.
 # Every ```cpp block of README.md stands, line for line, in one of examples/*.cpp: what a reader copies is what CI compiles.
 cmake_minimum_required(VERSION 3.24)
 
 file(READ ${ROOT}/README.md rest)
+set(text "${rest}")
+foreach(nth IN ITEMS first second)
+  string(FIND "${text}" "\n```sh\n" begin)
+  if(begin EQUAL -1)
+    message(FATAL_ERROR "README.md has no ${nth} sh block")
+  endif()
+  math(EXPR begin "${begin} + 7")
+  string(SUBSTRING "${text}" ${begin} -1 text)
+  string(FIND "${text}" "\n" end)
+  string(SUBSTRING "${text}" 0 ${end} command)
+  string(SUBSTRING "${text}" ${end} -1 text)
+  string(FIND "${text}" "\n```\n" closed)
+  if(NOT closed EQUAL 0 OR command STREQUAL "")
+    message(FATAL_ERROR "README.md: the ${nth} sh block must be one command on one line")
+  endif()
+endforeach()
+
 file(GLOB examples ${ROOT}/examples/*.cpp)
 set(blocks 0)
 while(TRUE)

@@ -126,7 +126,7 @@ class Conformance {
   }
 
   void products() {
-    const int shapes[][3] = {{1, 1, 1}, {1, 7, 3}, {3, 5, 7}, {33, 17, 9}, {70, 24, 31}};
+    const int shapes[][3] = {{1, 1, 1}, {1, 7, 3}, {3, 5, 7}, {33, 17, 9}, {70, 24, 31}, {40, 300, 150}};
     for (const auto& [n, inputs, outputs] : shapes) {
       const Matrix x = random(n, inputs), weight = random(outputs, inputs), dy = random(n, outputs),
                    start = random(outputs, inputs);
@@ -222,6 +222,7 @@ class Conformance {
   /// Tensors without rows pass through everything that is a matter of rows, and add nothing.
   void no_rows() {
     const Tensor x = put(Matrix(0, 5)), dy = put(Matrix(0, 3)), weight = put(random(3, 5)), bias = put(random(1, 3));
+    const Tensor wide_x = put(Matrix(0, 300)), wide_dy = put(Matrix(0, 200)), wide = put(random(200, 300));
     const Tensor scale = put(random(1, 5)), table = put(random(4, 5));
     const Matrix dweight0 = random(3, 5), dbias0 = random(1, 3), sum0 = random(4, 5);
     Tensor dweight = put(dweight0), dbias = put(dbias0), sum = put(sum0);
@@ -232,6 +233,8 @@ class Conformance {
     };
     none("product", 3, [&](Tensor& y) { B::product(x, weight, y); });
     none("product_backward", 5, [&](Tensor& y) { B::product_backward(dy, weight, y); });
+    none("product, wide", 200, [&](Tensor& y) { B::product(wide_x, wide, y); });
+    none("product_backward, wide", 300, [&](Tensor& y) { B::product_backward(wide_dy, wide, y); });
     none("linear", 3, [&](Tensor& y) { B::linear(x, weight, bias, y); });
     none("linear_backward", 5, [&](Tensor& y) { B::linear_backward(x, weight, dy, y, dweight, dbias); });
     none("copy", 5, [&](Tensor& y) { B::copy(x, y); });
@@ -336,15 +339,15 @@ class Conformance {
 
   void attention() {
     for (const auto& shape : {std::pair{1, 2}, {3, 6}, {2, 16}, {1, 9}})
-      for (const auto& [mask, directional] : {std::pair{relay::Mask::none, 0}, {relay::Mask::causal, 0},
-                                              {relay::Mask::anticausal, 0}, {relay::Mask::none, 1}, {relay::Mask::none, 3}})
+      for (const auto& kind : {std::pair{relay::Mask::none, 0}, {relay::Mask::causal, 0}, {relay::Mask::anticausal, 0},
+                               {relay::Mask::none, 1}, {relay::Mask::none, 3}})
         for (const int sequences : {5, 2}) {
           CAPTURE(shape.first);
           CAPTURE(shape.second);
-          CAPTURE(static_cast<int>(mask));
-          CAPTURE(directional);
+          CAPTURE(static_cast<int>(kind.first));
+          CAPTURE(kind.second);
           const auto [count, size] = shape;
-          const relay::Heads heads{count, mask, std::min(directional, count)};
+          const relay::Heads heads{count, kind.first, std::min(kind.second, count)};
           const std::vector<int> lengths{33, 1, 70, 3, 8};  // with 2 sequences: a prefix, the longest not in it
           const relay::Ragged<B> batch(lengths, device_);
           const auto prefix = relay::Rows<B>(batch).first(sequences);

@@ -24,13 +24,17 @@ TEST_CASE_TEMPLATE("partial loads fill with zeros, partial stores touch nothing 
   }
 }
 
-TEST_CASE_TEMPLATE("keep_first replaces what is behind", S, float, double) {
+TEST_CASE_TEMPLATE("keep_range replaces what is outside", S, float, double) {
   Vector<S> v;
   for (int i = 0; i < lanes<S>; ++i) v[i] = static_cast<S>(i + 1);
-  for (int n = -1; n <= lanes<S> + 1; ++n) {
-    const Vector<S> kept = keep_first(v, n, S(-9));
-    for (int i = 0; i < lanes<S>; ++i) CHECK(kept[i] == (i < n ? static_cast<S>(i + 1) : S(-9)));
-  }
+  for (int begin = -1; begin <= lanes<S> + 1; ++begin)
+    for (int end = -1; end <= lanes<S> + 1; ++end) {
+      const Vector<S> kept = keep_range(v, begin, end, S(-9));
+      for (int i = 0; i < lanes<S>; ++i) {
+        const S element = kept[i];
+        CHECK(element == (begin <= i && i < end ? static_cast<S>(i + 1) : S(-9)));
+      }
+    }
 }
 
 TEST_CASE_TEMPLATE("a square is transposed", S, float, double) {
@@ -39,7 +43,10 @@ TEST_CASE_TEMPLATE("a square is transposed", S, float, double) {
     for (int c = 0; c < lanes<S>; ++c) square.row[r][c] = static_cast<S>(100 * r + c);
   transpose<S>(square);
   for (int r = 0; r < lanes<S>; ++r)
-    for (int c = 0; c < lanes<S>; ++c) CHECK(square.row[r][c] == static_cast<S>(100 * c + r));
+    for (int c = 0; c < lanes<S>; ++c) {
+      const S element = square.row[r][c];
+      CHECK(element == static_cast<S>(100 * c + r));
+    }
 }
 
 TEST_CASE_TEMPLATE("square roots are the standard library's", S, float, double) {

@@ -1,5 +1,9 @@
 #include <relay/train/progress.hpp>
 
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <regex>
 #include <string>
@@ -50,6 +54,32 @@ TEST_CASE("a file gets plain lines, the last of them at the end") {
 TEST_CASE("a resumed training counts on; one that stops before its end says nothing of an end") {
   CHECK(printed(30, 40, 40).find("40/40") != std::string::npos);
   CHECK(printed(0, 10, 40).find("in all") == std::string::npos);
+}
+
+TEST_CASE("a terminal gets one line that redraws itself: a bar, loss, accuracy, samples a second, time left") {
+  const int master = ::posix_openpt(O_RDWR | O_NOCTTY);
+  REQUIRE(master >= 0);
+  REQUIRE(::grantpt(master) == 0);
+  REQUIRE(::unlockpt(master) == 0);
+  const char* name = ::ptsname(master);
+  REQUIRE(name);
+  std::FILE* out = std::fopen(name, "w");
+  REQUIRE(out);
+  {
+    Progress progress("ar", 0, 40, out);
+    progress(report(1));  // too soon after the start to be shown
+    ::usleep(250'000);
+    progress(report(10));
+    progress(report(40));
+  }
+  std::string text(4096, '\0');
+  text.resize(static_cast<std::size_t>(std::max<ssize_t>(::read(master, text.data(), text.size()), 0)));
+  std::fclose(out);
+  ::close(master);
+  CAPTURE(text);
+  const std::string numbers = "loss 0\\.25 +accuracy 0\\.750 +[0-9]+ samples/s  [0-9]+:[0-5][0-9] ";
+  CHECK(std::regex_match(text, std::regex("\rar              \\[#####---------------\\]     10/40  " + numbers + "left  "
+                                          "\rar              \\[####################\\]     40/40  " + numbers + "in all  \r?\n")));
 }
 
 TEST_CASE("silent without a file") {

@@ -1,4 +1,4 @@
-// The nouns of the library, on one page: Layer, Block, LoopedModel's parts. What a Backend is: backend/backend.hpp; a Task:
+// The nouns of the library, on one page: Layer and Block. What a Backend is: backend/backend.hpp; a Task:
 // task/example.hpp; Supervision: train/supervision.hpp.
 //
 // A layer is its parameters. What one application must remember for its backward pass is a value of its own, the layer's

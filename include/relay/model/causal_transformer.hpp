@@ -3,6 +3,7 @@
 // The blocks are those of the looped model with another mask. The head is applied only to the rows that are asked for.
 #pragma once
 
+#include <relay/backend/backend.hpp>
 #include <relay/layer/embedding.hpp>
 #include <relay/layer/layer_norm.hpp>
 #include <relay/layer/transformer_block.hpp>
@@ -11,6 +12,7 @@ namespace relay {
 
 template <class B>
 struct CausalTransformer {
+  static_assert(ComputeBackend<B>, "relay: a Backend lacks a type or function that backend/backend.hpp lists");
   using Backend = B;
   using Tensor = typename B::Tensor;
   using Body = Stack<TransformerBlock<B>>;

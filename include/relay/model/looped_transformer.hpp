@@ -4,6 +4,7 @@
 // The block is any Block; by default the paper's: a stack of bidirectional transformer blocks.
 #pragma once
 
+#include <relay/backend/backend.hpp>
 #include <relay/layer/embedding.hpp>
 #include <relay/layer/looped.hpp>
 #include <relay/layer/transformer_block.hpp>
@@ -12,6 +13,7 @@ namespace relay {
 
 template <class B, Block BlockT = Stack<TransformerBlock<B>>, int Iterations = dynamic_iterations>
 struct LoopedTransformer {
+  static_assert(ComputeBackend<B>, "relay: a Backend lacks a type or function that backend/backend.hpp lists");
   using Backend = B;
   using Loop = Looped<BlockT, Iterations>;
 

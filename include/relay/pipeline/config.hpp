@@ -203,7 +203,12 @@ inline PipelineConfig config_from_json(const Json& json, std::string_view where)
       fail(where, ": ", error.what());
     }
   }
-  PipelineConfig::each([&](std::string_view name, auto&) { json.at(name, where); }, config);
+  PipelineConfig::each(
+      [&](std::string_view name, auto&) {
+        require(json.find(name) != nullptr, where, ": there is no \"", name,
+                "\": the file is damaged, or of another version of relay, which this one cannot go on from: make a new run");
+      },
+      config);
   return config;
 }
 

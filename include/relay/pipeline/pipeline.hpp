@@ -143,6 +143,16 @@ class Pipeline {
   Causal fine_tune(const Causal& ar) {
     Causal model = ar;
     std::vector<Example> chains;
+    if (!exists(directory_.model_file("ar_relay"))) chains = chains_to_learn(model.positions());
+    const double share = chains.empty() ? 0 : config_.share;
+    train("ar_relay", model, NextToken<Causal, Arithmetic>(task_), config_.tuned,
+          MergedStream<Arithmetic>(stream("ar_relay"), std::move(chains), share, key(Stream::merge, "ar_relay")));
+    return model;
+  }
+
+  /// What the looped model wrote, but for what a model of so many positions cannot read.
+  std::vector<Example> chains_to_learn(int positions) const {
+    std::vector<Example> chains;
     for (int length = config_.lengths.longest + 1; length <= config_.longest_test(); ++length) {
       auto some = read_jsonl(directory_.chains_file(length), Arithmetic::name, vocabulary_);
       chains.insert(chains.end(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
@@ -151,15 +161,12 @@ class Pipeline {
     // Only the length is looked at: whether a chain is right nobody knows.
     const std::size_t written = chains.size();
     const std::size_t dropped = std::erase_if(chains, [&](const Example& e) {
-      return e.problem.size() + task_.text(e).size() - 1 > static_cast<std::size_t>(model.positions());
+      return e.problem.size() + task_.text(e).size() - 1 > static_cast<std::size_t>(positions);
     });
     if (dropped > 0)
       say("ar_relay: ", dropped, " of ", written, " written chains are dropped: with their problems they are longer than ",
-          model.positions(), " tokens, the model's limit (model.positions)", chains.empty() ? "; none is left to learn from" : "");
-    const double share = chains.empty() ? 0 : config_.share;
-    train("ar_relay", model, NextToken<Causal, Arithmetic>(task_), config_.tuned,
-          MergedStream<Arithmetic>(stream("ar_relay"), std::move(chains), share, key(Stream::merge, "ar_relay")));
-    return model;
+          positions, " tokens, the model's limit (model.positions)", chains.empty() ? "; none is left to learn from" : "");
+    return chains;
   }
 
   /// Trains from the beginning, from a checkpoint, or not at all where the finished model is there.

@@ -7,6 +7,7 @@
 //   models/NAME.safetensors         a finished model
 //   chains/length_08.jsonl          the looped model's chains for longer problems
 //   results.json                    accuracy by model and length
+//   lock                            held while a pipeline is at work here
 #pragma once
 
 #include <string>

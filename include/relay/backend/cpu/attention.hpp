@@ -23,22 +23,6 @@ namespace detail {
 
 inline constexpr int query_block = 32;
 
-/// Scratch of one head of one sequence, cut out of one tensor.
-template <class S>
-class Scratch {
- public:
-  Scratch(long elements, Device device) : memory_(1, static_cast<int>(elements), device), next_(memory_.data()) {}
-  S* take(long elements) {
-    S* here = next_;
-    next_ += elements;
-    return here;
-  }
-
- private:
-  Tensor<S> memory_;
-  S* next_;
-};
-
 /// to [rows, width'] = factor * from [rows, width], width' = width padded with zeros to whole vectors.
 template <class S>
 void pack(const S* from, long stride, int rows, int width, S factor, S* to) {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include <relay/backend/cpu/small_product.hpp>
 #include <relay/backend/cpu/tensor.hpp>
@@ -28,6 +29,27 @@ struct Matrix {
 };
 
 namespace detail {
+
+/// One piece of memory, handed out part by part.
+template <class S>
+class Scratch {
+ public:
+  Scratch(long elements, Device device) {
+    require(elements <= std::numeric_limits<int>::max(), "an operation needs room for ", elements,
+            " intermediate values, more than can be had: give it shorter sequences or fewer rows at a time");
+    memory_.resize(1, static_cast<int>(elements), device);
+    next_ = memory_.data();
+  }
+  S* take(long elements) {
+    S* here = next_;
+    next_ += elements;
+    return here;
+  }
+
+ private:
+  Tensor<S> memory_;
+  S* next_;
+};
 
 template <class S>
 inline constexpr int panel_columns = tile_vectors* lanes<S>;
@@ -108,6 +130,16 @@ void multiply_panel(int m, int columns, int depth, const S* a, int lda, const S*
   }
 }
 
+/// C (+)= bias: what is left of a product of no terms.
+template <class S>
+void add_nothing(int m, int n, const S* bias, Matrix<S> c, Store how) {
+  for (int i = 0; i < m; ++i) {
+    S* row = c.data + static_cast<long>(i) * c.stride;
+    if (how == Store::assign) std::fill_n(row, n, S(0));
+    for (int j = 0; bias && j < n; ++j) row[j] += bias[j];
+  }
+}
+
 }  // namespace detail
 
 /// C [m, n] (+)= op(A) [m, k] op(B) [k, n] + bias; a transposed A lies in memory as [k, m], a transposed B as [n, k]. `bias` [n] is
@@ -116,12 +148,14 @@ template <Operand A, Operand B, class S>
 void product(int m, int n, int k, ConstMatrix<S> a, ConstMatrix<S> b, const S* bias, Matrix<S> c, Store how,
              Device device) {
   constexpr int width = detail::panel_columns<S>, depth = detail::panel_depth<S>;
+  if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
+  if (k == 0) return detail::add_nothing(m, n, bias, c, how);
   const int tiles = A == Operand::plain ? 0 : (m + tile_rows - 1) / tile_rows;
-  Tensor<S> scratch(1, depth * (width + tiles * tile_rows), device);
-  S* panel = scratch.data();
-  S* packed = panel + depth * width;
+  detail::Scratch<S> memory(depth * (width + static_cast<long>(tiles) * tile_rows), device);
+  S* panel = memory.take(depth * width);
+  S* packed = memory.take(static_cast<long>(depth) * tiles * tile_rows);
   alignas(64) S start[width] = {};  // the panel's part of the bias, padded as the panel is
-  for (int k0 = 0; k0 == 0 || k0 < k; k0 += depth) {
+  for (int k0 = 0; k0 < k; k0 += depth) {
     const int now = std::min(depth, k - k0);
     const Store store_as = k0 == 0 ? how : Store::add;
     if constexpr (A == Operand::transposed)

@@ -1,5 +1,5 @@
-// Vectors of the target's width: GCC and Clang vector extensions, so the same text is AVX-512, AVX, SSE and NEON. Only loads
-// and stores of parts of a vector use an instruction set's own masks, where it has them.
+// Vectors of the target's width: GCC and Clang vector extensions, so the same text is AVX-512, AVX, SSE and NEON. Only square
+// roots, and loads and stores of parts of a vector, use an instruction set's own functions, where it has them.
 //
 // exp and erf are vectorised for float (a few ulp); for double they call the standard library lane by lane, since double
 // exists to check gradients with.

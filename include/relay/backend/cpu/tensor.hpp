@@ -23,8 +23,8 @@ class Memory {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   ~Memory() {
-    for (auto& blocks : free_)
-      for (void* block : blocks) ::operator delete(block, alignment);
+    for (auto& size_class : classes_)
+      for (void* block : size_class.blocks) ::operator delete(block, alignment);
   }
 
   static constexpr std::align_val_t alignment{64};
@@ -37,21 +37,20 @@ class Memory {
   }
 
   void* take(std::size_t bytes) {
-    auto& blocks = free_[index(bytes)];
+    auto& [blocks, made] = classes_[index(bytes)];
     if (blocks.empty()) {
+      if (blocks.capacity() <= made) blocks.reserve(2 * made + 4);  // so that giving back needs no memory
+      void* block = ::operator new(bytes, alignment);
       ++allocations_;
-      return ::operator new(bytes, alignment);
+      ++made;
+      return block;
     }
     void* block = blocks.back();
     blocks.pop_back();
     return block;
   }
 
-  void give_back(void* block, std::size_t bytes) noexcept {
-    auto& blocks = free_[index(bytes)];
-    if (blocks.size() == blocks.capacity()) ++allocations_;
-    blocks.push_back(block);
-  }
+  void give_back(void* block, std::size_t bytes) noexcept { classes_[index(bytes)].blocks.push_back(block); }
 
   /// How often the system was asked for memory: constant once training has warmed up.
   long allocations() const { return allocations_; }
@@ -63,7 +62,11 @@ class Memory {
     return static_cast<std::size_t>(octave) * 4 + quarter;
   }
 
-  std::vector<void*> free_[260];
+  struct SizeClass {
+    std::vector<void*> blocks;  // given back
+    std::size_t made = 0;       // in all
+  };
+  SizeClass classes_[260];
   long allocations_ = 0;
 };
 
@@ -133,6 +136,7 @@ class Tensor {
     else
       ::operator delete(data_, Memory::alignment);
     data_ = nullptr;
+    rows_ = cols_ = 0;
     capacity_ = 0;
   }
   void swap(Tensor& other) noexcept {
