@@ -261,7 +261,7 @@ elif command -v setpriv >/dev/null && [[ $(id -u) == 0 ]]; then  # root may writ
 fi
 # A disk that is really full, where this machine lets us mount one.
 mkdir disk
-if mount -t tmpfs -o size=64k tmpfs disk 2>/dev/null; then
+if mount -t tmpfs -o size=12k tmpfs disk 2>/dev/null; then
   wrong "No space left" "$relay" pipeline --out disk/run --threads 1 $tiny
   for file in disk/run/config.json; do [[ -s $file ]] || failures=$((failures + 1)); done
   find disk/run -name '*.tmp*' | grep -q . && failures=$((failures + 1))  # nothing half-written is left
