@@ -14,7 +14,7 @@ using Backend = relay::Cpu<float>;
 using Tensor = Backend::Tensor;
 
 inline relay::TransformerConfig demo() {
-  return {.width = 64, .layers = 3, .heads = 4, .rotary_base = 100, .heads_without_rotary = 1, .positions = 512};
+  return {.width = 64, .layers = 3, .heads = 4, .rotary_base = 100, .directional_heads = 2, .positions = 512};
 }
 inline relay::TransformerConfig paper() { return {.width = 256, .layers = 3, .heads = 4, .positions = 2048}; }
 

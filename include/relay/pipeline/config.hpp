@@ -38,13 +38,13 @@ struct PipelineConfig {
                           .layers = 3,
                           .heads = 4,
                           .rotary_base = 100,
-                          .heads_without_rotary = 1,
+                          .directional_heads = 2,
                           .distance_bias = 4,
                           .positions = 1024};
   LoopConfig loop{.normalise = true};
   bool recompute = false;
   AlignmentLoss loss{.lambda = 1, .answer_weight = 0.1, .over_round = Normalisation::sum};
-  AdamWConfig adamw{};
+  AdamWConfig adamw{.decay = 0.3};
   double warm_up = 0.03, final = 0.02;
   int batch = 32, lanes = 4;
   StageConfig aligned{7000, 4e-3}, vanilla{1000, 4e-3}, ar{2500, 3e-3}, tuned{1400, 1.5e-3};
