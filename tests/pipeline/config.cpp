@@ -54,7 +54,7 @@ std::string other_value(const std::string& key) {
 
 TEST_CASE("every key is there once, can be set, and comes back from JSON") {
   const auto names = keys();
-  CHECK(names.size() == 46);
+  CHECK(names.size() == 47);
   CHECK(std::set<std::string>(names.begin(), names.end()).size() == names.size());
   for (const std::string& key : names) {
     CAPTURE(key);
@@ -149,6 +149,7 @@ TEST_CASE("the check names the key and its range") {
                          {"model.query_key_bias=-1", "model.query_key_bias is -1"},
                          {"model.distance_bias=-1", "model.distance_bias is -1"},
                          {"model.positions=220", "set model.positions=221 or more"},
+                         {"lengths.extra_columns=-1", "lengths.extra_columns is -1"},
                          {"loop.window=-1", "loop.window is -1"},
                          {"loss.lambda=-1", "loss.lambda is -1"},
                          {"loss.answer_weight=-1", "loss.answer_weight is -1"},
@@ -174,6 +175,10 @@ TEST_CASE("the check names the key and its range") {
     set(config, c.assignment);
     CHECK(says(error_of([&] { config.check(); }), c.words));
   }
+  PipelineConfig wide;
+  set(wide, "model.positions=300");
+  set(wide, "lengths.extra_columns=277");
+  CHECK(says(error_of([&] { wide.check(); }), "set model.positions=301 or more, or a smaller lengths.extra_columns"));
   PipelineConfig config;
   set(config, "seed=-9007199254740991");
   CHECK_NOTHROW(config.check());

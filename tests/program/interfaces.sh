@@ -89,7 +89,7 @@ grep -q $'[\r\x1b]' err && fail "progress for a terminal in a file"
 
 lines run/config.json 1
 has run/config.json '^\{"seed":3,"task.modulus":5,'
-for key in seed task.modulus lengths.{shortest,longest,power,test_longest,split_from} \
+for key in seed task.modulus lengths.{shortest,longest,power,test_longest,split_from,extra_columns} \
   model.{width,layers,heads,hidden,dropout,rotary_base,heads_without_rotary,directional_heads,query_key_bias,positions} \
   loop.{inject,signal,normalise,window,recompute} loss.{lambda,answer_weight,over_round} adamw.{beta1,beta2,decay,clip} \
   schedule.{warm_up,final} batch lanes {looped_aligned,looped_vanilla,ar,ar_relay}.{steps,rate} ar_relay.{chains,share} \

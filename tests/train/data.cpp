@@ -1,6 +1,7 @@
 #include <relay/train/data.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <set>
@@ -112,6 +113,29 @@ TEST_CASE("merged data: a share of the others, each step its own") {
   CHECK(MergedStream<Arithmetic>(stream, {}, 0, Key(13))(3) == stream(3));
   CHECK(MergedStream<Arithmetic>(stream, others, 0, Key(13))(3) == stream(3));
   for (const Example& e : MergedStream<Arithmetic>(stream, others, 1, Key(13))(3)) CHECK(e.length == 6);
+}
+
+TEST_CASE("widened rows: the same problems, 0 .. n columns more, each step and example its own") {
+  const ExampleStream<Arithmetic> stream(task, {.shortest = 1, .longest = 4, .power = 1}, 50, Key(11));
+  const WidenedStream widened(stream, 3, Key(12));
+  std::array<int, 4> times{};
+  for (int step = 0; step < 40; ++step) {
+    const auto batch = widened(step), plain = stream(step);
+    REQUIRE(batch.size() == plain.size());
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      Example same = batch[i];
+      const int more = batch[i].columns() - plain[i].columns();
+      REQUIRE((0 <= more && more <= 3));
+      ++times[static_cast<std::size_t>(more)];
+      same.width = plain[i].width;
+      REQUIRE(same == plain[i]);
+    }
+  }
+  for (const int n : times) CHECK(std::abs(n - 500) < 5 * std::sqrt(2000 * 0.25 * 0.75));
+  CHECK(widened(7) == WidenedStream(stream, 3, Key(12))(7));
+  CHECK(widened(7) != WidenedStream(stream, 3, Key(13))(7));
+  for (const Example& e : WidenedStream(stream, 0, Key(12))(7)) CHECK(e.columns() == static_cast<int>(e.problem.size()));
+  CHECK_THROWS_AS(WidenedStream(stream, -1, Key(12)), Error);
 }
 
 TEST_CASE("examples of one length: the first of more are the same") {

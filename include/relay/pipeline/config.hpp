@@ -33,6 +33,7 @@ struct PipelineConfig {
   int modulus = 5;
   Lengths lengths{.shortest = 1, .longest = 6, .power = 2};  // trained
   int test_longest = 0;                                        // 0: four more than trained
+  int extra_columns = 8;  // a looped model's rows in training are up to so many columns wider than their problems
   int split_from = 3;  // lengths below have too few problems to keep any for testing alone
   TransformerConfig model{.width = 64,
                           .layers = 3,
@@ -47,7 +48,7 @@ struct PipelineConfig {
   AdamWConfig adamw{.decay = 0.3};
   double warm_up = 0.03, final = 0.02;
   int batch = 32, lanes = 4;
-  StageConfig aligned{7000, 4e-3}, vanilla{1000, 4e-3}, ar{2500, 3e-3}, tuned{1400, 1.5e-3};
+  StageConfig aligned{10000, 4e-3}, vanilla{1000, 4e-3}, ar{2500, 3e-3}, tuned{1400, 1.5e-3};
   int chains = 2500;        // written for each longer length
   double share = 0.6;       // of them in a batch of the fine-tuning; the rest is the trained range
   int samples = 500;        // test problems of each length
@@ -61,6 +62,7 @@ struct PipelineConfig {
     visit("lengths.power", c.lengths.power);
     visit("lengths.test_longest", c.test_longest);
     visit("lengths.split_from", c.split_from);
+    visit("lengths.extra_columns", c.extra_columns);
     visit("model.width", c.model.width);
     visit("model.layers", c.model.layers);
     visit("model.heads", c.model.heads);
@@ -227,6 +229,7 @@ inline void PipelineConfig::check() const {
   in("lengths.power", lengths.power, -10, 10);
   if (test_longest != 0) in("lengths.test_longest", test_longest, lengths.longest, 200);
   in("lengths.split_from", split_from, 1, 1000);
+  in("lengths.extra_columns", extra_columns, 0, 1000);
   in("model.width", model.width, 2, 16384);
   in("model.layers", model.layers, 1, 1000);
   in("model.heads", model.heads, 1, model.width);
@@ -243,6 +246,9 @@ inline void PipelineConfig::check() const {
   const int longest = longest_test(), tokens = 2 * longest * (longest + 1) + 1;
   require(tokens <= model.positions, "model.positions is ", model.positions, ", but a chain of ", longest,
           " operators may have ", tokens, " tokens: set model.positions=", tokens, " or more, or shorter lengths");
+  const int row = 4 * lengths.longest + extra_columns;
+  require(row <= model.positions, "model.positions is ", model.positions, ", but rows of the looped model may have ", row,
+          " columns in training: set model.positions=", row, " or more, or a smaller lengths.extra_columns");
   in("loop.window", loop.window, 0, 1000);
   in("loss.lambda", loss.lambda, 0, 1e6);
   in("loss.answer_weight", loss.answer_weight, 0, 1e6);

@@ -109,7 +109,7 @@ class Pipeline {
 
  private:
   /// Every stage draws from a stream of its own.
-  enum class Stream : std::uint64_t { model = 1, data, dropout, chains, merge, test };
+  enum class Stream : std::uint64_t { model = 1, data, dropout, chains, merge, test, width };
   Key key(Stream stream, std::string_view stage) const {
     Key k = Key(static_cast<std::uint64_t>(config_.seed)).fold(static_cast<std::uint64_t>(stream));
     for (const char c : stage) k = k.fold(static_cast<unsigned char>(c));
@@ -130,7 +130,7 @@ class Pipeline {
     Looped model = new_looped();
     const Unroll<Looped, S> objective(supervision, loss, {}, vocabulary_.first_value(),
                                       config_.recompute ? Keep::inputs : Keep::everything);
-    train(name, model, objective, stage, stream(name));
+    train(name, model, objective, stage, WidenedStream(stream(name), config_.extra_columns, key(Stream::width, name)));
     return model;
   }
 

@@ -83,6 +83,29 @@ class MergedStream {
   Key key_;
 };
 
+/// A stream whose rows are made up to `columns` columns wider than their problem, each by a number of its own: pads to the left,
+/// which a looped model sees but is asked nothing about. After many rounds on a long problem most of the row are pads; a
+/// model that has seen such rows before goes on further.
+template <class Stream>
+class WidenedStream {
+ public:
+  WidenedStream(Stream stream, int columns, Key key) : stream_(std::move(stream)), columns_(columns), key_(key) {
+    require(columns >= 0, "rows cannot be made ", columns, " columns wider: give 0 or more");
+  }
+
+  std::vector<Example> operator()(int step) const {
+    std::vector<Example> examples = stream_(step);
+    Random random(key_.fold(static_cast<std::uint64_t>(step)));
+    for (Example& example : examples) example.width = example.columns() + random.below(columns_ + 1);
+    return examples;
+  }
+
+ private:
+  Stream stream_;
+  int columns_;
+  Key key_;
+};
+
 /// `count` examples of one length: a pure function of the key.
 template <Task T>
 std::vector<Example> examples_of_length(const T& task, int length, int count, Key key, Split split) {
