@@ -15,6 +15,7 @@ void BM_Product(benchmark::State& state) {
   rate(state, "flops", 2.0 * rows * in * out);
 }
 BENCHMARK(BM_Product)->Args({160, 64, 192})->Args({160, 64, 256})->Args({160, 256, 64})->Args({640, 256, 768})->Args({640, 256, 1024})->Args({640, 1024, 256});
+BENCHMARK(BM_Product)->Args({1, 256, 1024})->Args({4, 256, 1024})->Args({16, 256, 1024})->Args({64, 256, 1024});  // as in generation
 
 void BM_LinearBackward(benchmark::State& state) {
   const int rows = static_cast<int>(state.range(0)), in = static_cast<int>(state.range(1)), out = static_cast<int>(state.range(2));
