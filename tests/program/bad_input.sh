@@ -273,7 +273,9 @@ fi
 mkdir -p taken/models/ar.safetensors && cp run/config.json taken
 wrong "cannot read taken/models/ar.safetensors: Is a directory" "$relay" pipeline --out taken --threads 1
 wrong "File too large" bash -c 'ulimit -f 4; "$1" pipeline --out full --threads 1 $2' - "$relay" "$tiny"
-wrong "File too large" bash -c '(ulimit -f 0 && exec "$1" pipeline --out full0 --threads 1 $2 2>&1) | cat >&2; exit ${PIPESTATUS[0]}' - "$relay" "$tiny"
+if ! grep -q __tsan_init "$relay"; then  # whose own start writes a file, and is killed for it
+  wrong "File too large" bash -c '(ulimit -f 0 && exec "$1" pipeline --out full0 --threads 1 $2 2>&1) | cat >&2; exit ${PIPESTATUS[0]}' - "$relay" "$tiny"
+fi
 "$relay" pipeline --out full --threads 1 >out 2>err || { failures=$((failures + 1)); cat err; }
 cmp full/results.json run/results.json || failures=$((failures + 1))  # with room again it goes on
 
