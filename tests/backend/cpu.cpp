@@ -4,6 +4,10 @@
 
 #include "conformance.hpp"
 
+#ifdef RELAY_TEST_VECTOR_BYTES  // this test is built for several instruction sets
+static_assert(relay::cpu::vector_bytes == RELAY_TEST_VECTOR_BYTES);
+#endif
+
 using namespace relay;
 
 // float: exp and erf within a few ulp and sums in any order. double: the standard library's functions.

@@ -9,6 +9,10 @@
 
 #include "reference.hpp"
 
+#ifdef RELAY_TEST_VECTOR_BYTES  // this test is built for several instruction sets
+static_assert(relay::cpu::vector_bytes == RELAY_TEST_VECTOR_BYTES);
+#endif
+
 using namespace relay;
 using namespace relay::cpu;
 

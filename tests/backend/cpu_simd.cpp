@@ -6,6 +6,10 @@
 
 #include <doctest/doctest.h>
 
+#ifdef RELAY_TEST_VECTOR_BYTES  // this test is built for several instruction sets
+static_assert(relay::cpu::vector_bytes == RELAY_TEST_VECTOR_BYTES);
+#endif
+
 using namespace relay::cpu;
 
 TEST_CASE_TEMPLATE("partial loads fill with zeros, partial stores touch nothing behind", S, float, double) {

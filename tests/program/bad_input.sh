@@ -252,23 +252,29 @@ wrong "File name too long" "$relay" pipeline --out "$(printf 'x%.0s' {1..300})" 
 mkdir locked && chmod 555 locked
 if [[ ! -w locked ]]; then
   wrong "Permission denied" "$relay" pipeline --out locked/run $tiny
-elif command -v setpriv >/dev/null && [[ $(id -u) == 0 ]]; then  # root may write anywhere: as nobody, in a folder nobody can enter
+elif setpriv --reuid=65534 --regid=65534 --clear-groups true 2>/dev/null; then  # root may write anywhere: as nobody, in a folder nobody can enter
   mkdir -m 755 /tmp/relay_locked.$$
   cp "$relay" /tmp/relay_locked.$$/relay
   wrong "Permission denied" setpriv --reuid=65534 --regid=65534 --clear-groups /tmp/relay_locked.$$/relay pipeline \
     --out /tmp/relay_locked.$$/run $tiny
   rm -r /tmp/relay_locked.$$
+else
+  echo "skipped: a folder that nobody may write to"
 fi
 # A disk that is really full, where this machine lets us mount one.
 mkdir disk
+trap 'umount -l disk 2>/dev/null' EXIT
 if mount -t tmpfs -o size=12k tmpfs disk 2>/dev/null; then
   wrong "No space left" "$relay" pipeline --out disk/run --threads 1 $tiny
-  for file in disk/run/config.json; do [[ -s $file ]] || failures=$((failures + 1)); done
-  find disk/run -name '*.tmp*' | grep -q . && failures=$((failures + 1))  # nothing half-written is left
+  broken() { failures=$((failures + 1)) && echo "FAILED: full disk: $1"; }
+  [[ -s disk/run/config.json ]] || broken "config.json is gone"
+  find disk/run -name '*.tmp*' | grep -q . && broken "something half-written is left"
   mount -o remount,size=16m disk
-  "$relay" pipeline --out disk/run --threads 1 >out 2>err || { failures=$((failures + 1)); cat err; }
-  cmp disk/run/results.json run/results.json || failures=$((failures + 1))
+  "$relay" pipeline --out disk/run --threads 1 >out 2>err || { broken "with room again it does not go on"; cat err; }
+  cmp disk/run/results.json run/results.json || broken "with room again it ends in other results"
   umount disk
+else
+  echo "skipped: a full disk"
 fi
 mkdir -p taken/models/ar.safetensors && cp run/config.json taken
 wrong "cannot read taken/models/ar.safetensors: Is a directory" "$relay" pipeline --out taken --threads 1

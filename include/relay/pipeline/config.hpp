@@ -39,7 +39,7 @@ struct PipelineConfig {
                           .layers = 3,
                           .heads = 4,
                           .rotary_base = 100,
-                          .directional_heads = 2,
+                          .directional_heads = 2,  // of the looped models; a causal one has none
                           .distance_bias = 4,
                           .positions = 1024};
   LoopConfig loop{.normalise = true};
