@@ -130,7 +130,7 @@ void rotate(Tensor<S>& qkv, const auto& rows, int heads, int rotated, const Tens
   }
 }
 
-/// Whether element `index` of the stream is dropped: one Philox block gives the bits of four elements.
+/// One Philox block gives the bits that decide four elements.
 /// y = base + x * (kept ? 1 / (1 - rate) : 0); without a base, y = the second term. y may be x or base.
 template <class S>
 void dropout(const Tensor<S>& x, double rate, Key key, const Tensor<S>* base, Tensor<S>& y) {
