@@ -48,6 +48,7 @@ struct Declared : ComposedOps<Self> {
   static void product(In, In, Out) {}
   static void product_backward(In, In, Out) {}
   static void add_outer_product(In, In, Out) {}
+  static void prepare(Out) {}
   static void fill(Out, double) {}
   static void copy(In, Out) {}
   static void copy_first(In, int, Out) {}

@@ -72,6 +72,9 @@ concept ComputeBackend =
       B::product(x, weight, y);              // y = x weight^T
       B::product_backward(dy, weight, dx);   // dx = dy weight
       B::add_outer_product(dy, x, dweight);  // dweight += dy^T x
+      // Many products are about to read y as their weight: the backend may keep it beside itself in other forms, until it is
+      // written. No result depends on it.
+      B::prepare(y);
     } &&
 
     // 5. Rows and elements.

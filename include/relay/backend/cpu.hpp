@@ -1,7 +1,9 @@
-// The CPU backend: Cpu<float> to train with, Cpu<double> to check gradients with. The only file that includes Eigen.
+// The CPU backend: Cpu<float> to train with, Cpu<bf16> to train faster with, Cpu<double> to check gradients with. The only file
+// that includes Eigen.
 //
 // A backend is a tensor type and the plain functions below on it; nothing else in the library knows a host pointer. All are
-// single-threaded: parallelism is over lanes of a batch, where it costs nothing (train/trainer.hpp).
+// single-threaded: parallelism is over lanes of a batch, where it costs nothing (train/trainer.hpp). Cpu<bf16> differs in
+// the products of linear layers alone: their operands are rounded to bf16 and summed up in float32; tensors are float32.
 #pragma once
 
 #include <Eigen/Core>
@@ -16,8 +18,11 @@
 
 namespace relay {
 
-template <class S>
-struct Cpu : ComposedOps<Cpu<S>> {
+namespace cpu {
+
+/// The functions of the backend Self, on tensors of S, with products of P.
+template <class Self, class S, class P>
+struct Functions : ComposedOps<Self> {
   using Scalar = S;
   using Memory = cpu::Memory;
   using Device = cpu::Device;
@@ -34,6 +39,15 @@ struct Cpu : ComposedOps<Cpu<S>> {
   static void product(const Tensor& x, const Tensor& weight, Tensor& y) {
     y.resize_like(x, x.rows(), weight.rows());
     multiply<Operand::plain, Operand::transposed>(x, weight, nullptr, y, Store::assign);
+  }
+  /// Lays a weight out for the products above and below, once for all of them, until it is written.
+  static void prepare(Tensor& weight) {
+    if constexpr (own_products)
+      weight.lay_out([](const Tensor& w, Layouts& to) {
+        const ConstMatrix<S> elements{w.data(), w.cols()};
+        pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<Factor>(packed_size<Factor>(w.rows(), w.cols())));
+        pack<Operand::plain>(w.cols(), w.rows(), elements, to.plain.resize<Factor>(packed_size<Factor>(w.cols(), w.rows())));
+      });
   }
   /// dx [rows, inputs] = dy [rows, outputs] weight
   static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) {
@@ -61,9 +75,7 @@ struct Cpu : ComposedOps<Cpu<S>> {
     for (int r = 0; r < y.rows(); ++r) cpu::add(row.data(), y.row(r), y.cols());
   }
   /// total [1, cols] += the sum of y's rows
-  static void add_column_sums(const Tensor& y, Tensor& total) {
-    for (int r = 0; r < y.rows(); ++r) cpu::add(y.row(r), total.data(), y.cols());
-  }
+  static void add_column_sums(const Tensor& y, Tensor& total) { cpu::add_column_sums(y, total); }
   /// rows begin .. end-1 of x = 0
   static void clear_rows(Tensor& x, int begin, int end) { std::fill(x.row(begin), x.row(end), S(0)); }
   /// y [indices, cols]: row i = x's row indices[i], written from y's row `first` on
@@ -95,18 +107,18 @@ struct Cpu : ComposedOps<Cpu<S>> {
   }
   static void gelu(const Tensor& x, Tensor& y) { cpu::gelu(x, y); }
   static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx) { cpu::gelu_backward(x, dy, dx); }
-  static void rotate(Tensor& qkv, const Rows<Cpu>& rows, int heads, int rotated, const Tensor& table, int direction,
+  static void rotate(Tensor& qkv, const Rows<Self>& rows, int heads, int rotated, const Tensor& table, int direction,
                      const Indices& starts = {}) {
     cpu::rotate(qkv, rows, heads, rotated, table, static_cast<S>(direction), starts);
   }
-  static void attention(const Tensor& qkv, const Rows<Cpu>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
+  static void attention(const Tensor& qkv, const Rows<Self>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
     cpu::attention(qkv, rows, heads, out, lse);
   }
-  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Cpu>& rows,
+  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows,
                                  const Heads& heads, Tensor& dqkv) {
     cpu::attention_backward(qkv, lse, dout, rows, heads, dqkv);
   }
-  static void attention_cached(const Tensor& qkv, const Rows<Cpu>& rows, const Indices& slots, const Indices& starts, int heads,
+  static void attention_cached(const Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads,
                                Tensor& keys, Tensor& values, Tensor& out) {
     cpu::attention_cached(qkv, rows, slots, starts, heads, keys, values, out);
   }
@@ -152,17 +164,19 @@ struct Cpu : ComposedOps<Cpu<S>> {
   }
 
  private:
-  using Operand = cpu::Operand;
-  using Store = cpu::Store;
+  using Factor = Factors<P>;
+  /// double exists to check gradients and takes Eigen's products: slower, and an independent judge of everything built on them.
+  static constexpr bool own_products = !std::is_same_v<S, double>;
 
-  /// c (+)= op(a) op(b) + bias, with our own kernels for float. double exists to check gradients and takes Eigen's products: slower,
-  /// and an independent judge of everything built on them.
+  /// c (+)= op(a) op(b) + bias
   template <Operand A, Operand B>
   static void multiply(const Tensor& a, const Tensor& b, const S* bias, Tensor& c, Store how) {
-    if constexpr (std::is_same_v<S, float>) {
+    if constexpr (own_products) {
       const int depth = A == Operand::plain ? a.cols() : a.rows();
-      cpu::product<A, B, S>(c.rows(), c.cols(), depth, {a.data(), a.cols()}, {b.data(), b.cols()}, bias, {c.data(), c.cols()},
-                            how, c.device());
+      const Layouts* layouts = b.layouts();
+      const Factor* packed = !layouts ? nullptr : B == Operand::plain ? layouts->plain.as<Factor>() : layouts->transposed.as<Factor>();
+      cpu::product<A, B>(c.rows(), c.cols(), depth, ConstMatrix<S>{a.data(), a.cols()}, ConstMatrix<S>{b.data(), b.cols()}, packed, bias,
+                         Matrix<S>{c.data(), c.cols()}, how, c.device());
     } else {
       const auto add = [&](const auto& op_a, const auto& op_b) { map(c).noalias() += op_a * op_b; };
       if (how == Store::assign) map(c).setZero();
@@ -176,11 +190,18 @@ struct Cpu : ComposedOps<Cpu<S>> {
     }
   }
 
-  using Matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  static auto map(Tensor& x) { return Eigen::Map<Matrix, Eigen::Aligned64>(x.data(), x.rows(), x.cols()); }
-  static auto map(const Tensor& x) { return Eigen::Map<const Matrix, Eigen::Aligned64>(x.data(), x.rows(), x.cols()); }
+  using Dense = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  static auto map(Tensor& x) { return Eigen::Map<Dense, Eigen::Aligned64>(x.data(), x.rows(), x.cols()); }
+  static auto map(const Tensor& x) { return Eigen::Map<const Dense, Eigen::Aligned64>(x.data(), x.rows(), x.cols()); }
 };
 
-static_assert(ComputeBackend<Cpu<float>> && ComputeBackend<Cpu<double>>);
+}  // namespace cpu
+
+template <class S>
+struct Cpu : cpu::Functions<Cpu<S>, S, S> {};
+template <>
+struct Cpu<bf16> : cpu::Functions<Cpu<bf16>, float, bf16> {};
+
+static_assert(ComputeBackend<Cpu<float>> && ComputeBackend<Cpu<bf16>> && ComputeBackend<Cpu<double>>);
 
 }  // namespace relay

@@ -79,4 +79,15 @@ Layer zeros_like(const Layer& layer) {
   return zero;
 }
 
+/// Lets the backend lay out every weight for products (Backend::prepare), which then cost less until the weights are written
+/// again. The trainer does so at every step; do it once to a model that was loaded.
+template <class Layer>
+void prepare(Layer& layer) {
+  for_each_parameter(
+      [](std::string_view, auto& tensor) {
+        if (tensor.rows() > 1) Layer::Backend::prepare(tensor);
+      },
+      layer);
+}
+
 }  // namespace relay

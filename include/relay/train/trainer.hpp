@@ -47,6 +47,7 @@ class Trainer {
     double total = 0;
     for (const Example& e : examples) total += objective_->size(e);
     deal(examples);
+    prepare(*model_);
     const Key dropout = Key(seed_).fold(static_cast<std::uint64_t>(optimiser.steps)).fold(0x64726f70);
     threads_->run(static_cast<int>(lanes_.size()), [&](int i) {
       Lane& lane = *lanes_[static_cast<std::size_t>(i)];

@@ -3,9 +3,10 @@
 //   y = x W^T     dx = dy W     dW += dy^T x
 //
 // B is cut into panels of a tile's width and of a depth that fits the L1 cache, each copied together once (transposed, if need
-// be, and padded to whole vectors) and then read by every row of A. A is read where it lies, or, transposed, copied tile by
-// tile. Goto & van de Geijn 2008 is the source of the scheme. As in small_product.hpp, an element is summed over k in
-// an order that depends on k alone: a row of C has the same bits whatever other rows there are.
+// be, and padded to whole vectors) and then read by every row of A: a weight, which many products read, may be laid out so
+// beforehand. A is read where it lies, or, transposed or rounded to bf16, copied. Goto & van de Geijn 2008 is the source of
+// the scheme. As in small_product.hpp, an element is summed over k in an order that depends on k alone: a row of C has the same
+// bits whatever other rows there are.
 #pragma once
 
 #include <algorithm>
@@ -51,67 +52,98 @@ class Scratch {
   S* next_;
 };
 
-template <class S>
-inline constexpr int panel_columns = tile_vectors* lanes<S>;
+template <class F>
+inline constexpr int panel_columns = tile_vectors* lanes<F>;
 
-/// Rows of B in a panel: 32 KiB of them at most.
-template <class S>
-inline constexpr int panel_depth = std::min<int>(256, 32768 / (panel_columns<S> * static_cast<int>(sizeof(S))));
+/// Rows of factors in a panel: 32 KiB of them at most.
+template <class F>
+inline constexpr int panel_depth = std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
 
-/// panel [depth, columns' ] = B [depth, columns], columns' = columns padded with zeros to whole vectors.
-template <class S>
-void pack_panel(ConstMatrix<S> b, int depth, int columns, S* panel) {
+/// panel [factors(depth), columns'] = B [depth, columns], columns' = columns padded with zeros to whole vectors.
+template <class F, class S = SumOf<F>>
+void pack_panel(ConstMatrix<S> b, int depth, int columns, F* panel) {
   const int whole = columns / lanes<S> * lanes<S>, padded = round_up<S>(columns);
-  for (int k = 0; k < depth; ++k) {
+  for (int k = 0; k < depth; k += steps<F>, panel += padded) {
     const S* from = b.data + static_cast<long>(k) * b.stride;
-    S* to = panel + k * padded;
-    for (int c = 0; c < whole; c += lanes<S>) store(to + c, load(from + c));
-    if (whole < columns) store(to + whole, load_first(from + whole, columns - whole));
-  }
-}
-
-/// The same panel from B^T [columns, depth]: square blocks of vectors are transposed in registers.
-template <class S>
-void pack_panel_transposed(ConstMatrix<S> b, int depth, int columns, S* panel) {
-  const int padded = round_up<S>(columns);
-  for (int c = 0; c < columns; c += lanes<S>) {
-    const int rows = std::min(lanes<S>, columns - c);
-    for (int k = 0; k < depth; k += lanes<S>) {
-      const int count = std::min(lanes<S>, depth - k);
-      Square<S> square{};
-      const S* from = b.data + static_cast<long>(c) * b.stride + k;
-      if (count == lanes<S>)
-        for (int r = 0; r < rows; ++r) square.row[r] = load(from + static_cast<long>(r) * b.stride);
-      else
-        for (int r = 0; r < rows; ++r) square.row[r] = load_first(from + static_cast<long>(r) * b.stride, count);
-      transpose<S>(square);
-      for (int i = 0; i < count; ++i) store(panel + (k + i) * padded + c, square.row[i]);
+    if constexpr (steps<F> == 1) {
+      for (int c = 0; c < whole; c += lanes<S>) store(panel + c, load(from + c));
+      if (whole < columns) store(panel + whole, load_first(from + whole, columns - whole));
+    } else {
+      const S* next = from + b.stride;
+      const bool last = k + 1 == depth;  // has no neighbour
+      by_vector<S>(columns, [&](long c, auto n) {
+        store(panel + c, interleave(load_first(from + c, n), last ? Vector<S>{} : load_first(next + c, n)));
+      });
     }
   }
 }
 
-/// to [rows / tile_rows, depth, tile_rows] = A^T [depth, rows]: what one tile reads lies together.
-template <class S>
-void pack_tiles(ConstMatrix<S> a, int depth, int rows, S* to) {
-  for (int first = 0; first < rows; first += tile_rows) {
-    const int count = std::min(tile_rows, rows - first);
-    const S* from = a.data + first;
-    if (count == tile_rows)
-      for (int k = 0; k < depth; ++k, from += a.stride, to += tile_rows) std::copy_n(from, tile_rows, to);
-    else
-      for (int k = 0; k < depth; ++k, from += a.stride, to += tile_rows) std::copy_n(from, count, to);
+/// The same panel from B^T [columns, depth]: square blocks of vectors are transposed in registers.
+template <class F, class S = SumOf<F>>
+void pack_panel_transposed(ConstMatrix<S> b, int depth, int columns, F* panel) {
+  const int padded = round_up<S>(columns), end = factors<F>(depth);
+  for (int c = 0; c < columns; c += lanes<S>) {
+    const int rows = std::min(lanes<S>, columns - c);
+    for (int k = 0; k < end; k += lanes<S>) {
+      Square<F> square{};
+      const S* from = b.data + static_cast<long>(c) * b.stride + k * steps<F>;
+      for (int r = 0; r < rows; ++r, from += b.stride) square.row[r] = load_factors<F>(from, depth - k * steps<F>);
+      transpose<F>(square);
+      for (int i = 0; i < std::min(lanes<S>, end - k); ++i) store(panel + (k + i) * padded + c, square.row[i]);
+    }
   }
 }
 
+/// to [rows / tile_rows, factors(depth), tile_rows] = A^T [depth, rows]: what one tile reads lies together.
+template <class F, class S = SumOf<F>>
+void pack_tiles(ConstMatrix<S> a, int depth, int rows, F* to) {
+  const int end = factors<F>(depth);
+  if constexpr (steps<F> == 1) {
+    for (int first = 0; first < rows; first += tile_rows) {
+      const int count = std::min(tile_rows, rows - first);
+      const S* from = a.data + first;
+      if (count == tile_rows)
+        for (int k = 0; k < depth; ++k, from += a.stride, to += tile_rows) std::copy_n(from, tile_rows, to);
+      else
+        for (int k = 0; k < depth; ++k, from += a.stride, to += tile_rows) std::copy_n(from, count, to);
+    }
+  } else {
+    constexpr int group = 3 * lanes<S>;  // whole tiles and whole vectors
+    static_assert(group % tile_rows == 0);
+    for (int first = 0; first < rows; first += group, to += static_cast<long>(group) * end) {
+      const int count = std::min(group, rows - first);
+      for (int k = 0; k < end; ++k) {
+        F paired[group];
+        pack_panel<F>({a.data + static_cast<long>(2 * k) * a.stride + first, a.stride}, std::min(2, depth - 2 * k), count, paired);
+        F* at = to + static_cast<long>(k) * tile_rows;
+        int i = 0;
+        for (; i + tile_rows <= count; i += tile_rows, at += static_cast<long>(end) * tile_rows)
+          std::copy_n(paired + i, tile_rows, at);
+        std::copy_n(paired + i, count - i, at);
+      }
+    }
+  }
+}
+
+/// to [rows, factors(depth)] = A [rows, depth]
+template <class F, class S = SumOf<F>>
+void pack_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
+  const int end = factors<F>(depth);
+  for (int r = 0; r < rows; ++r, to += end)
+    by_vector<S>(end, [&](long k, auto n) {
+      store_first(to + k, load_factors<F>(a.data + static_cast<long>(r) * a.stride + k * steps<F>, depth - static_cast<int>(k) * steps<F>), n);
+    });
+}
+
 /// The columns of C that one panel gives. Where they do not fill whole vectors, tiles go through a buffer.
-template <Operand A, class S>
-void multiply_panel(int m, int columns, int depth, const S* a, int lda, const S* panel, Matrix<S> c, Store how,
+template <Operand A, class F, class S = SumOf<F>>
+void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F* panel, Matrix<S> c, Store how,
                     const S* start) {
   const int padded = round_up<S>(columns);
   const bool whole = padded == columns;
   if (whole && A == Operand::plain)
     return small_product<A>(m, columns, depth, a, lda, panel, padded, c.data, c.stride, how, start);
-  alignas(64) S buffer[tile_rows * panel_columns<S>];
+  alignas(64) S buffer[tile_rows * panel_columns<F>];
   for (int i = 0; i < m; i += tile_rows) {
     const int count = std::min(tile_rows, m - i);
     S* to = c.data + static_cast<long>(i) * c.stride;
@@ -140,40 +172,72 @@ void add_nothing(int m, int n, const S* bias, Matrix<S> c, Store how) {
   }
 }
 
+/// One panel of op(B): rows k .. k+depth-1, columns j .. j+columns-1.
+template <Operand B, class F, class S = SumOf<F>>
+void pack_part(ConstMatrix<S> b, int k, int depth, int j, int columns, F* panel) {
+  if constexpr (B == Operand::plain)
+    pack_panel<F>({b.data + static_cast<long>(k) * b.stride + j, b.stride}, depth, columns, panel);
+  else
+    pack_panel_transposed<F>({b.data + static_cast<long>(j) * b.stride + k, b.stride}, depth, columns, panel);
+}
+
 }  // namespace detail
 
-/// C [m, n] (+)= op(A) [m, k] op(B) [k, n] + bias; a transposed A lies in memory as [k, m], a transposed B as [n, k]. `bias` [n] is
-/// added to every row; null: none.
-template <Operand A, Operand B, class S>
-void product(int m, int n, int k, ConstMatrix<S> a, ConstMatrix<S> b, const S* bias, Matrix<S> c, Store how,
+/// The factors of a whole op(B) [k, n] laid out as products read it: block after block of k, panel after panel in each.
+template <class F>
+long packed_size(int n, int k) {
+  return static_cast<long>(round_up<F>(n)) * factors<F>(k);
+}
+
+template <Operand B, class F, class S = SumOf<F>>
+void pack(int n, int k, ConstMatrix<S> b, F* packed) {
+  constexpr int width = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
+  for (int k0 = 0; k0 < k; k0 += depth)
+    for (int j = 0; j < n; j += width) {
+      const int now = std::min(depth, k - k0), columns = std::min(width, n - j);
+      detail::pack_part<B, F>(b, k0, now, j, columns, packed);
+      packed += static_cast<long>(factors<F>(now)) * round_up<F>(columns);
+    }
+}
+
+/// C [m, n] (+)= op(A) [m, k] op(B) [k, n] + bias, the products of factors F; a transposed A lies in memory as [k, m], a
+/// transposed B as [n, k]. `bias` [n] is added to every row; null: none. `packed`: op(B) as `pack` lays it out; null: not made yet.
+template <Operand A, Operand B, class F, class S = SumOf<F>>
+void product(int m, int n, int k, ConstMatrix<S> a, ConstMatrix<S> b, const F* packed, const S* bias, Matrix<S> c, Store how,
              Device device) {
-  constexpr int width = detail::panel_columns<S>, depth = detail::panel_depth<S>;
+  constexpr int width = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
+  constexpr bool in_place = A == Operand::plain && steps<F> == 1;  // A is read where it lies
   if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
   if (k == 0) return detail::add_nothing(m, n, bias, c, how);
-  const int tiles = A == Operand::plain ? 0 : (m + tile_rows - 1) / tile_rows;
-  detail::Scratch<S> memory(depth * (width + static_cast<long>(tiles) * tile_rows), device);
-  S* panel = memory.take(depth * width);
-  S* packed = memory.take(static_cast<long>(depth) * tiles * tile_rows);
+  const int deepest = factors<F>(std::min(depth, k)), rows = A == Operand::plain ? m : (m + tile_rows - 1) / tile_rows * tile_rows;
+  const long panel_size = packed ? 0 : static_cast<long>(deepest) * width, a_size = in_place ? 0 : static_cast<long>(deepest) * rows;
+  detail::Scratch<F> memory(panel_size + a_size, device);
+  F* made = memory.take(panel_size);
+  F* packed_a = memory.take(a_size);
   alignas(64) S start[width] = {};  // the panel's part of the bias, padded as the panel is
   for (int k0 = 0; k0 < k; k0 += depth) {
-    const int now = std::min(depth, k - k0);
+    const int now = std::min(depth, k - k0), deep = factors<F>(now);
     const Store store_as = k0 == 0 ? how : Store::add;
     if constexpr (A == Operand::transposed)
-      detail::pack_tiles<S>({a.data + static_cast<long>(k0) * a.stride, a.stride}, now, m, packed);
+      detail::pack_tiles<F>({a.data + static_cast<long>(k0) * a.stride, a.stride}, now, m, packed_a);
+    else if constexpr (!in_place)
+      detail::pack_rows<F>({a.data + k0, a.stride}, now, m, packed_a);
     for (int j = 0; j < n; j += width) {
       const int columns = std::min(width, n - j);
-      if constexpr (B == Operand::plain)
-        detail::pack_panel<S>({b.data + static_cast<long>(k0) * b.stride + j, b.stride}, now, columns, panel);
-      else
-        detail::pack_panel_transposed<S>({b.data + static_cast<long>(j) * b.stride + k0, b.stride}, now, columns,
-                                         panel);
-      const Matrix<S> to{c.data + j, c.stride};
+      const F* panel = made;
+      if (packed) {
+        panel = packed;
+        packed += static_cast<long>(deep) * round_up<F>(columns);
+      } else {
+        detail::pack_part<B, F>(b, k0, now, j, columns, made);
+      }
       const S* first = bias && k0 == 0 ? start : nullptr;
       if (first) std::copy_n(bias + j, columns, start);
-      if constexpr (A == Operand::plain)
-        detail::multiply_panel<A>(m, columns, now, a.data + k0, a.stride, panel, to, store_as, first);
+      const Matrix<S> to{c.data + j, c.stride};
+      if constexpr (in_place)
+        detail::multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, to, store_as, first);
       else
-        detail::multiply_panel<A>(m, columns, now, packed, tile_rows, panel, to, store_as, first);
+        detail::multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : tile_rows, panel, to, store_as, first);
     }
   }
 }

@@ -22,6 +22,25 @@ void add(const S* from, S* to, long size) {
   by_vector<S>(size, [&](long i, auto n) { store_first(to + i, load_first(to + i, n) + load_first(from + i, n), n); });
 }
 
+/// total [1, cols] += the sum of x's rows: some columns at a time, whose sums stay in registers.
+template <class S>
+void add_column_sums(const Tensor<S>& x, Tensor<S>& total) {
+  constexpr int vectors = 8;
+  int c = 0;
+  for (; c + vectors * lanes<S> <= x.cols(); c += vectors * lanes<S>) {
+    Vector<S> sums[vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) sums[v] = load(total.data() + c + v * lanes<S>);
+    for (int r = 0; r < x.rows(); ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) sums[v] += load(x.row(r) + c + v * lanes<S>);
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) store(total.data() + c + v * lanes<S>, sums[v]);
+  }
+  if (c < x.cols())
+    for (int r = 0; r < x.rows(); ++r) add(x.row(r) + c, total.data() + c, x.cols() - c);
+}
+
 /// y = scale * (x - mean) * rstd + shift, per row; rstd = 1 / sqrt(variance + eps). statistics [rows, 2]: mean, rstd.
 template <class S>
 void layer_norm(const Tensor<S>& x, const Tensor<S>& scale, const Tensor<S>& shift, double eps, Tensor<S>& y,

@@ -78,8 +78,8 @@ template <class S>
 template <class S>
 [[gnu::always_inline]] inline Vector<S> load_first(const S* from, int count) {
 #ifdef __AVX512F__
-  if constexpr (std::is_same_v<S, float>)
-    return std::bit_cast<Vector<S>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
+  if constexpr (sizeof(S) == 4)
+    return std::bit_cast<Vector<S>>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1), from));
 #endif
   Vector<S> v{};
   std::memcpy(&v, from, static_cast<std::size_t>(count) * sizeof(S));
@@ -89,8 +89,8 @@ template <class S>
 template <class S>
 [[gnu::always_inline]] inline void store_first(S* to, const Vector<S>& v, int count) {
 #ifdef __AVX512F__
-  if constexpr (std::is_same_v<S, float>)
-    return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), std::bit_cast<__m512>(v));
+  if constexpr (sizeof(S) == 4)
+    return _mm512_mask_storeu_epi32(to, static_cast<__mmask16>((1u << count) - 1), std::bit_cast<__m512i>(v));
 #endif
   std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(S));
 }

@@ -5,6 +5,7 @@
 // whatever the sizes, so a result does not depend on how many rows are computed together.
 #pragma once
 
+#include <relay/backend/cpu/factors.hpp>
 #include <relay/backend/cpu/simd.hpp>
 
 namespace relay::cpu {
@@ -19,8 +20,8 @@ inline constexpr int tile_vectors = vector_bytes == 64 ? 4 : 2;
 namespace detail {
 
 // The unrolling is asked for, so that the tile is in registers under -O2 as well.
-template <int M, int N, Operand A, class S>
-[[gnu::always_inline]] inline void tile(int k_count, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how,
+template <int M, int N, Operand A, class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline void tile(int k_count, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how,
                                         const S* start) {
   Vector<S> sum[M][N];
 #pragma GCC unroll 6
@@ -28,14 +29,14 @@ template <int M, int N, Operand A, class S>
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) sum[i][j] = start ? load(start + j * lanes<S>) : Vector<S>{};
   for (int k = 0; k < k_count; ++k) {
-    Vector<S> row[N];
+    Vector<F> row[N];
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) row[j] = load(b + static_cast<long>(k) * ldb + j * lanes<S>);
 #pragma GCC unroll 6
     for (int i = 0; i < M; ++i) {
-      const S factor = A == Operand::plain ? a[static_cast<long>(i) * lda + k] : a[static_cast<long>(k) * lda + i];
+      const F factor = A == Operand::plain ? a[static_cast<long>(i) * lda + k] : a[static_cast<long>(k) * lda + i];
 #pragma GCC unroll 4
-      for (int j = 0; j < N; ++j) sum[i][j] += row[j] * factor;
+      for (int j = 0; j < N; ++j) add_product(sum[i][j], row[j], factor);
     }
   }
 #pragma GCC unroll 6
@@ -47,14 +48,14 @@ template <int M, int N, Operand A, class S>
     }
 }
 
-template <int M, int N, Operand A, class S>
-inline void rest(int m, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how, const S* start) {
+template <int M, int N, Operand A, class F, class S = SumOf<F>>
+inline void rest(int m, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start) {
   if (m == M) return tile<M, N, A>(k, a, lda, b, ldb, c, ldc, how, start);
   if constexpr (M > 1) rest<M - 1, N, A>(m, k, a, lda, b, ldb, c, ldc, how, start);
 }
 
-template <int N, Operand A, class S>
-inline void columns(int m, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how, const S* start) {
+template <int N, Operand A, class F, class S = SumOf<F>>
+inline void columns(int m, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start) {
   const long step = A == Operand::plain ? lda : 1;
   int i = 0;
   for (; i + tile_rows <= m; i += tile_rows)
@@ -64,8 +65,8 @@ inline void columns(int m, int k, const S* a, int lda, const S* b, int ldb, S* c
 }
 
 /// The last vectors of a row of C, fewer than a tile has.
-template <int N, Operand A, class S>
-inline void last_columns(int vectors, int m, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how,
+template <int N, Operand A, class F, class S = SumOf<F>>
+inline void last_columns(int vectors, int m, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how,
                          const S* start) {
   if (vectors == N) return columns<N, A>(m, k, a, lda, b, ldb, c, ldc, how, start);
   if constexpr (N > 1) last_columns<N - 1, A>(vectors, m, k, a, lda, b, ldb, c, ldc, how, start);
@@ -73,10 +74,10 @@ inline void last_columns(int vectors, int m, int k, const S* a, int lda, const S
 
 }  // namespace detail
 
-/// C [m, n] (+)= op(A) [m, k] B [k, n] + start; n a multiple of `lanes`, rows of B and C padded to it. `start` [n]: a row, such as
+/// C [m, n] (+)= op(A) [m, k] B [k, n] + start, k counted in factors; n a multiple of `lanes`, rows of B and C padded to it. `start` [n]: a row, such as
 /// a bias, that every row of the sum begins with; null: zeros.
-template <Operand A, class S>
-void small_product(int m, int n, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how,
+template <Operand A, class F, class S = SumOf<F>>
+void small_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how,
                    const S* start = nullptr) {
   constexpr int whole = tile_vectors * lanes<S>;
   int j = 0;

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <utility>
 #include <vector>
@@ -75,7 +76,35 @@ struct Device {
   Memory* memory = nullptr;
 };
 
+/// Memory without a type, in whole lines of the cache.
+class Bytes {
+ public:
+  template <class T>
+  T* resize(long count) {
+    lines_.resize((static_cast<std::size_t>(count) * sizeof(T) + sizeof(Line) - 1) / sizeof(Line));
+    return reinterpret_cast<T*>(lines_.data());
+  }
+  template <class T>
+  const T* as() const {
+    return reinterpret_cast<const T*>(lines_.data());
+  }
+
+ private:
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
+  std::vector<Line> lines_;
+};
+
+/// A matrix a second and a third time, laid out as products read it (product.hpp): as weight^T and as weight.
+struct Layouts {
+  Bytes transposed, plain;
+};
+
 /// A row-major matrix [rows, cols]. Copies are deep. New elements are not initialised.
+///
+/// Layouts for products are kept beside the elements for as long as nobody asks for the elements to write them: whoever
+/// does, by a non-const data() or row(), makes them stale.
 template <class S>
 class Tensor {
  public:
@@ -98,15 +127,19 @@ class Tensor {
   int cols() const { return cols_; }
   long size() const { return static_cast<long>(rows_) * cols_; }
   Device device() const { return device_; }
-  S* data() { return data_; }
+  S* data() {
+    laid_out_ = false;
+    return data_;
+  }
   const S* data() const { return data_; }
-  S* row(int r) { return data_ + static_cast<long>(r) * cols_; }
+  S* row(int r) { return data() + static_cast<long>(r) * cols_; }
   const S* row(int r) const { return data_ + static_cast<long>(r) * cols_; }
 
   /// Another shape; the elements are lost unless only the number of rows shrinks.
   void resize(int rows, int cols) {
     require(rows >= 0 && cols >= 0, "a tensor cannot have ", rows, " rows and ", cols, " columns");
     const std::size_t bytes = static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols) * sizeof(S);
+    laid_out_ = false;
     if (bytes > capacity_) {
       release();
       const std::size_t wanted = Memory::size_class(bytes);
@@ -123,6 +156,16 @@ class Tensor {
       device_ = device;
     }
     resize(rows, cols);
+  }
+
+  /// The layouts, null when there are none of these elements.
+  const Layouts* layouts() const { return laid_out_ ? layouts_.get() : nullptr; }
+  /// Has make(elements, layouts) fill them, unless they are there.
+  void lay_out(auto&& make) {
+    if (laid_out_) return;
+    if (!layouts_) layouts_ = std::make_unique<Layouts>();
+    make(std::as_const(*this), *layouts_);
+    laid_out_ = true;
   }
 
   /// Another shape, on the device of `other`: how a layer makes the tensors of its trace.
@@ -145,12 +188,16 @@ class Tensor {
     std::swap(rows_, other.rows_);
     std::swap(cols_, other.cols_);
     std::swap(capacity_, other.capacity_);
+    std::swap(layouts_, other.layouts_);
+    std::swap(laid_out_, other.laid_out_);
   }
 
   Device device_{};
   S* data_ = nullptr;
   int rows_ = 0, cols_ = 0;
   std::size_t capacity_ = 0;
+  std::unique_ptr<Layouts> layouts_;
+  bool laid_out_ = false;
 };
 
 }  // namespace relay::cpu

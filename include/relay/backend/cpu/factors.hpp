@@ -1,0 +1,97 @@
+// What products multiply: float or double as they are, or pairs of bf16, neighbours along k, whose two products are added to
+// a float at once: the instruction vdpbf16ps, of AVX512_BF16. Where the instruction is missing, bf16 is float.
+#pragma once
+
+#include <cstdint>
+
+#include <relay/backend/cpu/simd.hpp>
+#include <relay/core/bf16.hpp>
+
+namespace relay::cpu {
+
+#ifdef __AVX512BF16__
+inline constexpr bool multiplies_bf16 = true;
+#else
+inline constexpr bool multiplies_bf16 = false;
+#endif
+
+/// Two bf16: the first in the lower half.
+enum class Pair : std::int32_t {};
+
+template <>
+struct VectorOf<Pair> : VectorOf<std::int32_t> {};
+
+/// What a backend named by S multiplies.
+template <class S>
+struct FactorsOf {
+  using type = S;
+};
+template <>
+struct FactorsOf<bf16> {
+  using type = std::conditional_t<multiplies_bf16, Pair, float>;
+};
+template <class S>
+using Factors = typename FactorsOf<S>::type;
+
+/// What products of F are summed up in, and what F is made from.
+template <class F>
+using SumOf = std::conditional_t<std::is_same_v<F, Pair>, float, F>;
+
+/// Steps of k in one F.
+template <class F>
+inline constexpr int steps = std::is_same_v<F, Pair> ? 2 : 1;
+
+template <class F>
+constexpr int factors(int k) {
+  return (k + steps<F> - 1) / steps<F>;
+}
+
+/// sum += row * factor, of every lane
+template <class F>
+[[gnu::always_inline]] inline void add_product(Vector<SumOf<F>>& sum, const Vector<F>& row, F factor) {
+#ifdef __AVX512BF16__
+  if constexpr (std::is_same_v<F, Pair>) {
+    const auto pair = _mm512_set1_epi32(static_cast<int>(factor));
+    sum = std::bit_cast<Vector<float>>(
+        _mm512_dpbf16_ps(std::bit_cast<__m512>(sum), std::bit_cast<__m512bh>(row), std::bit_cast<__m512bh>(pair)));
+    return;
+  }
+#endif
+  if constexpr (!std::is_same_v<F, Pair>) sum += row * factor;
+}
+
+/// Neighbours along k that lie in one row: elements 2i and 2i+1 of low and high put together.
+[[gnu::always_inline]] inline Vector<Pair> pair_up([[maybe_unused]] const Vector<float>& low,
+                                                   [[maybe_unused]] const Vector<float>& high) {
+#ifdef __AVX512BF16__
+  return std::bit_cast<Vector<Pair>>(_mm512_cvtne2ps_pbh(std::bit_cast<__m512>(high), std::bit_cast<__m512>(low)));
+#else
+  return {};
+#endif
+}
+
+/// Neighbours along k that lie in two rows: element i of `first` and of `second`.
+[[gnu::always_inline]] inline Vector<Pair> interleave([[maybe_unused]] const Vector<float>& first,
+                                                      [[maybe_unused]] const Vector<float>& second) {
+#ifdef __AVX512BF16__
+  const auto lower = _mm512_cvtepu16_epi32(std::bit_cast<__m256i>(_mm512_cvtneps_pbh(std::bit_cast<__m512>(first))));
+  const auto upper = _mm512_cvtepu16_epi32(std::bit_cast<__m256i>(_mm512_cvtneps_pbh(std::bit_cast<__m512>(second))));
+  return std::bit_cast<Vector<Pair>>(_mm512_or_si512(lower, _mm512_slli_epi32(upper, 16)));
+#else
+  return {};
+#endif
+}
+
+/// The factors of the first `count` elements of a row, zeros behind them.
+template <class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline Vector<F> load_factors(const S* from, int count) {
+  if constexpr (steps<F> == 1) {
+    return count >= lanes<S> ? load(from) : load_first(from, count);
+  } else {
+    if (count >= 2 * lanes<S>) return pair_up(load(from), load(from + lanes<S>));
+    if (count <= lanes<S>) return pair_up(load_first(from, count), Vector<S>{});
+    return pair_up(load(from), load_first(from + lanes<S>, count - lanes<S>));
+  }
+}
+
+}  // namespace relay::cpu
