@@ -8,6 +8,7 @@
 // overwrites them completely, or adds where its comment says so.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -30,12 +31,15 @@ class Conformance {
   using Matrix = reference::Matrix;
   using Key = relay::Key;
 
-  /// `tolerance`: of an element, relative to the largest of its tensor or to 1.
-  Conformance(Device device, double tolerance) : device_(device), tolerance_(tolerance) {}
+  /// `tolerance`: of an element, relative to the largest of its tensor or to 1. `product_tolerance`: of products of linear
+  /// layers, where their operands are rounded first; 0: the same.
+  Conformance(Device device, double tolerance, double product_tolerance = 0)
+      : device_(device), tolerance_(tolerance), product_(product_tolerance > 0 ? product_tolerance / tolerance : 4) {}
 
   void run() {
     SUBCASE("transfer") { transfer(); }
     SUBCASE("products") { products(); }
+    SUBCASE("prepared weights") { prepared(); }
     SUBCASE("linear") { linear(); }
     SUBCASE("elements") { elements(); }
     SUBCASE("rows") { rows(); }
@@ -132,11 +136,45 @@ class Conformance {
                    start = random(outputs, inputs);
       Tensor y = poisoned(n, outputs), dx = poisoned(n, inputs), dweight = put(start);
       B::product(put(x), put(weight), y);
-      expect("product", y, reference::product(x, reference::transposed(weight)), 4);
+      expect("product", y, reference::product(x, reference::transposed(weight)), product_);
       B::product_backward(put(dy), put(weight), dx);
-      expect("product_backward", dx, reference::product(dy, weight), 4);
+      expect("product_backward", dx, reference::product(dy, weight), product_);
       B::add_outer_product(put(dy), put(x), dweight);
-      expect("add_outer_product", dweight, reference::sum(start, reference::product(reference::transposed(dy), x)), 4);
+      expect("add_outer_product", dweight, reference::sum(start, reference::product(reference::transposed(dy), x)), product_);
+    }
+  }
+
+  /// A prepared weight gives the bits of the weight alone, whatever it held when it was prepared before.
+  void prepared() {
+    for (const auto& [n, inputs, outputs] : {std::array{1, 7, 3}, {33, 70, 150}}) {
+      const Matrix x = random(n, inputs), dy = random(n, outputs), first = random(outputs, inputs), second = random(outputs, inputs);
+      Tensor weight = put(first), plain, back, y, dx;
+      const auto same_as = [&](const Matrix& m) {
+        B::product(put(x), put(m), plain);
+        B::product_backward(put(dy), put(m), back);
+        B::product(put(x), weight, y);
+        B::product_backward(put(dy), weight, dx);
+        CHECK((B::download(y) == B::download(plain) && B::download(dx) == B::download(back)));
+      };
+      B::prepare(weight);
+      same_as(first);
+      B::copy(put(second), weight);
+      same_as(second);
+      B::prepare(weight);
+      same_as(second);
+      const Tensor copy = weight;
+      B::fill(weight, 0);
+      same_as(Matrix(outputs, inputs));
+      weight = copy;
+      same_as(second);
+      B::prepare(weight);
+      B::upload(B::download(put(first)), weight);
+      same_as(first);
+      Tensor half(inputs, outputs, device_);  // another shape in the same memory
+      B::prepare(weight);
+      weight.resize_like(half, outputs, inputs);
+      B::copy(put(second), weight);
+      same_as(second);
     }
   }
 
@@ -146,11 +184,11 @@ class Conformance {
     Tensor y = poisoned(13, 11), dx = poisoned(13, 6), dweight = put(dweight0), dbias = put(dbias0);
     B::linear(put(x), put(weight), put(bias), y);
     expect("linear", y,
-           reference::sum(reference::product(x, reference::transposed(weight)), reference::product(one, bias)), 4);
+           reference::sum(reference::product(x, reference::transposed(weight)), reference::product(one, bias)), product_);
     B::linear_backward(put(x), put(weight), put(dy), dx, dweight, dbias);
-    expect("linear_backward, dx", dx, reference::product(dy, weight), 4);
+    expect("linear_backward, dx", dx, reference::product(dy, weight), product_);
     expect("linear_backward, dweight", dweight,
-           reference::sum(dweight0, reference::product(reference::transposed(dy), x)), 4);
+           reference::sum(dweight0, reference::product(reference::transposed(dy), x)), product_);
     expect("linear_backward, dbias", dbias, reference::sum(dbias0, reference::column_sums(dy)), 4);
   }
 
@@ -496,6 +534,6 @@ class Conformance {
   }
 
   Device device_;
-  double tolerance_;
+  double tolerance_, product_;
   relay::Random random_{Key(2024)};
 };

@@ -18,31 +18,43 @@ using namespace relay::cpu;
 
 namespace {
 
-/// Normal values that S holds exactly, and the same as S.
-template <class S>
+/// Normal values that the factors of P hold exactly, and the same as S.
+template <class P, class S = SumOf<Factors<P>>>
 struct Drawn {
   reference::Matrix exact;
   std::vector<S> values;
 
   Drawn(int rows, int cols, Random& random) : exact(rows, cols) {
     for (double& v : exact.values) {
-      values.push_back(static_cast<S>(random.normal()));
+      values.push_back(static_cast<S>(static_cast<P>(static_cast<S>(random.normal()))));
       v = static_cast<double>(values.back());
     }
   }
 };
 
-/// The worst error of C (+)= op(A) op(B) + bias, C's rows lying three elements further apart than they are long.
-template <class S, Operand A, Operand B>
+/// The worst error of C (+)= op(A) op(B) + bias, C's rows lying three elements further apart than they are long. With B packed
+/// beforehand it must be the same to the bit.
+template <class P, Operand A, Operand B>
 double worst(int m, int n, int k, bool with_bias, Store how, Random& random) {
+  using F = Factors<P>;
+  using S = SumOf<F>;
   const auto shape = [&](Operand o, int rows, int cols) {
-    return o == Operand::plain ? Drawn<S>(rows, cols, random) : Drawn<S>(cols, rows, random);
+    return o == Operand::plain ? Drawn<P>(rows, cols, random) : Drawn<P>(cols, rows, random);
   };
-  const Drawn<S> a = shape(A, m, k), b = shape(B, k, n), bias(1, n, random), before(m, n + 3, random);
-  auto c = before.values;
+  const Drawn<P> a = shape(A, m, k), b = shape(B, k, n), bias(1, n, random), before(m, n + 3, random);
+  auto c = before.values, c_packed = c;
   Memory memory;
-  product<A, B, S>(m, n, k, {a.values.data(), a.exact.cols}, {b.values.data(), b.exact.cols},
-                   with_bias ? bias.values.data() : nullptr, {c.data(), n + 3}, how, Device{&memory});
+  const ConstMatrix<S> b_matrix{b.values.data(), b.exact.cols};
+  std::vector<F> packed(static_cast<std::size_t>(packed_size<F>(n, k)) + 1, F(-1));
+  pack<B, F>(n, k, b_matrix, packed.data());
+  if (packed.back() != F(-1)) return 1e9;
+  const auto compute = [&](const F* ready, std::vector<S>& to) {
+    product<A, B, F>(m, n, k, {a.values.data(), a.exact.cols}, b_matrix, ready, with_bias ? bias.values.data() : nullptr,
+                     {to.data(), n + 3}, how, Device{&memory});
+  };
+  compute(nullptr, c);
+  compute(packed.data(), c_packed);
+  if (c != c_packed) return 1e9;
   const auto plain = [](Operand o, const reference::Matrix& x) { return o == Operand::plain ? x : transposed(x); };
   const reference::Matrix expected = reference::product(plain(A, a.exact), plain(B, b.exact));
   double error = 0;
@@ -57,45 +69,65 @@ double worst(int m, int n, int k, bool with_bias, Store how, Random& random) {
   return error;
 }
 
-template <class S>
+template <class P>
 double worst_of_all(int m, int n, int k, Random& random) {
   double error = 0;
   for (const Store how : {Store::assign, Store::add})
     for (const bool bias : {false, true}) {
-      error = std::max(error, worst<S, Operand::plain, Operand::transposed>(m, n, k, bias, how, random));
-      error = std::max(error, worst<S, Operand::plain, Operand::plain>(m, n, k, bias, how, random));
-      error = std::max(error, worst<S, Operand::transposed, Operand::plain>(m, n, k, bias, how, random));
-      error = std::max(error, worst<S, Operand::transposed, Operand::transposed>(m, n, k, bias, how, random));
+      error = std::max(error, worst<P, Operand::plain, Operand::transposed>(m, n, k, bias, how, random));
+      error = std::max(error, worst<P, Operand::plain, Operand::plain>(m, n, k, bias, how, random));
+      error = std::max(error, worst<P, Operand::transposed, Operand::plain>(m, n, k, bias, how, random));
+      error = std::max(error, worst<P, Operand::transposed, Operand::transposed>(m, n, k, bias, how, random));
     }
   return error;
 }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias", S, float, double) {
+TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias", P, float, bf16, double) {
+  using F = Factors<P>;
+  using S = SumOf<F>;
   Random random(Key(5));
   const double unit = std::is_same_v<S, float> ? 1e-6 : 1e-15;
-  const int columns = cpu::detail::panel_columns<S>, depth = cpu::detail::panel_depth<S>;
+  const int columns = cpu::detail::panel_columns<F>, depth = cpu::detail::panel_depth<F> * steps<F>;
   for (const int m : {1, 5, 6, 7, 13})
     for (const int n : {1, lanes<S> - 1, lanes<S>, columns - 1, columns, columns + 1, 2 * columns + lanes<S> + 3})
       for (const int k : {0, 1, lanes<S>, lanes<S> + 5, depth - 1, depth, 2 * depth + 1}) {
         CAPTURE(m);
         CAPTURE(n);
         CAPTURE(k);
-        CHECK(worst_of_all<S>(m, n, k, random) < 4 * unit * (k + 4));
+        CHECK(worst_of_all<P>(m, n, k, random) < 4 * unit * (k + 4));
       }
 }
 
-TEST_CASE("a row's bits do not depend on how many rows are computed with it") {
+TEST_CASE_TEMPLATE("a row's bits do not depend on how many rows are computed with it", P, float, bf16) {
   Random random(Key(6));
-  const int m = 20, n = 77, k = 300;
-  const Drawn<float> a(m, k, random), b(n, k, random);
+  const int m = 20, n = 77, k = 301;
+  const Drawn<P> a(m, k, random), b(n, k, random);
   const auto rows = [&](int first, int count) {
     std::vector<float> c(static_cast<std::size_t>(count * n));
-    product<Operand::plain, Operand::transposed, float>(count, n, k, {a.values.data() + first * k, k}, {b.values.data(), k},
-                                                        nullptr, {c.data(), n}, Store::assign, Device{});
+    product<Operand::plain, Operand::transposed, Factors<P>>(count, n, k, {a.values.data() + first * k, k}, {b.values.data(), k},
+                                                             nullptr, nullptr, {c.data(), n}, Store::assign, Device{});
     return c;
   };
   const auto all = rows(0, m);
   for (int i = 0; i < m; ++i) CHECK(rows(i, 1) == std::vector<float>(all.begin() + i * n, all.begin() + (i + 1) * n));
+}
+
+TEST_CASE("bf16 factors are rounded to nearest") {
+  Random random(Key(7));
+  const int m = 3, n = 5, k = 9;
+  std::vector<float> a(m * k), b(n * k), c(m * n);
+  for (float& v : a) v = static_cast<float>(random.normal());
+  for (float& v : b) v = static_cast<float>(random.normal());
+  product<Operand::plain, Operand::transposed, Factors<bf16>>(m, n, k, {a.data(), k}, {b.data(), k}, nullptr, nullptr, {c.data(), n},
+                                                              Store::assign, Device{});
+  const auto rounded = [](float v) { return static_cast<double>(multiplies_bf16 ? static_cast<float>(bf16(v)) : v); };
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j < n; ++j) {
+      double expected = 0;
+      for (int l = 0; l < k; ++l)
+        expected += rounded(a[static_cast<std::size_t>(i * k + l)]) * rounded(b[static_cast<std::size_t>(j * k + l)]);
+      CHECK(static_cast<double>(c[static_cast<std::size_t>(i * n + j)]) == doctest::Approx(expected).epsilon(1e-5));
+    }
 }

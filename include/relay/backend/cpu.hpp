@@ -175,8 +175,8 @@ struct Functions : ComposedOps<Self> {
       const int depth = A == Operand::plain ? a.cols() : a.rows();
       const Layouts* layouts = b.layouts();
       const Factor* packed = !layouts ? nullptr : B == Operand::plain ? layouts->plain.as<Factor>() : layouts->transposed.as<Factor>();
-      cpu::product<A, B>(c.rows(), c.cols(), depth, ConstMatrix<S>{a.data(), a.cols()}, ConstMatrix<S>{b.data(), b.cols()}, packed, bias,
-                         Matrix<S>{c.data(), c.cols()}, how, c.device());
+      cpu::product<A, B, Factor>(c.rows(), c.cols(), depth, {a.data(), a.cols()}, {b.data(), b.cols()}, packed, bias,
+                                 {c.data(), c.cols()}, how, c.device());
     } else {
       const auto add = [&](const auto& op_a, const auto& op_b) { map(c).noalias() += op_a * op_b; };
       if (how == Store::assign) map(c).setZero();

@@ -66,7 +66,7 @@ template <class F>
 #ifdef __AVX512BF16__
   return std::bit_cast<Vector<Pair>>(_mm512_cvtne2ps_pbh(std::bit_cast<__m512>(high), std::bit_cast<__m512>(low)));
 #else
-  return {};
+  return Vector<Pair>{};
 #endif
 }
 
@@ -78,7 +78,7 @@ template <class F>
   const auto upper = _mm512_cvtepu16_epi32(std::bit_cast<__m256i>(_mm512_cvtneps_pbh(std::bit_cast<__m512>(second))));
   return std::bit_cast<Vector<Pair>>(_mm512_or_si512(lower, _mm512_slli_epi32(upper, 16)));
 #else
-  return {};
+  return Vector<Pair>{};
 #endif
 }
 

@@ -189,8 +189,8 @@ long packed_size(int n, int k) {
   return static_cast<long>(round_up<F>(n)) * factors<F>(k);
 }
 
-template <Operand B, class F, class S = SumOf<F>>
-void pack(int n, int k, ConstMatrix<S> b, F* packed) {
+template <Operand B, class F>
+void pack(int n, int k, ConstMatrix<SumOf<F>> b, F* packed) {
   constexpr int width = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
   for (int k0 = 0; k0 < k; k0 += depth)
     for (int j = 0; j < n; j += width) {
@@ -202,9 +202,10 @@ void pack(int n, int k, ConstMatrix<S> b, F* packed) {
 
 /// C [m, n] (+)= op(A) [m, k] op(B) [k, n] + bias, the products of factors F; a transposed A lies in memory as [k, m], a
 /// transposed B as [n, k]. `bias` [n] is added to every row; null: none. `packed`: op(B) as `pack` lays it out; null: not made yet.
-template <Operand A, Operand B, class F, class S = SumOf<F>>
-void product(int m, int n, int k, ConstMatrix<S> a, ConstMatrix<S> b, const F* packed, const S* bias, Matrix<S> c, Store how,
-             Device device) {
+template <Operand A, Operand B, class F>
+void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed, const SumOf<F>* bias,
+             Matrix<SumOf<F>> c, Store how, Device device) {
+  using S = SumOf<F>;
   constexpr int width = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
   constexpr bool in_place = A == Operand::plain && steps<F> == 1;  // A is read where it lies
   if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
