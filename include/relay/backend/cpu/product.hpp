@@ -94,35 +94,19 @@ void pack_panel_transposed(ConstMatrix<S> b, int depth, int columns, F* panel) {
   }
 }
 
-/// to [rows / tile_rows, factors(depth), tile_rows] = A^T [depth, rows]: what one tile reads lies together.
+/// Rows of C whose factors of A^T are laid out together: whole tiles, and whole vectors to copy.
+template <class F>
+inline constexpr int tile_group = 3 * lanes<F>;
+
+/// to [rows / tile_group, factors(depth), tile_group] = A^T [depth, rows]: what one tile reads lies close together.
 template <class F, class S = SumOf<F>>
 void pack_tiles(ConstMatrix<S> a, int depth, int rows, F* to) {
-  const int end = factors<F>(depth);
-  if constexpr (steps<F> == 1) {
-    for (int first = 0; first < rows; first += tile_rows) {
-      const int count = std::min(tile_rows, rows - first);
-      const S* from = a.data + first;
-      if (count == tile_rows)
-        for (int k = 0; k < depth; ++k, from += a.stride, to += tile_rows) std::copy_n(from, tile_rows, to);
-      else
-        for (int k = 0; k < depth; ++k, from += a.stride, to += tile_rows) std::copy_n(from, count, to);
-    }
-  } else {
-    constexpr int group = 3 * lanes<S>;  // whole tiles and whole vectors
-    static_assert(group % tile_rows == 0);
-    for (int first = 0; first < rows; first += group, to += static_cast<long>(group) * end) {
-      const int count = std::min(group, rows - first);
-      for (int k = 0; k < end; ++k) {
-        F paired[group];
-        pack_panel<F>({a.data + static_cast<long>(2 * k) * a.stride + first, a.stride}, std::min(2, depth - 2 * k), count, paired);
-        F* at = to + static_cast<long>(k) * tile_rows;
-        int i = 0;
-        for (; i + tile_rows <= count; i += tile_rows, at += static_cast<long>(end) * tile_rows)
-          std::copy_n(paired + i, tile_rows, at);
-        std::copy_n(paired + i, count - i, at);
-      }
-    }
-  }
+  constexpr int group = tile_group<F>;
+  static_assert(group % tile_rows == 0);
+  for (int first = 0; first < rows; first += group)
+    for (int k = 0; k < depth; k += steps<F>, to += group)
+      pack_panel<F>({a.data + static_cast<long>(k) * a.stride + first, a.stride}, std::min(steps<F>, depth - k),
+                    std::min(group, rows - first), to);
 }
 
 /// to [rows, factors(depth)] = A [rows, depth]
@@ -135,22 +119,24 @@ void pack_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
     });
 }
 
-/// The columns of C that one panel gives. Where they do not fill whole vectors, tiles go through a buffer.
+/// The columns of C that one panel gives; a transposed A comes in groups of tiles, lda rows in each. Where the columns do not
+/// fill whole vectors, tiles go through a buffer.
 template <Operand A, class F, class S = SumOf<F>>
-void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F* panel, Matrix<S> c, Store how,
+void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F* panel, int ldb, Matrix<S> c, Store how,
                     const S* start) {
   const int padded = round_up<S>(columns);
   const bool whole = padded == columns;
   if (whole && A == Operand::plain)
-    return small_product<A>(m, columns, depth, a, lda, panel, padded, c.data, c.stride, how, start);
+    return small_product<A>(m, columns, depth, a, lda, panel, ldb, c.data, c.stride, how, start);
   alignas(64) S buffer[tile_rows * panel_columns<F>];
   for (int i = 0; i < m; i += tile_rows) {
     const int count = std::min(tile_rows, m - i);
+    const F* rows = A == Operand::plain ? a + static_cast<long>(i) * lda : a + static_cast<long>(i / lda) * lda * depth + i % lda;
     S* to = c.data + static_cast<long>(i) * c.stride;
     if (whole) {
-      small_product<A>(count, columns, depth, a, lda, panel, padded, to, c.stride, how, start);
+      small_product<A>(count, columns, depth, rows, lda, panel, ldb, to, c.stride, how, start);
     } else {
-      small_product<A>(count, padded, depth, a, lda, panel, padded, buffer, padded, Store::assign, start);
+      small_product<A>(count, padded, depth, rows, lda, panel, ldb, buffer, padded, Store::assign, start);
       for (int r = 0; r < count; ++r)
         by_vector<S>(columns, [&](long j, auto n) {
           S* at = to + static_cast<long>(r) * c.stride + j;
@@ -158,7 +144,6 @@ void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F*
           store_first(at, how == Store::add ? load_first(at, n) + v : v, n);
         });
     }
-    a += A == Operand::plain ? static_cast<long>(tile_rows) * lda : static_cast<long>(tile_rows) * depth;
   }
 }
 
@@ -208,10 +193,12 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   using S = SumOf<F>;
   constexpr int width = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
   constexpr bool in_place = A == Operand::plain && steps<F> == 1;  // A is read where it lies
+  const bool b_in_place = B == Operand::plain && steps<F> == 1 && n == b.stride && n <= width && n % lanes<F> == 0;
   if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
   if (k == 0) return detail::add_nothing(m, n, bias, c, how);
-  const int deepest = factors<F>(std::min(depth, k)), rows = A == Operand::plain ? m : (m + tile_rows - 1) / tile_rows * tile_rows;
-  const long panel_size = packed ? 0 : static_cast<long>(deepest) * width, a_size = in_place ? 0 : static_cast<long>(deepest) * rows;
+  const int deepest = factors<F>(std::min(depth, k)), 
+            rows = A == Operand::plain ? m : (m + detail::tile_group<F> - 1) / detail::tile_group<F> * detail::tile_group<F>;
+  const long panel_size = packed || b_in_place ? 0 : static_cast<long>(deepest) * width, a_size = in_place ? 0 : static_cast<long>(deepest) * rows;
   detail::Scratch<F> memory(panel_size + a_size, device);
   F* made = memory.take(panel_size);
   F* packed_a = memory.take(a_size);
@@ -226,9 +213,12 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
     for (int j = 0; j < n; j += width) {
       const int columns = std::min(width, n - j);
       const F* panel = made;
+      int ldb = round_up<F>(columns);
       if (packed) {
         panel = packed;
-        packed += static_cast<long>(deep) * round_up<F>(columns);
+        packed += static_cast<long>(deep) * ldb;
+      } else if (b_in_place) {
+        if constexpr (steps<F> == 1) panel = b.data + static_cast<long>(k0) * b.stride;
       } else {
         detail::pack_part<B, F>(b, k0, now, j, columns, made);
       }
@@ -236,9 +226,10 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
       if (first) std::copy_n(bias + j, columns, start);
       const Matrix<S> to{c.data + j, c.stride};
       if constexpr (in_place)
-        detail::multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, to, store_as, first);
+        detail::multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, ldb, to, store_as, first);
       else
-        detail::multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : tile_rows, panel, to, store_as, first);
+        detail::multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : detail::tile_group<F>, panel, ldb, to,
+                                     store_as, first);
     }
   }
 }

@@ -28,6 +28,11 @@ template <int M, int N, Operand A, class F, class S = SumOf<F>>
   for (int i = 0; i < M; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) sum[i][j] = start ? load(start + j * lanes<S>) : Vector<S>{};
+  if (how == Store::add)  // what will be added to comes closer meanwhile
+#pragma GCC unroll 6
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) __builtin_prefetch(c + static_cast<long>(i) * ldc + j * lanes<S>, 1);
   for (int k = 0; k < k_count; ++k) {
     Vector<F> row[N];
 #pragma GCC unroll 4
