@@ -68,7 +68,7 @@ struct Declared : ComposedOps<Self> {
   static void attention(In, At, const Heads&, Out, Out) {}
   static void attention_backward(In, In, In, At, const Heads&, Out) {}
   static void attention_cached(In, At, const Indices&, const Indices&, int, Out, Out, Out) {}
-  static int cache_capacity(int positions) { return positions; }
+  static void make_cache(int, int, int, int, Device, Out, Out) {}
   static void dropout(In, double, Key, Out) {}
   static void softmax_cross_entropy(Out, const Indices&, std::span<const double>, Out) {}
   static void argmax(In, std::vector<std::int32_t>&, std::vector<double>&) {}

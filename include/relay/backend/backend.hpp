@@ -115,10 +115,10 @@ concept ComputeBackend =
       B::rotate(rotating, rows, count, rotated, table, direction, starts);  // sequence s begins at position starts[s]
       B::attention(qkv, rows, heads, out, lse);                             // lse [rows, heads]: log-sum-exp of the scores
       B::attention_backward(qkv, kept, dout, rows, heads, dqkv);            // kept: lse
-      // Sequence s goes on in slot slots[s] of a cache at position starts[s] (layer/attention.hpp): its keys and values are
-      // appended, and it attends, causally, to all that is there.
+      // Sequence s goes on in slot slots[s] of a cache at position starts[s]: its keys and values are appended, and it attends,
+      // causally, to all that is there. How a cache holds them is the backend's own matter.
       B::attention_cached(qkv, rows, slots, starts, count, keys, values, out);
-      { B::cache_capacity(positions) } -> std::same_as<int>;  // the capacity to give slots of so many positions
+      B::make_cache(count, positions, count, heads.count, qkv.device(), keys, values);  // of so many slots, positions, width and heads
     } &&
 
     // 9. Dropout: y = x kept / (1 - rate); what is kept follows from the key and an element's place (core/random.hpp).

@@ -120,9 +120,13 @@ struct Functions : ComposedOps<Self> {
   }
   static void attention_cached(const Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads,
                                Tensor& keys, Tensor& values, Tensor& out) {
-    cpu::attention_cached(qkv, rows, slots, starts, heads, keys, values, out);
+    cpu::attention_cached<Factors<P>>(qkv, rows, slots, starts, heads, keys, values, out);
   }
-  static int cache_capacity(int positions) { return cpu::round_up<S>(positions); }
+  static void make_cache(int slots, int positions, int width, int heads, Device device, Tensor& keys, Tensor& values) {
+    const CacheLayout<Factors<P>> layout(width / heads);
+    keys.resize(slots * heads, layout.keys(positions), device);
+    values.resize(slots * heads, layout.values(positions), device);
+  }
   static void dropout(const Tensor& x, double rate, Key key, Tensor& y) { cpu::dropout<S>(x, rate, key, nullptr, y); }
   static void softmax_cross_entropy(Tensor& logits, const Indices& targets, std::span<const double> weights, Tensor& losses) {
     cpu::softmax_cross_entropy(logits, targets, weights, losses);

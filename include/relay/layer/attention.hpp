@@ -48,8 +48,7 @@ class Attention {
   };
   /// Keys and values of earlier positions, for generation.
   struct Cache {
-    Tensor keys;    // [slots * width, capacity]
-    Tensor values;  // [slots * capacity, width]
+    Tensor keys, values;  // laid out as the backend likes
   };
 
   Linear<B> qkv, out;
@@ -100,8 +99,9 @@ class Attention {
   /// An empty cache for `slots` sequences of up to `positions` tokens.
   Cache cache(int slots, int positions, typename B::Device device = {}) const {
     check(positions);
-    const int width = out.inputs(), capacity = B::cache_capacity(positions);
-    return {Tensor(slots * width, capacity, device), Tensor(slots * capacity, width, device)};
+    Cache cache;
+    B::make_cache(slots, positions, out.inputs(), heads_.count, device, cache.keys, cache.values);
+    return cache;
   }
 
  private:

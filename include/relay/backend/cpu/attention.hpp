@@ -88,51 +88,85 @@ Exponentials<S> exponentials(S* row, Keys keys, int padded) {
 
 }  // namespace detail
 
-/// qkv [rows, 3 width] (queries, keys, values; rotated already) -> out [rows, width], lse [rows, heads].
+namespace detail {
+
+/// A row as factors: itself, or made in `room`.
+template <class F, class S>
+const F* as_factors(const S* row, int count, [[maybe_unused]] S* room) {
+  if constexpr (steps<F> == 1) {
+    return row;
+  } else {
+    F* made = reinterpret_cast<F*>(room);
+    pack_rows<F>({row, count}, count, 1, made);
+    return made;
+  }
+}
+
+/// Forward of one sequence after another; its scratch is made once.
 template <class S>
-void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
-  const int width = qkv.cols() / 3, size = width / heads.count, size_padded = round_up<S>(size);
-  const long longest = round_up<S>(rows.longest());
-  const S scale = S(1) / std::sqrt(static_cast<S>(size));
-  out.resize_like(qkv, qkv.rows(), width);
-  lse.resize_like(qkv, qkv.rows(), heads.count);
-  detail::Scratch<S> scratch(longest * (2 * size_padded + size) + detail::query_block * (longest + size_padded), qkv.device());
-  S* q = scratch.take(longest * size_padded);
-  S* kt = scratch.take(size * longest);
-  S* v = scratch.take(longest * size_padded);
-  S* p = scratch.take(detail::query_block * longest);
-  S* o = scratch.take(detail::query_block * size_padded);
-  for (int sequence = 0; sequence < rows.sequences(); ++sequence) {
-    const int begin = rows.begin(sequence), n = rows.end(sequence) - begin, n_padded = round_up<S>(n);
+class Forward {
+ public:
+  Forward(int longest, int size, Device device)
+      : size_(size), padded_(round_up<S>(size)), scale_(S(1) / std::sqrt(static_cast<S>(size))),
+        scratch_(static_cast<long>(round_up<S>(longest)) * (2 * padded_ + size) + query_block * (round_up<S>(longest) + padded_), device) {
+    const long rows = round_up<S>(longest);
+    q_ = scratch_.take(rows * padded_);
+    kt_ = scratch_.take(rows * size);
+    v_ = scratch_.take(rows * padded_);
+    p_ = scratch_.take(query_block * rows);
+    o_ = scratch_.take(query_block * padded_);
+  }
+
+  /// The sequence in rows begin .. begin+n-1; `lse` may be null.
+  void operator()(const Tensor<S>& qkv, int begin, int n, const Heads& heads, Tensor<S>& out, Tensor<S>* lse) {
+    const int width = qkv.cols() / 3, n_padded = round_up<S>(n);
+    const long stride = qkv.cols();
     for (int head = 0; head < heads.count; ++head) {
       const Mask mask = heads(head);
-      const S* from = qkv.row(begin) + head * size;
-      const long stride = qkv.cols();
-      detail::pack(from, stride, n, size, scale, q);
-      detail::pack_transposed(from + width, stride, n, size, kt);
-      detail::pack(from + 2 * width, stride, n, size, S(1), v);
-      for (int first = 0; first < n; first += detail::query_block) {
-        const int count = std::min(detail::query_block, n - first);
-        const auto [from_key, to_key] = detail::visible(mask, first, count, n);
+      const S* from = qkv.row(begin) + head * size_;
+      pack(from, stride, n, size_, scale_, q_);
+      pack_transposed(from + width, stride, n, size_, kt_);
+      pack(from + 2 * width, stride, n, size_, S(1), v_);
+      for (int first = 0; first < n; first += query_block) {
+        const int count = std::min(query_block, n - first);
+        const auto [from_key, to_key] = visible(mask, first, count, n);
         const int keys = to_key - from_key, padded = round_up<S>(keys);
-        small_product<Operand::plain>(count, padded, size, q + first * size_padded, size_padded, kt + from_key, n_padded, p,
-                                      padded, Store::assign);
-        S inverse[detail::query_block];
+        small_product<Operand::plain>(count, padded, size_, q_ + first * padded_, padded_, kt_ + from_key, n_padded, p_, padded,
+                                      Store::assign);
+        S inverse[query_block];
         for (int i = 0; i < count; ++i) {
-          const auto [begin_i, end_i] = detail::visible(mask, first + i, 1, n);
-          const auto e = detail::exponentials<S>(p + i * padded, {begin_i - from_key, end_i - from_key}, padded);
+          const auto [begin_i, end_i] = visible(mask, first + i, 1, n);
+          const auto e = exponentials<S>(p_ + i * padded, {begin_i - from_key, end_i - from_key}, padded);
           inverse[i] = S(1) / e.sum;
-          lse.row(begin + first + i)[head] = e.largest + std::log(e.sum);
+          if (lse) lse->row(begin + first + i)[head] = e.largest + std::log(e.sum);
         }
-        small_product<Operand::plain>(count, size_padded, keys, p, padded, v + from_key * size_padded, size_padded, o,
-                                      size_padded, Store::assign);
+        small_product<Operand::plain>(count, padded_, keys, p_, padded, v_ + from_key * padded_, padded_, o_, padded_, Store::assign);
         for (int i = 0; i < count; ++i) {
-          S* to = out.row(begin + first + i) + head * size;
-          by_vector<S>(size, [&](long c, auto part) { store_first(to + c, load(o + i * size_padded + c) * inverse[i], part); });
+          S* to = out.row(begin + first + i) + head * size_;
+          by_vector<S>(size_, [&](long c, auto part) { store_first(to + c, load(o_ + i * padded_ + c) * inverse[i], part); });
         }
       }
     }
   }
+
+ private:
+  int size_, padded_;  // of a head; in whole vectors
+  S scale_;
+  Scratch<S> scratch_;
+  S *q_, *kt_, *v_, *p_, *o_;
+};
+
+}  // namespace detail
+
+/// qkv [rows, 3 width] (queries, keys, values; rotated already) -> out [rows, width], lse [rows, heads].
+template <class S>
+void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
+  const int width = qkv.cols() / 3;
+  out.resize_like(qkv, qkv.rows(), width);
+  lse.resize_like(qkv, qkv.rows(), heads.count);
+  detail::Forward<S> forward(rows.longest(), width / heads.count, qkv.device());
+  for (int sequence = 0; sequence < rows.sequences(); ++sequence)
+    forward(qkv, rows.begin(sequence), rows.end(sequence) - rows.begin(sequence), heads, out, &lse);
 }
 
 /// dout [rows, width] -> dqkv [rows, 3 width] (of the rotated queries and keys); qkv, lse as forward left them.
@@ -207,42 +241,105 @@ void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor
   }
 }
 
-/// Appends the keys and values of new rows to a cache and attends to all that is there, causally.
-/// Sequence s of `rows` continues slot slots[s], which holds starts[s] positions. keys [slots * width, capacity] lie
-/// transposed, so that one query's scores are vectors over the positions; values [slots * capacity, width].
-template <class S, class Index>
+/// The keys and values of earlier positions: a row of `keys` and of `values` for each slot and head, holding factors F. Keys
+/// lie in panels of so many positions as a tile has columns, transposed, so that the scores of one query are a product by
+/// whole vectors that reads memory in order: element (position j, column c) is in factor (c / steps) of its panel. Values lie
+/// position after position; where a factor is a pair, it is one of two positions.
+template <class F>
+class CacheLayout {
+ public:
+  static constexpr int panel = tile_vectors * lanes<F>;
+
+  explicit CacheLayout(int size) : size_(size), padded_(round_up<F>(size)) {}
+
+  static int capacity(int positions) { return (positions + panel - 1) / panel * panel; }
+  int keys(int positions) const { return capacity(positions) * factors<F>(size_); }
+  int values(int positions) const { return factors<F>(capacity(positions)) * padded_; }
+
+  const F* key_panel(const F* keys, int position) const { return keys + static_cast<long>(position) * factors<F>(size_); }
+  int padded() const { return padded_; }
+
+  /// Writes position j; key and value [size].
+  template <class S>
+  void append(int j, const S* key, const S* value, F* keys, F* values) const {
+    F* to = keys + static_cast<long>(j / panel * panel) * factors<F>(size_) + j % panel;
+    F* row = values + static_cast<long>(j / steps<F>) * padded_;
+    if constexpr (steps<F> == 1) {
+      for (int c = 0; c < size_; ++c) to[static_cast<long>(c) * panel] = key[c];
+      by_vector<S>(padded_, [&](long c, auto) { store(row + c, load_first(value + c, std::min(lanes<S>, size_ - static_cast<int>(c)))); });
+    } else {
+      for (int c = 0; c < size_; c += 2 * lanes<S>) {
+        const Vector<F> pairs = load_factors<F>(key + c, size_ - c);
+        for (int i = 0; i < lanes<S> && c + 2 * i < size_; ++i) to[static_cast<long>(c / 2 + i) * panel] = static_cast<F>(pairs[i]);
+      }
+      for (int c = 0; c < padded_; c += lanes<S>) {
+        const Vector<S> v = load_first(value + c, std::min(lanes<S>, size_ - c));
+        // The second of a pair is written over the zero that the first came with.
+        const Vector<F> both = j % 2 == 0 ? interleave(v, Vector<S>{}) : load(row + c) | interleave(Vector<S>{}, v);
+        store(row + c, both);
+      }
+    }
+  }
+
+ private:
+  int size_, padded_;
+};
+
+/// Sequence s of `rows` continues slot slots[s], which holds starts[s] positions: its keys and values are appended and it
+/// attends, causally, to all that is there. A sequence that starts (a prompt) attends to itself, in one pass.
+template <class F, class S, class Index>
 void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots, const Index& starts, int heads,
                       Tensor<S>& keys, Tensor<S>& values, Tensor<S>& out) {
-  const int width = qkv.cols() / 3, size = width / heads, capacity = keys.cols();
+  static_assert(sizeof(F) == sizeof(S));
+  const int width = qkv.cols() / 3, size = width / heads;
   const S scale = S(1) / std::sqrt(static_cast<S>(size));
+  const CacheLayout<F> layout(size);
   out.resize_like(qkv, qkv.rows(), width);
-  Tensor<S> scratch(1, capacity + width, qkv.device());
-  S* p = scratch.data();
-  S* q = p + capacity;
+  int longest_prompt = 0, longest = 0;
+  for (int s = 0; s < rows.sequences(); ++s) {
+    const int n = rows.end(s) - rows.begin(s), start = starts[static_cast<std::size_t>(s)];
+    if (start == 0 && n > 1) longest_prompt = std::max(longest_prompt, n);
+    longest = std::max(longest, start + n);
+  }
+  detail::Forward<S> prompt(longest_prompt, size, qkv.device());
+  const long capacity = CacheLayout<F>::capacity(longest);
+  detail::Scratch<S> scratch(2 * capacity + 2 * width + 2 * layout.padded(), qkv.device());
+  S* p = scratch.take(capacity);
+  S* p_factors = scratch.take(capacity);
+  S* q = scratch.take(width);
+  S* q_factors = scratch.take(width);
+  S* o = scratch.take(layout.padded());
   for (int sequence = 0; sequence < rows.sequences(); ++sequence) {
     const int slot = slots[static_cast<std::size_t>(sequence)], start = starts[static_cast<std::size_t>(sequence)];
     const int begin = rows.begin(sequence), n = rows.end(sequence) - begin;
-    for (int i = 0; i < n; ++i) {
-      const S* from = qkv.row(begin + i);
-      for (int c = 0; c < width; ++c) keys.row(slot * width + c)[start + i] = from[width + c];
-      std::copy_n(from + 2 * width, width, values.row(slot * capacity + start + i));
-    }
-    for (int i = 0; i < n; ++i) {
-      const int visible = start + i + 1, padded = round_up<S>(visible);
-      for (int c = 0; c < width; ++c) q[c] = qkv.row(begin + i)[c] * scale;
-      for (int head = 0; head < heads; ++head) {
-        small_product<Operand::plain>(1, padded, size, q + head * size, size, keys.row(slot * width + head * size), capacity, p,
-                                      padded, Store::assign);
-        const S inverse = S(1) / detail::exponentials<S>(p, {0, visible}, padded).sum;
-        S* to = out.row(begin + i) + head * size;
-        by_vector<S>(size, [&](long c, auto count) {
-          Vector<S> total{};
-          const S* v = values.row(slot * capacity) + head * size + c;
-          for (int j = 0; j < visible; ++j) total += load_first(v + static_cast<long>(j) * width, count) * p[j];
-          store_first(to + c, total * inverse, count);
-        });
+    for (int head = 0; head < heads; ++head) {
+      F* own_keys = reinterpret_cast<F*>(keys.row(slot * heads + head));
+      F* own_values = reinterpret_cast<F*>(values.row(slot * heads + head));
+      for (int i = 0; i < n; ++i) {
+        const S* from = qkv.row(begin + i) + head * size;
+        layout.append(start + i, from + width, from + 2 * width, own_keys, own_values);
       }
     }
+    if (start == 0 && n > 1) {
+      prompt(qkv, begin, n, {heads, Mask::causal}, out, nullptr);
+      continue;
+    }
+    for (int i = 0; i < n; ++i)
+      for (int head = 0; head < heads; ++head) {
+        const int visible = start + i + 1, padded = round_up<S>(visible);
+        const F* own_keys = reinterpret_cast<const F*>(keys.row(slot * heads + head));
+        const F* own_values = reinterpret_cast<const F*>(values.row(slot * heads + head));
+        detail::pack(qkv.row(begin + i) + head * size, 0, 1, size, scale, q);
+        const F* query = detail::as_factors<F>(q, size, q_factors);
+        for (int j = 0; j < visible; j += layout.panel)
+          small_product<Operand::plain>(1, std::min(layout.panel, padded - j), factors<F>(size), query, 0, layout.key_panel(own_keys, j),
+                                        layout.panel, p + j, 0, Store::assign);
+        const S inverse = S(1) / detail::exponentials<S>(p, {0, visible}, padded).sum;
+        small_product<Operand::plain>(1, layout.padded(), factors<F>(visible), detail::as_factors<F>(p, visible, p_factors), 0, own_values,
+                                      layout.padded(), o, 0, Store::assign);
+        S* to = out.row(begin + i) + head * size;
+        by_vector<S>(size, [&](long c, auto count) { store_first(to + c, load(o + c) * inverse, count); });
+      }
   }
 }
 
