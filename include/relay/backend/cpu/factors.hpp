@@ -74,9 +74,10 @@ template <class F>
 [[gnu::always_inline]] inline Vector<Pair> interleave([[maybe_unused]] const Vector<float>& first,
                                                       [[maybe_unused]] const Vector<float>& second) {
 #ifdef __AVX512BF16__
-  const auto lower = _mm512_cvtepu16_epi32(std::bit_cast<__m256i>(_mm512_cvtneps_pbh(std::bit_cast<__m512>(first))));
-  const auto upper = _mm512_cvtepu16_epi32(std::bit_cast<__m256i>(_mm512_cvtneps_pbh(std::bit_cast<__m512>(second))));
-  return std::bit_cast<Vector<Pair>>(_mm512_or_si512(lower, _mm512_slli_epi32(upper, 16)));
+  alignas(64) static constexpr std::int16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const auto both = std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(std::bit_cast<__m512>(second), std::bit_cast<__m512>(first)));
+  return std::bit_cast<Vector<Pair>>(_mm512_permutexvar_epi16(_mm512_load_si512(order), both));
 #else
   return Vector<Pair>{};
 #endif
