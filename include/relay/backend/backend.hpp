@@ -9,6 +9,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -48,7 +49,8 @@ concept ComputeBackend =
     // 2. Memory and tensors. A resized tensor keeps its memory where that suffices, but not its elements.
     requires(typename B::Memory& memory, typename B::Device device, detail::In<B> x, detail::Out<B> y, int rows, int cols) {
       { typename B::Device{&memory} } -> std::same_as<typename B::Device>;
-      { memory.allocations() } -> std::convertible_to<long>;  // how often the system was asked for memory so far
+      { memory.allocations() } -> std::convertible_to<long>;   // how often the system was asked for memory so far
+      { memory.bytes() } -> std::convertible_to<std::size_t>;  // what it gave so far; it is kept for the next tensors
       { typename B::Tensor(rows, cols) } -> std::same_as<typename B::Tensor>;
       { typename B::Tensor(rows, cols, device) } -> std::same_as<typename B::Tensor>;
       { x.rows() } -> std::same_as<int>;

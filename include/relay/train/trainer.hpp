@@ -27,6 +27,13 @@ struct StepReport {
   long samples = 0;  // of this step
 };
 
+/// The examples of a batch that one lane is dealt at most, as copies of the largest. More than its even share: lanes are dealt like
+/// costs, and many small examples may have more rows than a few large ones of the same cost.
+inline int largest_share(int batch, int lanes) {
+  require(batch >= 1 && lanes >= 1, "a batch has at least one example and one lane, not ", batch, " and ", lanes);
+  return lanes == 1 ? batch : static_cast<int>(std::min<long>(batch, (batch + lanes - 1L) / lanes + 1 + lanes / 4));
+}
+
 template <class Model, class Objective>
 class Trainer {
  public:
@@ -47,15 +54,7 @@ class Trainer {
     double total = 0;
     for (const Example& e : examples) total += objective_->size(e);
     deal(examples);
-    const Key dropout = Key(seed_).fold(static_cast<std::uint64_t>(optimiser.steps)).fold(0x64726f70);
-    threads_->run(static_cast<int>(lanes_.size()), [&](int i) {
-      Lane& lane = *lanes_[static_cast<std::size_t>(i)];
-      clear(lane.gradient);
-      lane.losses = {};
-      if (!lane.examples.empty())
-        lane.losses = (*objective_)(*model_, lane.examples, total, dropout.fold(static_cast<std::uint64_t>(i)), lane.workspace,
-                                    lane.gradient);
-    });
+    run_lanes(total);
     StepReport report;
     Model& sum = lanes_.front()->gradient;
     for (std::size_t i = 0; i < lanes_.size(); ++i) {
@@ -71,6 +70,16 @@ class Trainer {
     return report;
   }
 
+  /// Gives every lane the buffers that batches of `batch` examples need, none of them larger than `largest` (columns, iterations,
+  /// text): the objective runs on a lane's largest share of such a batch, and changes neither model nor optimiser. Later steps
+  /// give the same bits, and ask the system for no memory but where a lane is dealt more than that.
+  void reserve(const Example& largest, int batch) {
+    const int share = largest_share(batch, static_cast<int>(lanes_.size()));
+    for (auto& lane : lanes_) lane->examples.assign(static_cast<std::size_t>(share), &largest);
+    run_lanes(share * objective_->size(largest));
+    for (auto& lane : lanes_) clear(lane->gradient);
+  }
+
   /// Takes steps until `steps` have been taken in all. data(i) gives the batch of step i, counted from 0; each of `after` is
   /// called with the report of a step, and ends the training by returning false. Returns whether all steps were taken.
   bool fit(auto&& data, int steps, auto&&... after) {
@@ -84,10 +93,16 @@ class Trainer {
   /// The gradient of the last step, before clipping.
   const Model& gradient() const { return lanes_.front()->gradient; }
 
-  /// How often a lane asked the system for memory so far: constant once warmed up.
+  /// How often lanes asked the system for memory so far: constant once warmed up, or after reserve().
   long allocations() const {
     long sum = 0;
     for (const auto& lane : lanes_) sum += lane->memory.allocations();
+    return sum;
+  }
+  /// What it gave them: the traces of all lanes, and what lies between.
+  std::size_t bytes() const {
+    std::size_t sum = 0;
+    for (const auto& lane : lanes_) sum += lane->memory.bytes();
     return sum;
   }
 
@@ -108,6 +123,19 @@ class Trainer {
       after(report);
       return true;
     }
+  }
+
+  /// Forward and backward of every lane's examples, from a gradient of zero.
+  void run_lanes(double total) {
+    const Key dropout = Key(seed_).fold(static_cast<std::uint64_t>(optimiser.steps)).fold(0x64726f70);
+    threads_->run(static_cast<int>(lanes_.size()), [&](int i) {
+      Lane& lane = *lanes_[static_cast<std::size_t>(i)];
+      clear(lane.gradient);
+      lane.losses = {};
+      if (!lane.examples.empty())
+        lane.losses = (*objective_)(*model_, lane.examples, total, dropout.fold(static_cast<std::uint64_t>(i)), lane.workspace,
+                                    lane.gradient);
+    });
   }
 
   /// The costliest example first, each to the lane with the least so far.
