@@ -141,10 +141,14 @@ concept ComputeBackend =
 
     // 12. Composed of the above: bodies to inherit, or to replace by faster ones, are in backend/ops.hpp.
     requires(detail::In<B> x, detail::In<B> weight, detail::In<B> bias, detail::In<B> branch, detail::In<B> dy, double rate,
-             const std::optional<Key>& key, detail::Out<B> y, detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias) {
+             const std::optional<Key>& key, detail::Out<B> y, detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias,
+             std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
+             std::vector<typename B::Scalar>& values) {
       B::linear(x, weight, bias, y);                          // y = x weight^T + bias
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
+      B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has
+      B::download_to(x, values);                              // values = B::download(x), in the memory it has
     };
 
 }  // namespace relay

@@ -28,6 +28,8 @@ struct Cpu : ComposedOps<Cpu<S>> {
   static Indices indices(std::span<const std::int32_t> from, Device) { return Indices(from.begin(), from.end()); }
   static void upload(std::span<const S> from, Tensor& to) { std::copy(from.begin(), from.end(), to.data()); }
   static std::vector<S> download(const Tensor& from) { return std::vector<S>(from.data(), from.data() + from.size()); }
+  static void indices_to(std::span<const std::int32_t> from, Device, Indices& to) { to.assign(from.begin(), from.end()); }
+  static void download_to(const Tensor& from, std::vector<S>& to) { to.assign(from.data(), from.data() + from.size()); }
 
   // Products. Weights are [outputs, inputs], as in PyTorch.
   /// y [rows, outputs] = x [rows, inputs] weight^T
@@ -160,9 +162,10 @@ struct Cpu : ComposedOps<Cpu<S>> {
   template <Operand A, Operand B>
   static void multiply(const Tensor& a, const Tensor& b, const S* bias, Tensor& c, Store how) {
     if constexpr (std::is_same_v<S, float>) {
+      // Scratch comes from where a lives, which is of a lane: c may be a gradient, which has no memory of its own to keep any.
       const int depth = A == Operand::plain ? a.cols() : a.rows();
       cpu::product<A, B, S>(c.rows(), c.cols(), depth, {a.data(), a.cols()}, {b.data(), b.cols()}, bias, {c.data(), c.cols()},
-                            how, c.device());
+                            how, a.device());
     } else {
       const auto add = [&](const auto& op_a, const auto& op_b) { map(c).noalias() += op_a * op_b; };
       if (how == Store::assign) map(c).setZero();

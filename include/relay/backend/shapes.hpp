@@ -2,8 +2,8 @@
 //
 // A model, a layer or an objective on it asks for the memory that it would ask for on the CPU with the same Scalar, at the same
 // moments: what a training needs is known before it runs (train/memory_plan.hpp), and no formula of memory is written twice.
-// Memory is that of the CPU, size classes and reuse included (backend/memory.hpp), but for two things: what one operation of the
-// CPU packs for itself while it runs, and lists of the host. What is read back are zeros.
+// Memory is that of the CPU, size classes and reuse included (backend/memory.hpp), but for two things: what an operation of the CPU
+// packs for itself while it runs is estimated, where it is much, and lists of the host are left out. What is read back are zeros.
 #pragma once
 
 #include <cstddef>
@@ -87,13 +87,14 @@ struct Shapes : ComposedOps<Shapes<S>> {
 
   static Indices indices(std::span<const std::int32_t>, Device) { return {}; }
   static void upload(std::span<const S>, Tensor&) {}
+  static void indices_to(std::span<const std::int32_t>, Device, Indices&) {}
   static std::vector<S> download(const Tensor& x) { return std::vector<S>(static_cast<std::size_t>(x.size())); }
 
   static void product(const Tensor& x, const Tensor& weight, Tensor& y) { y.resize_like(x, x.rows(), weight.rows()); }
   static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) {
     dx.resize_like(dy, dy.rows(), weight.cols());
   }
-  static void add_outer_product(const Tensor&, const Tensor&, Tensor&) {}
+  static void add_outer_product(const Tensor& dy, const Tensor&, Tensor&) { scratch(256L * dy.cols(), dy); }
 
   static void fill(Tensor&, double) {}
   static void copy(const Tensor& x, Tensor& y) { copy_first(x, x.rows(), y); }
@@ -120,8 +121,10 @@ struct Shapes : ComposedOps<Shapes<S>> {
     out.resize_like(qkv, qkv.rows(), qkv.cols() / 3);
     lse.resize_like(qkv, qkv.rows(), heads.count);
   }
-  static void attention_backward(const Tensor& qkv, const Tensor&, const Tensor&, const Rows<Shapes>&, const Heads&, Tensor& dqkv) {
+  static void attention_backward(const Tensor& qkv, const Tensor&, const Tensor&, const Rows<Shapes>& rows, const Heads& heads,
+                                 Tensor& dqkv) {
     dqkv.resize_like(qkv, qkv.rows(), qkv.cols());
+    scratch(rows.longest() * (7L * (qkv.cols() / 3 / heads.count) + 64), qkv);
   }
   static void attention_cached(const Tensor& qkv, const Rows<Shapes>&, const Indices&, const Indices&, int, Tensor&, Tensor&,
                                Tensor& out) {
@@ -137,6 +140,13 @@ struct Shapes : ComposedOps<Shapes<S>> {
     probability.assign(best.size(), 0);
   }
   static void adamw(Tensor&, const Tensor&, Tensor&, Tensor&, const AdamWStep&) {}
+
+ private:
+  /// What an operation has for itself while it runs.
+  static void scratch(long elements, const Tensor& like) {
+    Buffer<shapes::Nowhere> packed(like.device().memory);
+    packed.grow(static_cast<std::size_t>(elements) * sizeof(S));
+  }
 };
 
 }  // namespace relay

@@ -2,8 +2,8 @@
 //
 // A plan runs the objective once, on the largest share of a batch that a lane is dealt, with a model of the backend Shapes
 // (backend/shapes.hpp): shapes are made as in a training, nothing is computed, and what the memory counted is the plan. It holds for any
-// model, layer or objective, and is what Trainer::reserve then takes, but for what one operation of the CPU packs for itself (some
-// hundred KiB a lane) and lists of the host.
+// model, layer or objective, and is what Trainer::reserve then takes, within some hundred KiB a lane: what an operation of the CPU
+// packs for itself is an estimate. Lists of the host are not in it.
 #pragma once
 
 #include <cstddef>
@@ -36,6 +36,9 @@ MemoryPlan plan_memory(auto&& make, const Objective& objective, const Example& l
   using Backend = typename Objective::Backend;
   static_assert(requires { typename Backend::NoElements; },
                 "relay: memory is planned with a model and an objective whose backend is Shapes<Scalar>");
+  const int copies = largest_share(batch, lanes);
+  require(copies * objective.cost(largest) <= 1 << 26, "a lane may be dealt ", copies, " examples of ", objective.cost(largest),
+          " tokens, more than can be planned, or trained: lower the batch, or have more lanes");
   typename Backend::Memory weights, activations;
   const auto model = make(typename Backend::Device{&weights});
   MemoryPlan plan;
@@ -44,7 +47,7 @@ MemoryPlan plan_memory(auto&& make, const Objective& objective, const Example& l
   plan.moments = 2 * plan.parameters;
   auto gradient = model;
   typename Objective::Workspace workspace{typename Backend::Device{&activations}};
-  const std::vector<const Example*> share(static_cast<std::size_t>(largest_share(batch, lanes)), &largest);
+  const std::vector<const Example*> share(static_cast<std::size_t>(copies), &largest);
   objective(model, share, 1, Key(), workspace, gradient);
   plan.activations = static_cast<std::size_t>(lanes) * activations.bytes();
   return plan;

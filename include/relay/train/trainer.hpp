@@ -9,6 +9,7 @@
 #include <memory>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <relay/core/threads.hpp>
@@ -60,7 +61,7 @@ class Trainer {
     for (std::size_t i = 0; i < lanes_.size(); ++i) {
       report.losses += lanes_[i]->losses;
       if (i > 0)
-        for_each_parameter([](std::string_view, auto& to, const auto& from) { Backend::add(from, to); }, sum, lanes_[i]->gradient);
+        for_each_parameter([](auto& to, const auto& from) { Backend::add(from, to); }, sum, lanes_[i]->gradient);
     }
     const double factor = schedule_(optimiser.steps + 1);
     report.rate = factor * optimiser.config().rate;
@@ -75,7 +76,12 @@ class Trainer {
   /// give the same bits, and ask the system for no memory but where a lane is dealt more than that.
   void reserve(const Example& largest, int batch) {
     const int share = largest_share(batch, static_cast<int>(lanes_.size()));
-    for (auto& lane : lanes_) lane->examples.assign(static_cast<std::size_t>(share), &largest);
+    by_cost_.reserve(static_cast<std::size_t>(batch));
+    load_.reserve(lanes_.size());
+    for (auto& lane : lanes_) {
+      lane->examples.reserve(static_cast<std::size_t>(batch));
+      lane->examples.assign(static_cast<std::size_t>(share), &largest);
+    }
     run_lanes(share * objective_->size(largest));
     for (auto& lane : lanes_) clear(lane->gradient);
   }
@@ -140,14 +146,16 @@ class Trainer {
 
   /// The costliest example first, each to the lane with the least so far.
   void deal(std::span<const Example> examples) {
-    std::vector<std::pair<double, const Example*>> by_cost;
-    for (const Example& e : examples) by_cost.emplace_back(objective_->cost(e), &e);
-    std::stable_sort(by_cost.begin(), by_cost.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-    std::vector<double> load(lanes_.size());
+    by_cost_.clear();
+    for (const Example& e : examples) by_cost_.emplace_back(objective_->cost(e), &e);
+    std::sort(by_cost_.begin(), by_cost_.end(), [](const auto& a, const auto& b) {  // examples of one cost: as they came
+      return a.first != b.first ? a.first > b.first : a.second < b.second;
+    });
+    load_.assign(lanes_.size(), 0);
     for (auto& lane : lanes_) lane->examples.clear();
-    for (const auto& [cost, example] : by_cost) {
-      const auto least = std::min_element(load.begin(), load.end()) - load.begin();
-      load[static_cast<std::size_t>(least)] += cost;
+    for (const auto& [cost, example] : by_cost_) {
+      const auto least = std::min_element(load_.begin(), load_.end()) - load_.begin();
+      load_[static_cast<std::size_t>(least)] += cost;
       lanes_[static_cast<std::size_t>(least)]->examples.push_back(example);
     }
   }
@@ -158,6 +166,8 @@ class Trainer {
   Seed seed_;
   Threads* threads_;
   std::vector<std::unique_ptr<Lane>> lanes_;
+  std::vector<std::pair<double, const Example*>> by_cost_;  // of the step at hand, kept for its memory
+  std::vector<double> load_;
 };
 
 }  // namespace relay
