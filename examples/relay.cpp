@@ -2,6 +2,7 @@
 //
 //   relay pipeline --preset demo --out DIR      relay solve --run DIR "(1+2)*2-1"
 //   relay data --task arithmetic --length 8     relay evaluate --run DIR --model ar_relay --lengths 1..12
+//   relay plan --preset demo --set model.width=256 memory_limit=2000
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -68,14 +69,17 @@ struct Options {
   bool seed_given = false;
 };
 
-/// Weights, moments and gradients of a training and of the models before it must fit into the machine.
+/// Each training, and the models before it, must fit into the machine.
 void check_memory(const PipelineConfig& config) {
-  const double width = config.model.width, hidden = config.model.hidden > 0 ? config.model.hidden : 4 * width;
-  const double weights = config.model.layers * width * (4 * width + 2 * hidden);
-  const double needed = weights * sizeof(Backend::Scalar) * (6 + config.lanes);
   const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-  require(needed <= there, "models of ", weights, " weights with ", config.lanes, " lanes need ", std::ceil(needed / 1e9),
-          " GB, but this machine has ", std::floor(there / 1e9), ": lower model.width, model.layers or lanes");
+  double models = 0;
+  for (const StagePlan& stage : plan_stages<Backend::Scalar>(config)) {
+    const double needed = models + static_cast<double>(stage.of(stage.keep(config)).total());
+    require(needed <= there, "there is not enough memory: training ", stage.name, " needs ", std::ceil(needed / 1e9),
+            " GB, but this machine has ", std::floor(there / 1e9),
+            ": lower model.width, model.layers, batch or lanes, or set memory_limit, in MiB, so that less is stored");
+    models += static_cast<double>(stage.stored.parameters);
+  }
 }
 
 /// Ctrl-C and a polite kill end the run after a checkpoint; a second one ends it at once.
@@ -102,6 +106,15 @@ void run_pipeline(const Options& options, Threads& threads) {
         results_table(rows, config.lengths.longest) +
         format("\n%s in %.0f s with %d threads. A guess is right once in %d.\n", directory.results_file().c_str(),
                seconds_now() - started, threads.count(), config.modulus));
+}
+
+void plan(const Options& options) {
+  PipelineConfig config = preset(options.preset);
+  for (const std::string& setting : options.settings) set(config, setting);
+  config.check();
+  const auto stages = plan_stages<Backend::Scalar>(config);
+  print(plan_table(stages, config));
+  for (const StagePlan& stage : stages) stage.keep(config);  // throws where nothing fits
 }
 
 void solve_problem(const Pipeline<Backend>& pipeline, const std::vector<std::pair<std::string, Pipeline<Backend>::Solver>>& solvers,
@@ -212,6 +225,10 @@ int run(int argc, char** argv) {
   pipeline->add_option("--set", options.settings, "key=value, e.g. task.modulus=7; the keys are those of config.json");
   threads_option(pipeline);
 
+  CLI::App* plan_command = app.add_subcommand("plan", "print the memory that each training needs, before it runs");
+  plan_command->add_option("--preset", options.preset, "the configuration to start from: demo");
+  plan_command->add_option("--set", options.settings, "key=value, e.g. memory_limit=100 (MiB); the keys are those of config.json");
+
   CLI::App* solve_command = app.add_subcommand("solve", "let the models of a run solve expressions, step by step");
   solve_command->add_option("--run", options.directory, "the directory of the run")->required();
   solve_command->add_option("expression", options.problems, "e.g. \"(1+2)*2-1\"; none: one a line from standard input");
@@ -238,13 +255,17 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
     const auto parsed = app.get_subcommands();
     if (parsed.empty() && argc > 1 && argv[1][0] != '-')
-      fail("unknown command '", argv[1], "': there are pipeline, solve, data and evaluate");
+      fail("unknown command '", argv[1], "': there are pipeline, plan, solve, data and evaluate");
     fail(error.what(), ": see relay ", parsed.empty() ? "" : parsed.front()->get_name() + " ", "--help");
   }
   for (CLI::App* command : {pipeline, solve_command, evaluate_command})
     require(!command->parsed() || !options.directory.empty(), command == pipeline ? "--out" : "--run",
             " is empty: give the path of a folder");
   options.seed_given = seed->count() > 0;
+  if (plan_command->parsed()) {
+    plan(options);
+    return 0;
+  }
   if (data_command->parsed()) {
     data(options);
     return 0;

@@ -24,7 +24,9 @@
 // Where the arithmetic happens.
 #include <relay/backend/ops.hpp>
 #include <relay/backend/backend.hpp>
+#include <relay/backend/memory.hpp>
 #include <relay/backend/cpu.hpp>
+#include <relay/backend/shapes.hpp>
 
 // Layers: forward, backward, trace.
 #include <relay/layer/initialise.hpp>
@@ -60,6 +62,7 @@
 #include <relay/train/next_token.hpp>
 #include <relay/train/adamw.hpp>
 #include <relay/train/trainer.hpp>
+#include <relay/train/memory_plan.hpp>
 #include <relay/train/data.hpp>
 #include <relay/train/metrics.hpp>
 #include <relay/train/progress.hpp>
@@ -68,6 +71,7 @@
 #include <relay/pipeline/solve.hpp>
 #include <relay/pipeline/accuracy.hpp>
 #include <relay/pipeline/config.hpp>
+#include <relay/pipeline/plan.hpp>
 #include <relay/pipeline/run_directory.hpp>
 #include <relay/pipeline/evaluate.hpp>
 #include <relay/pipeline/pipeline.hpp>

@@ -19,6 +19,7 @@ struct Declared : ComposedOps<Self> {
   using Scalar = double;
   struct Memory {
     long allocations() const { return 0; }
+    std::size_t bytes() const { return 0; }
   };
   struct Device {
     Memory* memory = nullptr;
@@ -108,6 +109,14 @@ struct NoScalar : Declared<NoScalar> {
 struct NoMemory : Declared<NoMemory> {
   struct Memory {};  // which does not count, and which Device does not take
 };
+struct NoBytes : Declared<NoBytes> {
+  struct Memory {
+    long allocations() const { return 0; }
+  };
+  struct Device {
+    Memory* memory = nullptr;
+  };
+};
 struct OtherTensor : Declared<OtherTensor> {
   struct Tensor {};
 };
@@ -135,6 +144,7 @@ TEST_CASE("what lacks a function, or has it with other types, is none") {
   static_assert(!ComputeBackend<OtherArgmax>);
   static_assert(!ComputeBackend<NoScalar>);
   static_assert(!ComputeBackend<NoMemory>);
+  static_assert(!ComputeBackend<NoBytes>);
   static_assert(!ComputeBackend<OtherTensor>);
   static_assert(!ComputeBackend<NoCopies>);
   CHECK(true);

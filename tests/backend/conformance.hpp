@@ -127,6 +127,17 @@ class Conformance {
     CHECK((like.rows() == 4 && like.cols() == 2 && like.size() == 8));
     Tensor none(0, 7, device_);
     CHECK(B::download(none).empty());
+    std::vector<Scalar> values(3, Scalar(7));
+    B::download_to(copy, values);
+    CHECK(values == B::download(copy));
+    B::download_to(none, values);
+    CHECK(values.empty());
+    Indices list = indices({2, 2, 2, 2});
+    B::indices_to(std::vector<std::int32_t>{2, 0}, device_, list);
+    Tensor rows(2, 5, device_);
+    B::gather_rows(put(m), list, 0, rows);
+    for (int c = 0; c < 5; ++c)
+      CHECK((get(rows)(0, c) == m(2, c) && get(rows)(1, c) == m(0, c)));
   }
 
   void products() {

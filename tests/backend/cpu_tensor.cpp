@@ -24,30 +24,6 @@ TEST_CASE("what is given back is taken again") {
   CHECK(memory.allocations() == allocations);
 }
 
-TEST_CASE("size classes: four to an octave, so at most a quarter is unused; each has its own list") {
-  CHECK(Memory::size_class(1) == 256);
-  CHECK(Memory::size_class(256) == 256);
-  CHECK(Memory::size_class(257) == 320);
-  CHECK(Memory::size_class(320) == 320);
-  CHECK(Memory::size_class(512) == 512);
-  CHECK(Memory::size_class(513) == 640);
-  for (std::size_t bytes = 257; bytes < 100000; bytes += 37) {
-    const std::size_t size = Memory::size_class(bytes);
-    CHECK(size >= bytes);
-    CHECK(size <= bytes + bytes / 4);
-    CHECK(Memory::size_class(size) == size);
-  }
-  // A block never comes back for a larger class than its own.
-  Memory memory;
-  for (std::size_t bytes = 256; bytes < 4096; bytes = Memory::size_class(bytes + 1)) {
-    void* block = memory.take(bytes);
-    memory.give_back(block, bytes);
-    void* next = memory.take(Memory::size_class(bytes + 1));
-    CHECK(next != block);
-    memory.give_back(next, Memory::size_class(bytes + 1));
-  }
-}
-
 TEST_CASE("a tensor: aligned, deep copies, moves that leave nothing, shapes that change") {
   Tensor a(5, 7);
   CHECK(reinterpret_cast<std::uintptr_t>(a.data()) % 64 == 0);

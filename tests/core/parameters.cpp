@@ -75,6 +75,16 @@ TEST_CASE("counting, clearing, a zero of the same type") {
   CHECK(tree.first.bias.values == std::vector<double>{0});
 }
 
+TEST_CASE("a visitor that takes no path gets none; one that takes anything gets it") {
+  Tree sum;
+  const Tree one;
+  for_each_parameter([](Vec& to, const auto& from) { to.values[0] += from.values[0]; }, sum, one);
+  CHECK(sum.layers[1].weight.values == std::vector<double>{2, 2});
+  std::string names;
+  for_each_parameter([&](auto&& name, auto&&) { names += std::string(name) + " "; }, one.layers[0]);
+  CHECK(names == "weight bias ");
+}
+
 TEST_CASE("a visitor may keep state of its own") {
   struct Total {
     double sum = 0;

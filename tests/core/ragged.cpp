@@ -11,7 +11,7 @@ struct Host {
     int number = 0;
   };
   using Indices = std::vector<int>;
-  static Indices indices(const std::vector<int>& from, Device) { return from; }
+  static void indices_to(const std::vector<int>& from, Device, Indices& to) { to = from; }
 };
 
 }  // namespace
@@ -35,6 +35,17 @@ TEST_CASE("no sequences, and a sequence without a token") {
   CHECK_THROWS_WITH_AS(Ragged<Host>{empty}, "a sequence of a batch has 0 rows: every sequence needs at least one token",
                        Error);
   CHECK_THROWS_AS(Ragged<Host>{negative}, Error);
+}
+
+TEST_CASE("another batch in the same place") {
+  const std::vector<int> many{4, 3, 2, 9}, few{1, 2}, huge{2147483647, 1};
+  Ragged<Host> batch(many, {7});
+  const int* where = batch.offsets().data();
+  batch.assign(few);
+  CHECK((batch.sequences() == 2 && batch.rows() == 3 && batch.longest() == 2 && batch.device().number == 7));
+  CHECK(batch.on_device() == std::vector<int>{0, 1, 3});
+  CHECK(batch.offsets().data() == where);
+  CHECK_THROWS_WITH_AS(batch.assign(huge), "a batch of 2 sequences has more than 2147483647 rows: make it smaller", Error);
 }
 
 TEST_CASE("rows: a prefix, and a stream of random numbers") {

@@ -217,6 +217,25 @@ TEST_CASE("recomputed is stored, bit for bit, in float with dropout; inference s
   }
 }
 
+TEST_CASE("recomputed in the place where forward left its last iteration: the same bits") {
+  const std::vector<int> lengths{7, 34, 5}, counts{5, 4, 2};
+  const Ragged<B> batch(lengths);
+  const Rows<B> rows(batch, Key(8));
+  const Tensor h0 = check::random(batch.rows(), width, Key(2));
+  const auto loop = loop_of({.inject = true, .normalise = true}, 0.2);
+  const auto none = [](int, const auto&, const Tensor&) {};
+  const auto give = [](int, const auto&, Tensor& d) { B::fill(d, 0.5); };
+  for (const Keep keep : {Keep::everything, Keep::inputs}) {
+    auto one = zeros_like(loop), other = one;
+    Looped<Blocks>::Trace trace;
+    trace.keep = keep;
+    loop.forward(h0, rows, counts, trace, none);
+    const Tensor dh0 = loop.backward(h0, rows, trace, give, one);
+    CHECK(check::difference(dh0, loop.backward(h0, rows, trace, give, other, trace.applications.front())) == 0);
+    CHECK(check::parameter_difference(one, other) == 0);
+  }
+}
+
 TEST_CASE("what a trace keeps: everything, the inputs, or the memory of two states") {
   const std::vector<int> lengths{3}, counts{6};
   const Ragged<B> batch(lengths);

@@ -54,7 +54,7 @@ std::string other_value(const std::string& key) {
 
 TEST_CASE("every key is there once, can be set, and comes back from JSON") {
   const auto names = keys();
-  CHECK(names.size() == 47);
+  CHECK(names.size() == 48);
   CHECK(std::set<std::string>(names.begin(), names.end()).size() == names.size());
   for (const std::string& key : names) {
     CAPTURE(key);
@@ -169,6 +169,7 @@ TEST_CASE("the check names the key and its range") {
                          {"ar_relay.share=2", "ar_relay.share is 2"},
                          {"evaluate.samples=0", "evaluate.samples is 0"},
                          {"checkpoint_every=0", "checkpoint_every is 0"},
+                         {"memory_limit=-1", "memory_limit is -1, but must be 0 .. 1000000000"},
                          {"seed=9007199254740992", "seed is 9007199254740992"}}) {
     CAPTURE(c.assignment);
     PipelineConfig config;
@@ -197,4 +198,7 @@ TEST_CASE("presets, and what follows from a configuration") {
   CHECK(config.optimiser(config.tuned).rate == config.tuned.rate);
   CHECK(config.optimiser(config.tuned).decay == config.adamw.decay);
   CHECK(config.schedule(config.ar).steps == config.ar.steps);
+  CHECK(!config.limit());
+  config.memory_limit = 3000;
+  CHECK(config.limit() == std::size_t{3000} * 1024 * 1024);
 }

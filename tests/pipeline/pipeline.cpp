@@ -130,6 +130,39 @@ TEST_CASE("recomputed traces, and options of the loop, go through every stage") 
     CHECK(read_file(RunDirectory("stored").model_file(name)) == read_file(RunDirectory("recomputed").model_file(name)));
 }
 
+TEST_CASE("under a memory limit a loop recomputes: the same models; too small a limit is refused before anything is begun") {
+  PipelineConfig config = tiny();
+  for (const char* setting : {"model.width=64", "lengths.extra_columns=20", "batch=40", "lanes=1", "ar_relay.share=0"})
+    set(config, setting);
+  const auto stages = plan_stages<float>(config);
+  std::size_t least = 0;
+  for (const StagePlan& stage : stages) least = std::max(least, stage.recomputed.value_or(stage.stored).total());
+  config.memory_limit = static_cast<int>(mebibytes(least));
+  REQUIRE(stages[0].stored.total() > config.limit().value());
+  CHECK(stages[0].keep(config) == Keep::inputs);
+
+  std::FILE* out = std::tmpfile();
+  REQUIRE(out);
+  run("limited", config, 1, {.out = out});
+  std::rewind(out);
+  std::string said(1 << 14, '\0');
+  said.resize(std::fread(said.data(), 1, said.size(), out));
+  std::fclose(out);
+  CHECK(says(said, message("looped_aligned: memory ", mebibytes(stages[0].recomputed->total()), " MiB: parameters 1, gradients 1, ")));
+  CHECK(says(said, ", recomputed\n"));
+  CHECK(says(said, "ar: memory "));
+  CHECK(says(said, ", stored\n"));
+  PipelineConfig free = config;
+  free.memory_limit = 0;
+  run("unlimited", free);
+  for (const std::string& name : Pipeline<Backend>::models())
+    CHECK(read_file(RunDirectory("limited").model_file(name)) == read_file(RunDirectory("unlimited").model_file(name)));
+
+  config.memory_limit = 1;
+  CHECK(says(error_of([&] { run("not_begun", config); }), "but the limit is 1 MiB: lower the batch, or the lanes"));
+  CHECK(!exists("not_begun"));
+}
+
 TEST_CASE("nothing beyond the trained lengths: no chains, and fine-tuning on the trained range") {
   PipelineConfig config = tiny();
   config.test_longest = config.lengths.longest;

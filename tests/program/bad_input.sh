@@ -17,7 +17,7 @@ wrong() {
   local code=$?
   checks=$((checks + 1))
   lines=$(wc -l <err)
-  [[ $* == *" pipeline "* ]] && lines=$(grep -vcE '^[a-z_]+: (trained already|goes on after step [0-9]+)$|^(looped_|ar).* in all$|^chains for|^evaluating' err)
+  [[ $* == *" pipeline "* ]] && lines=$(grep -vcE '^[a-z_]+: (trained already|goes on after step [0-9]+|memory [0-9]+ MiB: .*)$|^(looped_|ar).* in all$|^chains for|^evaluating' err)
   local why=
   [[ $code == 1 ]] || why="exit code $code, not 1"
   [[ $lines == 1 ]] || why="$lines lines on standard error, not 1"
@@ -76,6 +76,11 @@ wrong "--run is empty" "$relay" evaluate --run "" --model ar --lengths 1
 # --- Settings ---
 wrong "unknown preset 'dmeo': there is 'demo'" "$relay" pipeline --out new --preset dmeo
 wrong "unknown preset 'dmeo'" "$relay" pipeline --out run --preset dmeo
+wrong "unknown preset 'dmeo'" "$relay" plan --preset dmeo
+wrong "unknown key 'memorylimit': did you mean 'memory_limit'?" "$relay" plan --set memorylimit=8
+wrong "memory_limit must be a whole number" "$relay" plan --set memory_limit=8.5
+wrong "--bogus" "$relay" plan --bogus
+wrong "lower the batch, or have more lanes" "$relay" plan --set batch=1048576 lanes=1
 wrong "unknown preset 'a\\nb'" "$relay" pipeline --out new --preset $'a\nb'
 wrong "unknown key 'modle.width': did you mean 'model.width'?" "$relay" pipeline --out new --set modle.width=8
 wrong "unknown key '': did you mean" "$relay" pipeline --out new --set =8
@@ -102,6 +107,8 @@ batch=0 batch is 0, but must be 1 ..
 batch=-3 batch is -3, but must be 1 ..
 batch=1048577 batch is 1048577, but must be 1 .. 1048576
 lanes=0 lanes is 0
+memory_limit=-1 memory_limit is -1
+memory_limit=1 but the limit is 1 MiB: lower the batch
 seed=-9007199254740993 seed is -9007199254740993
 task.modulus=0 modulus is 0, but must be a prime between 2 and 997
 task.modulus=1 modulus is 1

@@ -10,7 +10,7 @@ lines() { [[ $(wc -l <"$1") == "$2" ]] || fail "$1 has $(wc -l <"$1") lines, not
 quiet() { [[ ! -s err ]] || { fail "on standard error:" && cat err; }; }
 
 # --- --help ---
-for command in "" pipeline solve data evaluate; do
+for command in "" pipeline plan solve data evaluate; do
   "$RELAY" $command --help >help 2>err || fail "relay $command --help: exit code $?"
   quiet
   has help "Usage"
@@ -93,7 +93,7 @@ for key in seed task.modulus lengths.{shortest,longest,power,test_longest,split_
   model.{width,layers,heads,hidden,dropout,rotary_base,heads_without_rotary,directional_heads,query_key_bias,positions} \
   loop.{inject,signal,normalise,window,recompute} loss.{lambda,answer_weight,over_round} adamw.{beta1,beta2,decay,clip} \
   schedule.{warm_up,final} batch lanes {looped_aligned,looped_vanilla,ar,ar_relay}.{steps,rate} ar_relay.{chains,share} \
-  evaluate.samples checkpoint_every; do
+  evaluate.samples checkpoint_every memory_limit; do
   [[ $(grep -oF "\"$key\":" run/config.json | wc -l) == 1 ]] || fail "config.json has not one $key"
 done
 has run/config.json '"model.width":16,.*"ar.steps":60,'
@@ -120,6 +120,21 @@ for model in looped_aligned looped_vanilla ar ar_relay; do
     [[ $(grep -cF "\"model\":\"$model\",\"task\":\"arithmetic\",\"length\":$length," rows) == 1 ]] || fail "results.json: $model at $length"
   done
 done
+
+[[ $(grep -cE '^(looped_aligned|looped_vanilla|ar|ar_relay): memory [0-9]+ MiB: parameters .*, stored$' err) == 4 ]] || fail "the memory of four trainings: $(cat err)"
+
+# --- plan ---
+"$RELAY" plan --preset demo >planned 2>err || fail "plan: exit code $?"
+quiet
+lines planned 5
+has planned '^MiB +parameters +gradients +moments \| +stored +recomputed \| +total$'
+for model in looped_aligned looped_vanilla; do has planned "^$model( +[0-9]+\.[0-9]){3} \|( +[0-9]+\.[0-9]){2} \| +[0-9]+\.[0-9] stored\$"; done
+for model in ar ar_relay; do has planned "^$model( +[0-9]+\.[0-9]){3} \| +[0-9]+\.[0-9] +\| +[0-9]+\.[0-9] stored\$"; done
+"$RELAY" plan | cmp - planned || fail "the default preset is demo"
+"$RELAY" plan --set loop.recompute=true >planned && has planned '^looped_aligned .* recomputed$'
+"$RELAY" plan --set memory_limit=1 >planned 2>err && fail "what does not fit gives exit code 0"
+[[ $(grep -c ' does not fit$' planned) == 4 ]] || fail "nothing fits into 1 MiB: $(cat planned)"
+has err '^relay: training looped_aligned, .* needs [0-9]+ MiB .* but the limit is 1 MiB: lower '
 
 # --- solve ---
 "$RELAY" solve --run run "(1+2)*2-1" >solved 2>err || fail "solve: exit code $?"

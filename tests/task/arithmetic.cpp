@@ -190,6 +190,10 @@ TEST_CASE("generated examples agree with a second implementation") {
     REQUIRE(task.solve(example.problem) == example);
     REQUIRE(task.parse(problem).problem == example.problem);  // the generator's form is the parser's
     REQUIRE(task.read(task.parse(problem), task.text(example)) == example);
+    Tokens text{1, 2, 3};
+    task.text(example, text);
+    REQUIRE(text == task.text(example));
+    REQUIRE(task.text_size(example) == text.size());
     REQUIRE(task.verify(example).right());
   }
 }

@@ -49,6 +49,21 @@ TEST_CASE("flush right: place and read are inverse, whatever stands where nothin
   }
 }
 
+TEST_CASE("flush right: the same in a list that is there already") {
+  const Arithmetic task{.modulus = 7};
+  Random random(Key(1));
+  const Example e = task.generate(5, random);
+  std::vector<Placed> placed(100);
+  const Placed* where = placed.data();
+  for (int t = 1; t <= 5; ++t) {
+    FlushRight().place(e, t, placed);
+    const auto other = FlushRight().place(e, t);
+    CHECK(std::equal(placed.begin(), placed.end(), other.begin(), other.end(),
+                     [](const Placed& a, const Placed& b) { return a.column == b.column && a.token == b.token; }));
+  }
+  CHECK(placed.data() == where);
+}
+
 TEST_CASE("flush right: a round as long as the row has no covered pad; a longer one is refused") {
   Example e;
   e.problem = {5, 6, 7};

@@ -4,6 +4,7 @@
 
 #include <relay/backend/cpu.hpp>
 #include <relay/task/arithmetic.hpp>
+#include <relay/train/data.hpp>
 #include <relay/train/next_token.hpp>
 #include <relay/train/unroll.hpp>
 
@@ -120,6 +121,37 @@ TEST_CASE_TEMPLATE("once warmed up, a step asks the system for no memory", Model
   for (int round = 0; round < 5; ++round)
     for (const Batch& batch : batches) trainer.step(batch);
   CHECK(trainer.allocations() == warm);
+}
+
+TEST_CASE_TEMPLATE("after reserve, no batch makes a step ask the system for memory, and all bits are the same", Model,
+                   LoopedTransformer<Cpu<float>>, CausalTransformer<Cpu<float>>) {
+  constexpr int size = 32;
+  const WidenedStream data(ExampleStream(task, {.shortest = 1, .longest = 6, .power = 2}, size, Key(3)), 8, Key(4));
+  Example largest;  // of problems of 6 operators: nothing is longer than with all brackets, and 8 columns more
+  largest.iterations = 6;
+  largest.problem = Tokens(24, expression::equals);
+  largest.width = 32;
+  for (const std::size_t n : {20, 16, 12, 8, 4, 1}) largest.rounds.push_back(Tokens(n, expression::equals));
+  largest.answer = expression::number(1);
+  Threads pool(2);
+  auto model = model_of(static_cast<Model*>(nullptr)), other = model;
+  const auto objective = objective_of(static_cast<Model*>(nullptr));
+  Trainer trainer(model, objective, {}, {.steps = 200}, Seed{5}, pool), plain(other, objective, {}, {.steps = 200}, Seed{5}, pool);
+  CHECK(trainer.allocations() == 0);
+  trainer.reserve(largest, size);
+  CHECK(same_bits(model, other));
+  CHECK(trainer.optimiser.steps == 0);
+  const long allocations = trainer.allocations();
+  const std::size_t bytes = trainer.bytes();
+  CHECK(allocations > 0);
+  for (int i = 0; i < 200; ++i) {
+    const auto batch = data(i);
+    CHECK(trainer.step(batch).losses.objective == plain.step(batch).losses.objective);
+  }
+  CHECK(trainer.allocations() == allocations);
+  CHECK(trainer.bytes() == bytes);
+  CHECK(plain.allocations() > 0);
+  CHECK(same_bits(model, other));
 }
 
 TEST_CASE_TEMPLATE("lanes cut the batch, not the gradient", Model, LoopedTransformer<Cpu<double>>,

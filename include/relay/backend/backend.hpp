@@ -9,6 +9,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -48,7 +49,8 @@ concept ComputeBackend =
     // 2. Memory and tensors. A resized tensor keeps its memory where that suffices, but not its elements.
     requires(typename B::Memory& memory, typename B::Device device, detail::In<B> x, detail::Out<B> y, int rows, int cols) {
       { typename B::Device{&memory} } -> std::same_as<typename B::Device>;
-      { memory.allocations() } -> std::convertible_to<long>;  // how often the system was asked for memory so far
+      { memory.allocations() } -> std::convertible_to<long>;   // how often the system was asked for memory so far
+      { memory.bytes() } -> std::convertible_to<std::size_t>;  // what it gave so far; it is kept for the next tensors
       { typename B::Tensor(rows, cols) } -> std::same_as<typename B::Tensor>;
       { typename B::Tensor(rows, cols, device) } -> std::same_as<typename B::Tensor>;
       { x.rows() } -> std::same_as<int>;
@@ -142,10 +144,14 @@ concept ComputeBackend =
 
     // 12. Composed of the above: bodies to inherit, or to replace by faster ones, are in backend/ops.hpp.
     requires(detail::In<B> x, detail::In<B> weight, detail::In<B> bias, detail::In<B> branch, detail::In<B> dy, double rate,
-             const std::optional<Key>& key, detail::Out<B> y, detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias) {
+             const std::optional<Key>& key, detail::Out<B> y, detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias,
+             std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
+             std::vector<typename B::Scalar>& values) {
       B::linear(x, weight, bias, y);                          // y = x weight^T + bias
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
+      B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has
+      B::download_to(x, values);                              // values = B::download(x), in the memory it has
     };
 
 }  // namespace relay

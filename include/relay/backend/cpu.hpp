@@ -33,6 +33,8 @@ struct Functions : ComposedOps<Self> {
   static Indices indices(std::span<const std::int32_t> from, Device) { return Indices(from.begin(), from.end()); }
   static void upload(std::span<const S> from, Tensor& to) { std::copy(from.begin(), from.end(), to.data()); }
   static std::vector<S> download(const Tensor& from) { return std::vector<S>(from.data(), from.data() + from.size()); }
+  static void indices_to(std::span<const std::int32_t> from, Device, Indices& to) { to.assign(from.begin(), from.end()); }
+  static void download_to(const Tensor& from, std::vector<S>& to) { to.assign(from.data(), from.data() + from.size()); }
 
   // Products. Weights are [outputs, inputs], as in PyTorch.
   /// y [rows, outputs] = x [rows, inputs] weight^T
@@ -176,11 +178,12 @@ struct Functions : ComposedOps<Self> {
   template <Operand A, Operand B>
   static void multiply(const Tensor& a, const Tensor& b, const S* bias, Tensor& c, Store how) {
     if constexpr (own_products) {
+      // Scratch comes from where a lives, which is of a lane: c may be a gradient, which has no memory of its own to keep any.
       const int depth = A == Operand::plain ? a.cols() : a.rows();
       const Layouts* layouts = b.layouts();
       const Factor* packed = !layouts ? nullptr : B == Operand::plain ? layouts->plain.as<Factor>() : layouts->transposed.as<Factor>();
       cpu::product<A, B, Factor>(c.rows(), c.cols(), depth, {a.data(), a.cols()}, {b.data(), b.cols()}, packed, bias,
-                                 {c.data(), c.cols()}, how, c.device());
+                                 {c.data(), c.cols()}, how, a.device());
     } else {
       const auto add = [&](const auto& op_a, const auto& op_b) { map(c).noalias() += op_a * op_b; };
       if (how == Store::assign) map(c).setZero();

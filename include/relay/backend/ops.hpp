@@ -1,7 +1,9 @@
 // Composed operations: a default body in terms of a backend's plain functions, which a backend may replace by a fused one.
 #pragma once
 
+#include <cstdint>
 #include <optional>
+#include <span>
 
 #include <relay/core/random.hpp>
 
@@ -53,6 +55,12 @@ struct ComposedOps {
       Backend::copy(branch, y);
     Backend::add(x, y);
   }
+
+  /// The list and the elements where there are `indices` and `values` already, whose memory can be kept.
+  static void indices_to(std::span<const std::int32_t> list, const auto& device, auto& indices) {
+    indices = Backend::indices(list, device);
+  }
+  static void download_to(const auto& x, auto& values) { values = Backend::download(x); }
 };
 
 }  // namespace relay

@@ -10,6 +10,7 @@
 // all this one walk.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -31,44 +32,55 @@ inline constexpr bool is_list = false;
 template <class T>
 inline constexpr bool is_list<std::vector<T>> = true;
 
-/// Walks parts down to their tensors, writing the path "block.layers.0.norm.weight".
+/// A part's name, and the part it is in.
+struct Path {
+  const Path* outer;
+  std::string_view name;
+
+  std::string text() const { return outer ? outer->text() + "." + std::string(name) : std::string(name); }
+};
+
+/// Walks parts down to their tensors. The path "block.layers.0.norm.weight" is written only for a visitor that takes it.
 template <class Visit>
 struct Walk {
   Visit& visit;
-  std::string path;
+  const Path* outer;
 
   template <class First, class... Rest>
   void operator()(std::string_view name, First& first, Rest&... rest) const {
-    const std::string here = path.empty() ? std::string(name) : path + "." + std::string(name);
+    const Path here{outer, name};
     if constexpr (is_list<std::remove_const_t<First>>) {
-      for (std::size_t i = 0; i < first.size(); ++i) Walk{visit, here}(std::to_string(i), first[i], rest[i]...);
+      for (std::size_t i = 0; i < first.size(); ++i) Walk{visit, &here}(std::to_string(i), first[i], rest[i]...);
     } else if constexpr (HasEach<First>) {
-      std::remove_const_t<First>::each(Walk{visit, here}, first, rest...);
+      std::remove_const_t<First>::each(Walk{visit, &here}, first, rest...);
+    } else if constexpr (std::invocable<Visit&, std::string_view, First&, Rest&...>) {
+      visit(std::string_view(here.text()), first, rest...);
     } else {
-      visit(std::string_view(here), first, rest...);
+      visit(first, rest...);
     }
   }
 };
 
 }  // namespace detail
 
-/// Calls visit(path, tensor of the first layer, tensor of the second, ...) for every parameter, in a fixed order.
+/// Calls visit(path, tensor of the first layer, tensor of the second, ...) for every parameter, in a fixed order; a visitor that
+/// takes no path, visit(tensor of the first layer, ...), gets none.
 template <class Visit, class First, class... Rest>
 void for_each_parameter(Visit&& visit, First& first, Rest&... rest) {
-  std::remove_const_t<First>::each(detail::Walk<std::remove_reference_t<Visit>>{visit, {}}, first, rest...);
+  std::remove_const_t<First>::each(detail::Walk<std::remove_reference_t<Visit>>{visit, nullptr}, first, rest...);
 }
 
 template <class Layer>
 long count_parameters(const Layer& layer) {
   long count = 0;
-  for_each_parameter([&](std::string_view, const auto& tensor) { count += tensor.size(); }, layer);
+  for_each_parameter([&](const auto& tensor) { count += tensor.size(); }, layer);
   return count;
 }
 
 /// Sets every parameter to zero: how a gradient starts.
 template <class Layer>
 void clear(Layer& layer) {
-  for_each_parameter([](std::string_view, auto& tensor) { Layer::Backend::fill(tensor, 0); }, layer);
+  for_each_parameter([](auto& tensor) { Layer::Backend::fill(tensor, 0); }, layer);
 }
 
 /// Another value of the layer's own type, all zeros: a gradient, or a moment of the optimiser.
@@ -84,7 +96,7 @@ Layer zeros_like(const Layer& layer) {
 template <class Layer>
 void prepare(Layer& layer) {
   for_each_parameter(
-      [](std::string_view, auto& tensor) {
+      [](auto& tensor) {
         if (tensor.rows() > 1) Layer::Backend::prepare(tensor);
       },
       layer);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <span>
 #include <utility>
@@ -25,13 +26,20 @@ class Ragged {
   using Device = typename Backend::Device;
 
   /// `lengths`: the number of rows of each sequence.
-  explicit Ragged(std::span<const int> lengths = {}, Device device = {}) : offsets_{0}, device_(device) {
+  explicit Ragged(std::span<const int> lengths = {}, Device device = {}) : device_(device) { assign(lengths); }
+
+  /// Another batch, in the same memory where that suffices.
+  void assign(std::span<const int> lengths) {
+    offsets_.assign(1, 0);
+    longest_ = 0;
     for (const int n : lengths) {
       require(n > 0, "a sequence of a batch has ", n, " rows: every sequence needs at least one token");
+      require(n <= std::numeric_limits<int>::max() - offsets_.back(), "a batch of ", lengths.size(), " sequences has more than ",
+              std::numeric_limits<int>::max(), " rows: make it smaller");
       offsets_.push_back(offsets_.back() + n);
       longest_ = std::max(longest_, n);
     }
-    on_device_ = Backend::indices(offsets_, device);
+    Backend::indices_to(offsets_, device_, on_device_);
   }
 
   int sequences() const { return static_cast<int>(offsets_.size()) - 1; }

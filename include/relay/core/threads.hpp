@@ -3,12 +3,13 @@
 // What a task computes must not depend on its thread: then neither does the result. The first exception is thrown again.
 #pragma once
 
+#include <concepts>
 #include <condition_variable>
 #include <exception>
-#include <functional>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include <relay/core/require.hpp>
@@ -34,13 +35,25 @@ class Threads {
 
   int count() const { return static_cast<int>(workers_.size()) + 1; }
 
-  void run(int count, const std::function<void(int)>& f) {
+  void run(int count, const std::invocable<int> auto& f) {
     if (workers_.empty()) {
       for (int i = 0; i < count; ++i) f(i);
       return;
     }
+    using F = std::remove_cvref_t<decltype(f)>;
+    run_all(count, {&f, [](const void* object, int i) { (*static_cast<const F*>(object))(i); }});
+  }
+
+ private:
+  /// A function of any type, which outlives the run; std::function would ask for memory.
+  struct Task {
+    const void* object = nullptr;
+    void (*call)(const void*, int) = nullptr;
+  };
+
+  void run_all(int count, Task f) {
     std::unique_lock lock(mutex_);
-    f_ = &f;
+    f_ = f;
     next_ = 0;
     count_ = count;
     unfinished_ = count;
@@ -48,11 +61,10 @@ class Threads {
     wake_.notify_all();
     take(lock);
     done_.wait(lock, [this] { return unfinished_ == 0; });
-    f_ = nullptr;
+    f_ = {};
     if (error_) std::rethrow_exception(error_);
   }
 
- private:
   void stop() {
     {
       const std::lock_guard lock(mutex_);
@@ -65,7 +77,7 @@ class Threads {
   void work() {
     std::unique_lock lock(mutex_);
     while (true) {
-      wake_.wait(lock, [this] { return stop_ || (f_ && next_ < count_); });
+      wake_.wait(lock, [this] { return stop_ || (f_.call && next_ < count_); });
       if (stop_) return;
       take(lock);
     }
@@ -73,13 +85,13 @@ class Threads {
 
   /// Runs tasks until none is left to start; holds the lock on entry and exit.
   void take(std::unique_lock<std::mutex>& lock) {
-    while (f_ && next_ < count_) {
+    while (f_.call && next_ < count_) {
       const int task = next_++;
-      const auto* f = f_;
+      const Task f = f_;
       lock.unlock();
       std::exception_ptr error;
       try {
-        (*f)(task);
+        f.call(f.object, task);
       } catch (...) {
         error = std::current_exception();
       }
@@ -91,7 +103,7 @@ class Threads {
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  const std::function<void(int)>* f_ = nullptr;
+  Task f_;
   int next_ = 0, count_ = 0, unfinished_ = 0;
   std::exception_ptr error_;
   bool stop_ = false;

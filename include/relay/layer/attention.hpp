@@ -59,7 +59,8 @@ class Attention {
         heads_{config.heads, config.mask, config.directional_heads},
         rotated_(config.rotary_heads()),
         rotary_(head_size(config), config.positions, config.rotary_base, device) {
-    if (config.query_key_bias > 0 || config.distance_bias > 0) start_biases(config, key.fold(2));
+    if constexpr (!requires { typename B::NoElements; })  // backend/shapes.hpp
+      if (config.query_key_bias > 0 || config.distance_bias > 0) start_biases(config, key.fold(2));
   }
 
   static const Tensor& output(const Trace& trace) { return Linear<B>::output(trace.out); }

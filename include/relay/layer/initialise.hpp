@@ -7,8 +7,10 @@
 
 namespace relay {
 
+/// Each element as drawn. A backend without elements (backend/shapes.hpp) is spared the drawing.
 template <class Backend>
 void initialise(typename Backend::Tensor& tensor, auto&& draw) {
+  if constexpr (requires { typename Backend::NoElements; }) return;
   std::vector<typename Backend::Scalar> values(static_cast<std::size_t>(tensor.size()));
   for (auto& value : values) value = static_cast<typename Backend::Scalar>(draw());
   Backend::upload(values, tensor);

@@ -53,6 +53,8 @@ class Looped {
     std::vector<int> counts;                // iterations of each sequence, longest first
     std::vector<Tensor> inputs;             // u_1 .. u_T, or the last one only
     std::vector<Application> applications;  // of 1 .. T, or the last one only
+    Tensor tau;                             // [1, width]: the signal of one iteration, where the loop has one
+    std::vector<typename Backend::Scalar> sines;  // the same on the host
 
     int iterations() const { return counts.empty() ? 0 : counts.front(); }
     /// The sequences that are still looping at iteration t.
@@ -104,9 +106,15 @@ class Looped {
   /// returns dh_0.
   template <std::invocable<int, const Rows<Backend>&, Tensor&> Give>
   Input backward(const Input& h0, const Rows<Backend>& rows, const Trace& trace, Give&& give, Looped& grad) const {
+    Application again;
+    return backward(h0, rows, trace, give, grad, again);
+  }
+  /// With a place for the iteration that is applied again, where it was not kept. That may be the one of the trace that forward
+  /// left the last iteration in, trace.applications.front(), if nobody reads that any more.
+  template <std::invocable<int, const Rows<Backend>&, Tensor&> Give>
+  Input backward(const Input& h0, const Rows<Backend>& rows, const Trace& trace, Give&& give, Looped& grad, Application& again) const {
     require(trace.keep != Keep::nothing, "this trace of a loop kept nothing: run forward with Keep::everything or Keep::inputs");
     Tensor dh0, carried;  // gradients of h_0 and, going down, of s_t
-    Application again;    // of the iteration at hand, where it was not kept
     dh0.resize_like(h0, h0.rows(), h0.cols());
     Backend::fill(dh0, 0);
     for (int t = trace.iterations(); t >= 1; --t) {
@@ -165,7 +173,7 @@ class Looped {
       if (list.size() < n) list.resize(n);
     };
     grow(trace.inputs, trace.keep == Keep::nothing ? 1 : most);
-    grow(trace.applications, trace.keep == Keep::everything ? most : 1);
+    grow(trace.applications, trace.keep == Keep::everything ? std::max<std::size_t>(most, 1) : 1);
   }
 
   /// Writes u_t.
@@ -178,7 +186,7 @@ class Looped {
       Backend::copy_first(config_.normalise ? before.norm.y : BlockT::output(before.block), live.count(), u);
       if (config_.inject) Backend::add(h0, u);
     }
-    if (config_.signal) Backend::add_row(signal(t, u), u);
+    if (config_.signal) Backend::add_row(signal(t, u, trace), u);
   }
 
   const Tensor& apply(const Tensor& u, const Rows<Backend>& live, Application& application) const {
@@ -194,17 +202,16 @@ class Looped {
   }
 
   /// tau(t) [1, width]: sines of t at falling frequencies, then cosines.
-  static Tensor signal(int t, const Tensor& like) {
-    Tensor tau;
-    tau.resize_like(like, 1, like.cols());
-    std::vector<typename Backend::Scalar> values(static_cast<std::size_t>(like.cols()));
+  static const Tensor& signal(int t, const Tensor& like, Trace& trace) {
+    trace.tau.resize_like(like, 1, like.cols());
+    trace.sines.resize(static_cast<std::size_t>(like.cols()));
     const int half = std::max(like.cols() / 2, 1);
     for (int i = 0; i < like.cols(); ++i) {
       const double angle = t * std::pow(10000.0, -static_cast<double>(i % half) / half);
-      values[static_cast<std::size_t>(i)] = static_cast<typename Backend::Scalar>(i < half ? std::sin(angle) : std::cos(angle));
+      trace.sines[static_cast<std::size_t>(i)] = static_cast<typename Backend::Scalar>(i < half ? std::sin(angle) : std::cos(angle));
     }
-    Backend::upload(values, tau);
-    return tau;
+    Backend::upload(trace.sines, trace.tau);
+    return trace.tau;
   }
 
   LoopConfig config_;

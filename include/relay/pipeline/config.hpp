@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,6 +55,7 @@ struct PipelineConfig {
   double share = 0.6;       // of them in a batch of the fine-tuning; the rest is the trained range
   int samples = 500;        // test problems of each length
   int checkpoint_every = 500;
+  int memory_limit = 0;     // of one training, in MiB; 0: none
 
   static void each(auto&& visit, auto& c) {
     visit("seed", c.seed);
@@ -102,11 +105,16 @@ struct PipelineConfig {
     visit("ar_relay.share", c.share);
     visit("evaluate.samples", c.samples);
     visit("checkpoint_every", c.checkpoint_every);
+    visit("memory_limit", c.memory_limit);
   }
 
   int longest_test() const { return test_longest > 0 ? test_longest : lengths.longest + 4; }
   LinearSchedule schedule(const StageConfig& stage) const {
     return {.steps = stage.steps, .warm_up = warm_up, .final = final};
+  }
+  /// Of one training, in bytes.
+  std::optional<std::size_t> limit() const {
+    return memory_limit > 0 ? std::optional(static_cast<std::size_t>(memory_limit) << 20) : std::nullopt;
   }
   AdamWConfig optimiser(const StageConfig& stage) const {
     AdamWConfig config = adamw;
@@ -272,6 +280,7 @@ inline void PipelineConfig::check() const {
   in("ar_relay.share", share, 0, 1);
   in("evaluate.samples", samples, 1, 1e7);
   in("checkpoint_every", checkpoint_every, 1, 1e9);
+  in("memory_limit", memory_limit, 0, 1e9);
 }
 
 /// The configuration of a preset.

@@ -16,6 +16,7 @@
 #include <relay/core/threads.hpp>
 #include <relay/io/checkpoint.hpp>
 #include <relay/pipeline/evaluate.hpp>
+#include <relay/pipeline/plan.hpp>
 #include <relay/pipeline/run_directory.hpp>
 #include <relay/pipeline/solve.hpp>
 #include <relay/task/jsonl.hpp>
@@ -52,6 +53,8 @@ class Pipeline {
   /// All stages; what is done already is not done again. Returns the table's rows.
   std::vector<ResultRow> run() {
     config_.check();
+    if (config_.limit())  // before anything is trained
+      for (const StagePlan& stage : plan_stages<typename B::Scalar>(config_)) stage.keep(config_);
     make_directories(directory_.path());
     const FileLock lock(directory_.path() + "/lock",
                         message("another relay is at work in ", directory_.path(), ": wait for it, or choose another --out"));
@@ -128,15 +131,18 @@ class Pipeline {
   template <Supervision S>
   Looped train_looped(std::string_view name, const StageConfig& stage, S supervision, const AlignmentLoss& loss) {
     Looped model = new_looped();
-    const Unroll<Looped, S> objective(supervision, loss, {}, vocabulary_.first_value(),
-                                      config_.recompute ? Keep::inputs : Keep::everything);
-    train(name, model, objective, stage, WidenedStream(stream(name), config_.extra_columns, key(Stream::width, name)));
+    const StagePlan plan = plan_looped<typename B::Scalar>(config_, name, supervision, loss);
+    const Unroll<Looped, S> objective(supervision, loss, {}, vocabulary_.first_value(), plan.keep(config_));
+    train(plan, model, objective, stage, WidenedStream(stream(name), config_.extra_columns, key(Stream::width, name)),
+          largest_problem(config_.lengths.longest, config_.extra_columns));
     return model;
   }
 
   Causal train_ar() {
     Causal model = new_causal();
-    train("ar", model, NextToken<Causal, Arithmetic>(task_), config_.ar, stream("ar"));
+    const int longest = longest_text(config_.lengths.longest);
+    train(plan_causal<typename B::Scalar>(config_, "ar", longest), model, NextToken<Causal, Arithmetic>(task_), config_.ar,
+          stream("ar"), largest_text(longest));
     return model;
   }
 
@@ -145,8 +151,11 @@ class Pipeline {
     std::vector<Example> chains;
     if (!exists(directory_.model_file("ar_relay"))) chains = chains_to_learn(model.positions());
     const double share = chains.empty() ? 0 : config_.share;
-    train("ar_relay", model, NextToken<Causal, Arithmetic>(task_), config_.tuned,
-          MergedStream<Arithmetic>(stream("ar_relay"), std::move(chains), share, key(Stream::merge, "ar_relay")));
+    int longest = longest_text(config_.lengths.longest);
+    for (const Example& e : chains) longest = std::max(longest, text_tokens(task_, e));
+    train(plan_causal<typename B::Scalar>(config_, "ar_relay", longest), model, NextToken<Causal, Arithmetic>(task_), config_.tuned,
+          MergedStream<Arithmetic>(stream("ar_relay"), std::move(chains), share, key(Stream::merge, "ar_relay")),
+          largest_text(longest));
     return model;
   }
 
@@ -161,7 +170,7 @@ class Pipeline {
     // Only the length is looked at: whether a chain is right nobody knows.
     const std::size_t written = chains.size();
     const std::size_t dropped = std::erase_if(chains, [&](const Example& e) {
-      return e.problem.size() + task_.text(e).size() - 1 > static_cast<std::size_t>(positions);
+      return text_tokens(task_, e) > positions;
     });
     if (dropped > 0)
       say("ar_relay: ", dropped, " of ", written, " written chains are dropped: with their problems they are longer than ",
@@ -169,15 +178,23 @@ class Pipeline {
     return chains;
   }
 
-  /// Trains from the beginning, from a checkpoint, or not at all where the finished model is there.
+  /// Trains from the beginning, from a checkpoint, or not at all where the finished model is there. No example of the data is
+  /// larger than `largest`.
   template <class Model, class Objective, class Data>
-  void train(std::string_view name, Model& model, const Objective& objective, const StageConfig& stage, const Data& data) {
+  void train(const StagePlan& plan, Model& model, const Objective& objective, const StageConfig& stage, const Data& data,
+             const Example& largest) {
+    const std::string& name = plan.name;
     if (exists(directory_.model_file(name))) {
       check_metadata(load_model(directory_.model_file(name), model), name, directory_.model_file(name));
       remove_file(directory_.checkpoint_file(name));  // left where the run was killed between saving and removing
       say(name, ": trained already");
       return;
     }
+    const Keep keep = plan.keep(config_);
+    const MemoryPlan& needs = plan.of(keep);
+    say(name, ": memory ", mebibytes(needs.total()), " MiB: parameters ", mebibytes(needs.parameters), ", gradients ",
+        mebibytes(needs.gradients), ", moments ", mebibytes(needs.moments), ", activations ", mebibytes(needs.activations),
+        keep == Keep::inputs ? ", recomputed" : ", stored");
     Trainer trainer(model, objective, config_.optimiser(stage), config_.schedule(stage),
                     Seed{key(Stream::dropout, name).value}, *threads_, config_.lanes);
     const std::string checkpoint = directory_.checkpoint_file(name);
@@ -203,7 +220,7 @@ class Pipeline {
     };
 
     const double started = seconds_now();
-    Progress progress(std::string(name), trainer.optimiser.steps, stage.steps, observer_.out);
+    Progress progress(name, trainer.optimiser.steps, stage.steps, observer_.out);
     const auto after = [&](const StepReport& report) {
       const bool end = report.step == stage.steps, stop = !end && observer_.interrupted();
       meter.add(report);
@@ -216,6 +233,7 @@ class Pipeline {
     };
     bool finished = false;
     try {
+      trainer.reserve(largest, config_.batch);
       finished = trainer.fit(data, stage.steps, progress, after);
     } catch (const Error& error) {
       fail("training ", name, ": ", error.what());

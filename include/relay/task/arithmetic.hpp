@@ -102,11 +102,20 @@ struct Arithmetic {
   /// What an auto-regressive model writes after the problem: the rounds, the last of which is the answer, and <eos>.
   Tokens text(const Example& example) const {
     Tokens out;
+    text(example, out);
+    return out;
+  }
+  void text(const Example& example, Tokens& out) const {
+    out.clear();
     for (std::size_t t = 0; t + 1 < example.rounds.size(); ++t)
       out.insert(out.end(), example.rounds[t].begin(), example.rounds[t].end());
     out.push_back(example.answer);
     out.push_back(Vocabulary::eos);
-    return out;
+  }
+  std::size_t text_size(const Example& example) const {
+    std::size_t size = 2;
+    for (std::size_t t = 0; t + 1 < example.rounds.size(); ++t) size += example.rounds[t].size();
+    return size;
   }
 
   /// The inverse of text(), for whatever a model wrote: a round ends after "="; what stands after the last "=", up to

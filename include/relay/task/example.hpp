@@ -52,6 +52,8 @@ struct Verdict {
 ///  2. `text(example)` is what an auto-regressive model writes after the problem, <eos> at its end;
 ///     `read(problem, text)` is its inverse and never throws on what a model might have written.
 ///  3. Every token is in `vocabulary()`.
+/// So that a step of training asks for no memory a task may also offer `text(example, tokens)`, which writes the text where there are
+/// tokens already, and `text_size(example)`.
 template <class T>
 concept Task = requires(const T& task, const Example& example, Random& random, const Tokens& tokens) {
   { T::name } -> std::convertible_to<std::string_view>;

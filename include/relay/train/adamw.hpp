@@ -52,7 +52,7 @@ class AdamW {
   /// One update; returns the norm of the gradient before clipping.
   double step(Model& model, const Model& gradient, double rate_factor) {
     double squares = 0;
-    for_each_parameter([&](std::string_view, const auto& g) { squares += Backend::sum_of_squares(g); }, gradient);
+    for_each_parameter([&](const auto& g) { squares += Backend::sum_of_squares(g); }, gradient);
     const double norm = std::sqrt(squares);
     require(std::isfinite(norm), "the gradient is not finite at step ", steps + 1,
             ": lower the learning rate, or look for bad values in the data");
@@ -66,7 +66,7 @@ class AdamW {
                 .correction2 = 1 - std::pow(config_.beta2, steps),
                 .gradient_scale = config_.clip > 0 && norm > config_.clip ? config_.clip / norm : 1};
     for_each_parameter(
-        [&](std::string_view, auto& weight, const auto& g, auto& m, auto& v) {
+        [&](auto& weight, const auto& g, auto& m, auto& v) {
           s.decay = weight.rows() > 1 ? config_.decay : 0;
           Backend::adamw(weight, g, m, v, s);
         },

@@ -17,62 +17,72 @@ class AskedRows {
 
   /// `iterations`: how many states will be gathered from (a causal model: 1).
   void start(int iterations) {
-    rows_.assign(static_cast<std::size_t>(iterations), {});
-    targets_.assign(rows_.size(), {});
-    weights_.assign(rows_.size(), {});
+    iterations_ = static_cast<std::size_t>(iterations);
+    if (asked_.size() < iterations_) asked_.resize(iterations_);  // never fewer: their lists keep their memory
+    for (std::size_t i = 0; i < iterations_; ++i) {
+      asked_[i].rows.clear();
+      asked_[i].targets.clear();
+      asked_[i].weights.clear();
+    }
   }
   /// Asks row `row` of iteration t for `target`.
   void ask(int t, int row, Index target, double weight) {
-    const auto i = static_cast<std::size_t>(t - 1);
-    rows_[i].push_back(row);
-    targets_[i].push_back(target);
-    weights_[i].push_back(weight);
+    Asked& asked = asked_[static_cast<std::size_t>(t - 1)];
+    asked.rows.push_back(row);
+    asked.targets.push_back(target);
+    asked.weights.push_back(weight);
   }
   /// All has been asked: numbers the rows, iteration after iteration.
   void finish(const typename B::Device& device, int width) {
-    first_.clear();
-    all_targets_.clear();
-    all_weights_.clear();
-    on_device_.clear();
-    for (std::size_t i = 0; i < rows_.size(); ++i) {
-      first_.push_back(static_cast<int>(all_targets_.size()));
-      all_targets_.insert(all_targets_.end(), targets_[i].begin(), targets_[i].end());
-      all_weights_.insert(all_weights_.end(), weights_[i].begin(), weights_[i].end());
-      on_device_.push_back(B::indices(rows_[i], device));
+    targets_.clear();
+    weights_.clear();
+    for (std::size_t i = 0; i < iterations_; ++i) {
+      Asked& asked = asked_[i];
+      asked.first = static_cast<int>(targets_.size());
+      targets_.insert(targets_.end(), asked.targets.begin(), asked.targets.end());
+      weights_.insert(weights_.end(), asked.weights.begin(), asked.weights.end());
+      B::indices_to(asked.rows, device, asked.on_device);
     }
-    gathered_.resize(static_cast<int>(all_targets_.size()), width, device);
+    B::indices_to(targets_, device, targets_on_device_);
+    gathered_.resize(static_cast<int>(targets_.size()), width, device);
   }
 
   void gather(int t, const Tensor& state) {
-    const auto i = static_cast<std::size_t>(t - 1);
-    if (!rows_[i].empty()) B::gather_rows(state, on_device_[i], first_[i], gathered_);
+    const Asked& asked = asked_[static_cast<std::size_t>(t - 1)];
+    if (!asked.rows.empty()) B::gather_rows(state, asked.on_device, asked.first, gathered_);
   }
 
   /// Cross-entropy of the head's logits; adds the head's gradient to `grad` and calls see(target, weight, loss, right) for
   /// every row, in order.
   void learn(const Linear<B>& head, Linear<B>& grad, auto&& see) {
-    if (all_targets_.empty()) return;
+    if (targets_.empty()) return;
     B::linear(gathered_, head.weight, head.bias, logits_);
-    B::softmax_cross_entropy(logits_, B::indices(all_targets_, gathered_.device()), all_weights_, losses_);
+    B::softmax_cross_entropy(logits_, targets_on_device_, weights_, losses_);
     B::linear_backward(gathered_, head.weight, logits_, dgathered_, grad.weight, grad.bias);
-    const auto losses = B::download(losses_);
-    for (std::size_t i = 0; i < all_targets_.size(); ++i)
-      see(all_targets_[i], all_weights_[i], static_cast<double>(losses[2 * i]), losses[2 * i + 1] != 0);
+    B::download_to(losses_, read_);
+    for (std::size_t i = 0; i < targets_.size(); ++i)
+      see(targets_[i], weights_[i], static_cast<double>(read_[2 * i]), read_[2 * i + 1] != 0);
   }
 
   /// Adds the gradient of iteration t's rows to its state's.
   void scatter(int t, Tensor& dstate) const {
-    const auto i = static_cast<std::size_t>(t - 1);
-    if (!rows_[i].empty()) B::scatter_rows(dgathered_, first_[i], on_device_[i], dstate);
+    const Asked& asked = asked_[static_cast<std::size_t>(t - 1)];
+    if (!asked.rows.empty()) B::scatter_rows(dgathered_, asked.first, asked.on_device, dstate);
   }
 
  private:
-  std::vector<std::vector<Index>> rows_, targets_;
-  std::vector<std::vector<double>> weights_;
-  std::vector<int> first_;
-  std::vector<Index> all_targets_;
-  std::vector<double> all_weights_;
-  std::vector<typename B::Indices> on_device_;
+  struct Asked {  // of one iteration
+    std::vector<Index> rows, targets;
+    std::vector<double> weights;
+    typename B::Indices on_device;  // rows
+    int first = 0;                  // its place among all
+  };
+  std::vector<Asked> asked_;
+  std::size_t iterations_ = 0;    // of asked_ that are in use
+  std::vector<Index> targets_;    // of all iterations, one after another
+  std::vector<double> weights_;
+  typename B::Indices targets_on_device_;
+  std::vector<typename B::Scalar> read_;  // losses_, on the host
   Tensor gathered_, logits_, losses_, dgathered_;
 };
 

@@ -20,8 +20,13 @@ class NextToken {
   using Backend = typename Model::Backend;
   using Tensor = typename Backend::Tensor;
   struct Workspace {
-    explicit Workspace(typename Backend::Device on) : device(on) {}
+    explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
     typename Backend::Device device;
+    Tokens text;
+    std::vector<int> lengths;
+    std::vector<std::int32_t> tokens;
+    Ragged<Backend> batch;
+    typename Backend::Indices x;
     typename Model::Trace trace;
     AskedRows<Backend> asked;
     Tensor dstate;
@@ -29,29 +34,37 @@ class NextToken {
 
   explicit NextToken(TaskT task) : task_(std::move(task)), first_value_(task_.vocabulary().first_value()) {}
 
-  double size(const Example& example) const { return static_cast<double>(task_.text(example).size()); }
+  double size(const Example& example) const {
+    if constexpr (requires { task_.text_size(example); })
+      return static_cast<double>(task_.text_size(example));
+    else
+      return static_cast<double>(task_.text(example).size());
+  }
   double cost(const Example& example) const { return static_cast<double>(example.problem.size()) + size(example); }
 
   /// Adds the gradient of sum(loss of tokens) / total to `grad`.
   Losses operator()(const Model& model, std::span<const Example* const> examples, double total, std::optional<Key> dropout,
                     Workspace& w, Model& grad) const {
-    std::vector<int> lengths;
-    std::vector<std::int32_t> tokens;
+    w.lengths.clear();
+    w.tokens.clear();
     w.asked.start(1);
     for (const Example* e : examples) {
-      const Tokens text = task_.text(*e);
-      const int first = static_cast<int>(tokens.size() + e->problem.size()) - 1;  // the row that predicts text[0]
-      tokens.insert(tokens.end(), e->problem.begin(), e->problem.end());
-      tokens.insert(tokens.end(), text.begin(), text.end() - 1);
-      lengths.push_back(static_cast<int>(e->problem.size() + text.size()) - 1);
-      for (std::size_t i = 0; i < text.size(); ++i) w.asked.ask(1, first + static_cast<int>(i), text[i], 1 / total);
+      if constexpr (requires { task_.text(*e, w.text); })
+        task_.text(*e, w.text);
+      else
+        w.text = task_.text(*e);
+      const int first = static_cast<int>(w.tokens.size() + e->problem.size()) - 1;  // the row that predicts text[0]
+      w.tokens.insert(w.tokens.end(), e->problem.begin(), e->problem.end());
+      w.tokens.insert(w.tokens.end(), w.text.begin(), w.text.end() - 1);
+      w.lengths.push_back(static_cast<int>(e->problem.size() + w.text.size()) - 1);
+      for (std::size_t i = 0; i < w.text.size(); ++i) w.asked.ask(1, first + static_cast<int>(i), w.text[i], 1 / total);
     }
-    const Ragged<Backend> batch(lengths, w.device);
-    const Rows<Backend> rows(batch, dropout);
-    const auto x = Backend::indices(tokens, w.device);
+    w.batch.assign(w.lengths);
+    const Rows<Backend> rows(w.batch, dropout);
+    Backend::indices_to(w.tokens, w.device, w.x);
     w.asked.finish(w.device, model.head.inputs());
 
-    w.asked.gather(1, model.forward(x, rows, w.trace));
+    w.asked.gather(1, model.forward(w.x, rows, w.trace));
     Losses losses;
     w.asked.learn(model.head, grad.head, [&](Token target, double weight, double loss, bool right) {
       losses.objective += weight * loss;
@@ -60,7 +73,7 @@ class NextToken {
     w.dstate.resize(rows.count(), model.head.inputs(), w.device);
     Backend::fill(w.dstate, 0);
     w.asked.scatter(1, w.dstate);
-    model.backward(x, rows, w.trace, w.dstate, grad);
+    model.backward(w.x, rows, w.trace, w.dstate, grad);
     return losses;
   }
 

@@ -22,7 +22,8 @@ struct Placed {
   Token token;
 };
 
-/// Promises: `place` and `read` are inverse on every round that fits the row.
+/// Promises: `place` and `read` are inverse on every round that fits the row. It may also fill a list that is there already,
+/// `place(example, round, placed)`, so that a step of training asks for no memory.
 template <class P>
 concept Placement = requires(const P& placement, const Example& example, int round, std::span<const Token> row) {
   { placement.place(example, round) } -> std::same_as<std::vector<Placed>>;
@@ -32,14 +33,18 @@ concept Placement = requires(const P& placement, const Example& example, int rou
 struct FlushRight {
   /// Round 1 .. rounds.size(); its tokens and, where there is room, the <pad> before them.
   std::vector<Placed> place(const Example& example, int round) const {
+    std::vector<Placed> placed;
+    place(example, round, placed);
+    return placed;
+  }
+  void place(const Example& example, int round, std::vector<Placed>& placed) const {
     const Tokens& tokens = example.rounds[static_cast<std::size_t>(round - 1)];
     const int columns = example.columns(), first = columns - static_cast<int>(tokens.size());
     require(first >= 0, "round ", round, " has ", tokens.size(), " tokens but the row only ", columns,
             " columns: set Example::width to the longest round");
-    std::vector<Placed> placed;
+    placed.clear();
     if (first > 0) placed.push_back({first - 1, Vocabulary::pad});
     for (std::size_t i = 0; i < tokens.size(); ++i) placed.push_back({first + static_cast<int>(i), tokens[i]});
-    return placed;
   }
 
   /// From the right end to the first <pad>.

@@ -9,6 +9,7 @@
 #include <memory>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <relay/core/threads.hpp>
@@ -26,6 +27,13 @@ struct StepReport {
   double gradient_norm = 0;
   long samples = 0;  // of this step
 };
+
+/// The examples of a batch that one lane is dealt at most, as copies of the largest. More than its even share: lanes are dealt like
+/// costs, and many small examples may have more rows than a few large ones of the same cost.
+inline int largest_share(int batch, int lanes) {
+  require(batch >= 1 && lanes >= 1, "a batch has at least one example and one lane, not ", batch, " and ", lanes);
+  return lanes == 1 ? batch : static_cast<int>(std::min<long>(batch, (batch + lanes - 1L) / lanes + 1 + lanes / 4));
+}
 
 template <class Model, class Objective>
 class Trainer {
@@ -48,21 +56,13 @@ class Trainer {
     for (const Example& e : examples) total += objective_->size(e);
     deal(examples);
     prepare(*model_);
-    const Key dropout = Key(seed_).fold(static_cast<std::uint64_t>(optimiser.steps)).fold(0x64726f70);
-    threads_->run(static_cast<int>(lanes_.size()), [&](int i) {
-      Lane& lane = *lanes_[static_cast<std::size_t>(i)];
-      clear(lane.gradient);
-      lane.losses = {};
-      if (!lane.examples.empty())
-        lane.losses = (*objective_)(*model_, lane.examples, total, dropout.fold(static_cast<std::uint64_t>(i)), lane.workspace,
-                                    lane.gradient);
-    });
+    run_lanes(total);
     StepReport report;
     Model& sum = lanes_.front()->gradient;
     for (std::size_t i = 0; i < lanes_.size(); ++i) {
       report.losses += lanes_[i]->losses;
       if (i > 0)
-        for_each_parameter([](std::string_view, auto& to, const auto& from) { Backend::add(from, to); }, sum, lanes_[i]->gradient);
+        for_each_parameter([](auto& to, const auto& from) { Backend::add(from, to); }, sum, lanes_[i]->gradient);
     }
     const double factor = schedule_(optimiser.steps + 1);
     report.rate = factor * optimiser.config().rate;
@@ -70,6 +70,21 @@ class Trainer {
     report.step = optimiser.steps;
     report.samples = static_cast<long>(examples.size());
     return report;
+  }
+
+  /// Gives every lane the buffers that batches of `batch` examples need, none of them larger than `largest` (columns, iterations,
+  /// text): the objective runs on a lane's largest share of such a batch, and changes neither model nor optimiser. Later steps
+  /// give the same bits, and ask the system for no memory but where a lane is dealt more than that.
+  void reserve(const Example& largest, int batch) {
+    const int share = largest_share(batch, static_cast<int>(lanes_.size()));
+    by_cost_.reserve(static_cast<std::size_t>(batch));
+    load_.reserve(lanes_.size());
+    for (auto& lane : lanes_) {
+      lane->examples.reserve(static_cast<std::size_t>(batch));
+      lane->examples.assign(static_cast<std::size_t>(share), &largest);
+    }
+    run_lanes(share * objective_->size(largest));
+    for (auto& lane : lanes_) clear(lane->gradient);
   }
 
   /// Takes steps until `steps` have been taken in all. data(i) gives the batch of step i, counted from 0; each of `after` is
@@ -85,10 +100,16 @@ class Trainer {
   /// The gradient of the last step, before clipping.
   const Model& gradient() const { return lanes_.front()->gradient; }
 
-  /// How often a lane asked the system for memory so far: constant once warmed up.
+  /// How often lanes asked the system for memory so far: constant once warmed up, or after reserve().
   long allocations() const {
     long sum = 0;
     for (const auto& lane : lanes_) sum += lane->memory.allocations();
+    return sum;
+  }
+  /// What it gave them: the traces of all lanes, and what lies between.
+  std::size_t bytes() const {
+    std::size_t sum = 0;
+    for (const auto& lane : lanes_) sum += lane->memory.bytes();
     return sum;
   }
 
@@ -111,16 +132,31 @@ class Trainer {
     }
   }
 
+  /// Forward and backward of every lane's examples, from a gradient of zero.
+  void run_lanes(double total) {
+    const Key dropout = Key(seed_).fold(static_cast<std::uint64_t>(optimiser.steps)).fold(0x64726f70);
+    threads_->run(static_cast<int>(lanes_.size()), [&](int i) {
+      Lane& lane = *lanes_[static_cast<std::size_t>(i)];
+      clear(lane.gradient);
+      lane.losses = {};
+      if (!lane.examples.empty())
+        lane.losses = (*objective_)(*model_, lane.examples, total, dropout.fold(static_cast<std::uint64_t>(i)), lane.workspace,
+                                    lane.gradient);
+    });
+  }
+
   /// The costliest example first, each to the lane with the least so far.
   void deal(std::span<const Example> examples) {
-    std::vector<std::pair<double, const Example*>> by_cost;
-    for (const Example& e : examples) by_cost.emplace_back(objective_->cost(e), &e);
-    std::stable_sort(by_cost.begin(), by_cost.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-    std::vector<double> load(lanes_.size());
+    by_cost_.clear();
+    for (const Example& e : examples) by_cost_.emplace_back(objective_->cost(e), &e);
+    std::sort(by_cost_.begin(), by_cost_.end(), [](const auto& a, const auto& b) {  // examples of one cost: as they came
+      return a.first != b.first ? a.first > b.first : a.second < b.second;
+    });
+    load_.assign(lanes_.size(), 0);
     for (auto& lane : lanes_) lane->examples.clear();
-    for (const auto& [cost, example] : by_cost) {
-      const auto least = std::min_element(load.begin(), load.end()) - load.begin();
-      load[static_cast<std::size_t>(least)] += cost;
+    for (const auto& [cost, example] : by_cost_) {
+      const auto least = std::min_element(load_.begin(), load_.end()) - load_.begin();
+      load_[static_cast<std::size_t>(least)] += cost;
       lanes_[static_cast<std::size_t>(least)]->examples.push_back(example);
     }
   }
@@ -131,6 +167,8 @@ class Trainer {
   Seed seed_;
   Threads* threads_;
   std::vector<std::unique_ptr<Lane>> lanes_;
+  std::vector<std::pair<double, const Example*>> by_cost_;  // of the step at hand, kept for its memory
+  std::vector<double> load_;
 };
 
 }  // namespace relay

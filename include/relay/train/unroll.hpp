@@ -28,8 +28,15 @@ class Unroll {
   using Backend = typename Model::Backend;
   using Tensor = typename Backend::Tensor;
   struct Workspace {
-    explicit Workspace(typename Backend::Device on) : device(on) {}
+    explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
     typename Backend::Device device;
+    std::vector<std::size_t> order;         // of the examples
+    std::vector<const Example*> examples;   // sorted
+    std::vector<int> lengths, counts;       // their columns and iterations
+    std::vector<std::int32_t> tokens;
+    std::vector<Placed> placed;
+    Ragged<Backend> batch;
+    typename Backend::Indices x;
     typename Embedding<Backend>::Trace embedding;
     typename Model::Loop::Trace loop;
     AskedRows<Backend> chain, answer;
@@ -47,24 +54,13 @@ class Unroll {
   /// Adds the gradient of sum(loss of examples) / total to `grad`. `dropout`: the key of what is dropped, if any.
   Losses operator()(const Model& model, std::span<const Example* const> examples, double total, std::optional<Key> dropout,
                     Workspace& w, Model& grad) const {
-    std::vector<const Example*> sorted(examples.begin(), examples.end());
-    std::stable_sort(sorted.begin(), sorted.end(), [](auto* a, auto* b) { return a->iterations > b->iterations; });
-    std::vector<int> lengths, counts;
-    std::vector<std::int32_t> tokens;
-    for (const Example* e : sorted) {
-      lengths.push_back(e->columns());
-      counts.push_back(e->iterations);
-      tokens.insert(tokens.end(), static_cast<std::size_t>(e->columns()) - e->problem.size(), Vocabulary::pad);
-      tokens.insert(tokens.end(), e->problem.begin(), e->problem.end());
-    }
-    const Ragged<Backend> batch(lengths, w.device);
-    const Rows<Backend> rows(batch, dropout);
-    const auto x = Backend::indices(tokens, w.device);
-    ask(sorted, batch, model.chain_head.inputs(), total, w);
+    sort(examples, w);
+    const Rows<Backend> rows(w.batch, dropout);
+    ask(model.chain_head.inputs(), total, w);
 
     w.loop.keep = keep_;
-    const Tensor& h0 = model.embedding.forward(x, rows, w.embedding);
-    model.loop.forward(h0, rows, counts, w.loop, [&](int t, const auto&, const Tensor& y) {
+    const Tensor& h0 = model.embedding.forward(w.x, rows, w.embedding);
+    model.loop.forward(h0, rows, w.counts, w.loop, [&](int t, const auto&, const Tensor& y) {
       w.chain.gather(t, y);
       w.answer.gather(t, y);
     });
@@ -83,20 +79,42 @@ class Unroll {
           w.chain.scatter(t, dy);
           w.answer.scatter(t, dy);
         },
-        grad.loop);
-    model.embedding.backward(x, rows, w.embedding, dh0, grad.embedding);
+        grad.loop, w.loop.applications.front());
+    model.embedding.backward(w.x, rows, w.embedding, dh0, grad.embedding);
     return losses;
   }
 
  private:
+  /// The batch of the lane, those with the most iterations first.
+  static void sort(std::span<const Example* const> examples, Workspace& w) {
+    w.order.resize(examples.size());
+    std::iota(w.order.begin(), w.order.end(), std::size_t{0});
+    std::sort(w.order.begin(), w.order.end(), [&](std::size_t a, std::size_t b) {  // std::stable_sort asks for memory
+      return examples[a]->iterations != examples[b]->iterations ? examples[a]->iterations > examples[b]->iterations : a < b;
+    });
+    w.examples.clear();
+    w.lengths.clear();
+    w.counts.clear();
+    w.tokens.clear();
+    for (const std::size_t i : w.order) {
+      const Example& e = *examples[i];
+      w.examples.push_back(&e);
+      w.lengths.push_back(e.columns());
+      w.counts.push_back(e.iterations);
+      w.tokens.insert(w.tokens.end(), static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
+      w.tokens.insert(w.tokens.end(), e.problem.begin(), e.problem.end());
+    }
+    w.batch.assign(w.lengths);
+    Backend::indices_to(w.tokens, w.device, w.x);
+  }
+
   /// Asks each iteration of each example what the supervision wants.
-  void ask(std::span<const Example* const> examples, const Ragged<Backend>& batch, int width, double total,
-           Workspace& w) const {
-    const int most = examples.empty() ? 0 : examples.front()->iterations;
+  void ask(int width, double total, Workspace& w) const {
+    const int most = w.examples.empty() ? 0 : w.examples.front()->iterations;
     w.chain.start(most);
     w.answer.start(most);
     int sequence = 0;
-    for (const Example* e : examples) {
+    for (const Example* e : w.examples) {
       int rounds = 0, answers = 0;
       for (int t = 1; t <= e->iterations; ++t) {
         const Asked asked = supervision_(t, e->iterations);
@@ -108,14 +126,17 @@ class Unroll {
         if (asked.round > 0) {
           require(asked.round <= static_cast<int>(e->rounds.size()), "iteration ", t, " is asked for round ", asked.round,
                   " of a chain of ", e->rounds.size(), " rounds");
-          const auto placed = placement_.place(*e, asked.round);
-          const double share = loss_.over_round == Normalisation::mean ? 1.0 / static_cast<double>(placed.size()) : 1.0;
+          if constexpr (requires { placement_.place(*e, asked.round, w.placed); })
+            placement_.place(*e, asked.round, w.placed);
+          else
+            w.placed = placement_.place(*e, asked.round);
+          const double share = loss_.over_round == Normalisation::mean ? 1.0 / static_cast<double>(w.placed.size()) : 1.0;
           const double weight = asked.learns ? loss_.lambda * asked.weight * share / rounds / total : 0;
-          for (const Placed& p : placed) w.chain.ask(t, batch.begin(sequence) + p.column, p.token, weight);
+          for (const Placed& p : w.placed) w.chain.ask(t, w.batch.begin(sequence) + p.column, p.token, weight);
         }
         if (asked.answer) {
           const double weight = asked.learns ? loss_.answer_weight * asked.answer_weight / answers / total : 0;
-          w.answer.ask(t, batch.end(sequence) - 1, e->answer, weight);
+          w.answer.ask(t, w.batch.end(sequence) - 1, e->answer, weight);
         }
       }
       ++sequence;
