@@ -78,7 +78,7 @@ void check_memory(const PipelineConfig& config) {
     require(needed <= there, "there is not enough memory: training ", stage.name, " needs ", std::ceil(needed / 1e9),
             " GB, but this machine has ", std::floor(there / 1e9),
             ": lower model.width, model.layers, batch or lanes, or set memory_limit, in MiB, so that less is stored");
-    models += static_cast<double>(stage.stored.parameters);
+    models += static_cast<double>(stage.stored.parameters + stage.stored.laid_out);
   }
 }
 

@@ -56,7 +56,11 @@ void check(auto&& make, auto&& objective_of) {
       CHECK(plan.parameters == parameters);
       CHECK(plan.gradients == static_cast<std::size_t>(lanes) * parameters);
       CHECK(plan.moments == 2 * parameters);
-      CHECK(plan.total() == plan.activations + (3 + static_cast<std::size_t>(lanes)) * parameters);
+      std::size_t weights = 0;
+      for_each_parameter([&](const auto& t) { weights += t.rows() > 1 ? static_cast<std::size_t>(t.size()) * sizeof(float) : 0; }, model);
+      CHECK(plan.laid_out >= 2 * weights);
+      CHECK(static_cast<double>(plan.laid_out) <= 2.6 * static_cast<double>(weights));  // what size classes round up
+      CHECK(plan.total() == plan.laid_out + plan.activations + (3 + static_cast<std::size_t>(lanes)) * parameters);
 
       auto trained = make(static_cast<Real*>(nullptr), Real::Device{});
       const auto objective = objective_of(trained);

@@ -192,7 +192,7 @@ class Pipeline {
     }
     const Keep keep = plan.keep(config_);
     const MemoryPlan& needs = plan.of(keep);
-    say(name, ": memory ", mebibytes(needs.total()), " MiB: parameters ", mebibytes(needs.parameters), ", gradients ",
+    say(name, ": memory ", mebibytes(needs.total()), " MiB: parameters ", mebibytes(needs.parameters + needs.laid_out), ", gradients ",
         mebibytes(needs.gradients), ", moments ", mebibytes(needs.moments), ", activations ", mebibytes(needs.activations),
         keep == Keep::inputs ? ", recomputed" : ", stored");
     Trainer trainer(model, objective, config_.optimiser(stage), config_.schedule(stage),

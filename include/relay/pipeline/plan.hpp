@@ -114,7 +114,7 @@ inline std::string plan_table(const std::vector<StagePlan>& stages, const Pipeli
   std::string out = line;
   for (const StagePlan& stage : stages) {
     const MemoryPlan& s = stage.stored;
-    std::snprintf(line, sizeof line, "%-16s %10.1f %10.1f %10.1f | %10.1f", stage.name.c_str(), mib(s.parameters), mib(s.gradients),
+    std::snprintf(line, sizeof line, "%-16s %10.1f %10.1f %10.1f | %10.1f", stage.name.c_str(), mib(s.parameters + s.laid_out), mib(s.gradients),
                   mib(s.moments), mib(s.activations));
     out += line;
     if (stage.recomputed)

@@ -21,12 +21,13 @@ namespace relay {
 
 /// Bytes.
 struct MemoryPlan {
-  std::size_t parameters = 0;   // of the model, its constants (rotary tables), and its weights as products read them
+  std::size_t parameters = 0;   // of the model, and its constants (rotary tables)
+  std::size_t laid_out = 0;     // its weights again, as products read them
   std::size_t gradients = 0;    // one of every lane
   std::size_t moments = 0;      // two, of the optimiser
   std::size_t activations = 0;  // of all lanes: traces, and what lies between them
 
-  std::size_t total() const { return parameters + gradients + moments + activations; }
+  std::size_t total() const { return parameters + laid_out + gradients + moments + activations; }
 };
 
 /// Of a training with batches of `batch` examples in `lanes` lanes, none of them larger than `largest` (columns, iterations, text).
@@ -48,7 +49,7 @@ MemoryPlan plan_memory(auto&& make, const Objective& objective, const Example& l
   auto gradient = model;
   const std::size_t alone = weights.used();
   prepare(model);
-  plan.parameters += weights.used() - alone;
+  plan.laid_out = weights.used() - alone;
   typename Objective::Workspace workspace{typename Backend::Device{&activations}};
   const std::vector<const Example*> share(static_cast<std::size_t>(copies), &largest);
   objective(model, share, 1, Key(), workspace, gradient);
@@ -62,7 +63,7 @@ inline long mebibytes(std::size_t bytes) { return static_cast<long>((bytes + (st
 /// Throws where a plan does not fit into `limit` bytes, none where there is no limit. `what`: what is planned, for the message.
 inline void require_fits(std::string_view what, const MemoryPlan& plan, std::optional<std::size_t> limit) {
   require(!limit || plan.total() <= *limit, what, " needs ", mebibytes(plan.total()), " MiB (parameters ",
-          mebibytes(plan.parameters), ", gradients ", mebibytes(plan.gradients), ", moments ", mebibytes(plan.moments),
+          mebibytes(plan.parameters + plan.laid_out), ", gradients ", mebibytes(plan.gradients), ", moments ", mebibytes(plan.moments),
           ", activations ", mebibytes(plan.activations), "), but the limit is ", limit.value_or(0) >> 20,
           " MiB: lower the batch, or the lanes, or the model's size, or raise the limit");
 }

@@ -83,6 +83,7 @@ class Trainer {
       lane->examples.reserve(static_cast<std::size_t>(batch));
       lane->examples.assign(static_cast<std::size_t>(share), &largest);
     }
+    prepare(*model_);
     run_lanes(share * objective_->size(largest));
     for (auto& lane : lanes_) clear(lane->gradient);
   }
