@@ -65,18 +65,34 @@ class Library:
 # --- PyTorch ---
 
 
-def tuned():
-    """PyTorch's environment: idle threads sleep while the library runs, the allocator keeps its memory. What the caller has set stays."""
+def tuned(mkl, directory):
+    """PyTorch's environment: idle threads sleep while the library runs, the allocator keeps its memory, and MKL uses the
+    instructions that there are. What the caller has set stays."""
     defaults = dict(OMP_WAIT_POLICY="passive", MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000")
+    if mkl == "tuned" and (preload := believing_mkl(directory)):
+        defaults["LD_PRELOAD"] = preload
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
+
+
+def believing_mkl(directory):
+    """A library to preload: MKL, PyTorch's float32 products, asks it whether the CPU is Intel's, and else takes no AVX-512: on a
+    CPU of another make that has it, half the rate. None where no compiler is found."""
+    library = os.path.join(directory, "believing_mkl.so")
+    try:
+        subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-x", "c", "-", "-o", library], check=True, text=True,
+                       capture_output=True, input="int mkl_serv_intel_cpu_true(void) { return 1; }\n")
+    except (OSError, subprocess.CalledProcessError):
+        print("compare.py: no C compiler as $CC or cc: on a CPU that is not Intel's PyTorch may do without AVX-512", file=sys.stderr)
+        return None
+    return library
 
 
 class Peer:
     """A worker process, kept alive with what it has compiled while the library runs."""
 
-    def __init__(self, python, description, threads):
+    def __init__(self, python, description, threads, environment):
         self.log = tempfile.TemporaryFile(mode="w+")
-        environment = {**os.environ, **tuned(), "OMP_NUM_THREADS": str(threads)}
+        environment = {**os.environ, **environment, "OMP_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen([python, PEER, description], env=environment, text=True, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=self.log, start_new_session=True)
         self.versions = self.answer()
@@ -121,12 +137,12 @@ def torch_of(python):
 # --- Measuring ---
 
 
-def compare(library, job, scalars, threads, pythons, options, description):
+def compare(library, job, scalars, threads, pythons, options, description, environment):
     """One job, the sides in turn. Rates: {"relay" or "torch VERSION, VARIANT": [one per alternation]}."""
     benchmark = f"{job['name']}/{scalars}/threads:{threads}"
     result = dict(job=job["name"], scalars=scalars, threads=threads, unit=job["unit"], tokens=job["tokens"], parameters=job["parameters"],
                   rates={"relay": []}, flops=[], ways={}, absent={})
-    peers = {torch: Peer(python, description, threads) for torch, python in pythons.items()}
+    peers = {torch: Peer(python, description, threads, environment) for torch, python in pythons.items()}
     try:
         for _ in range(options.alternations):
             counters = library.measure(benchmark, options.seconds)
@@ -276,11 +292,14 @@ def parse():
     parser.add_argument("--bench", required=True, metavar="PATH", help="the program built from bench/jobs.cpp")
     parser.add_argument("--python", action="append", default=[], metavar="PATH", help="an interpreter that has torch; may be repeated")
     parser.add_argument("--jobs", default="", metavar="REGEX", help="only jobs whose name matches, e.g. 'paper/.*training'")
-    parser.add_argument("--scalars", nargs="+", default=["float32", "bf16"], choices=["float32", "bf16"], help="those that the program has (both)")
+    parser.add_argument("--scalars", nargs="+", default=["float32", "bf16"], choices=["float32", "bf16"],
+                        help="those that the program has (both)")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], choices=[1, 2], help="(1 2)")
     parser.add_argument("--alternations", type=positive_integer, default=5, help="how often the sides take turns (%(default)s)")
     parser.add_argument("--seconds", type=positive_number, default=5, help="that a side measures for at a time, at least (%(default)s)")
     parser.add_argument("--scaling", action="store_true", help="also the library's 2 threads against 1")
+    parser.add_argument("--mkl", default="tuned", choices=["tuned", "plain"],
+                        help="tuned: PyTorch's MKL is made to use AVX-512 on any CPU that has it; plain: as it comes (%(default)s)")
     parser.add_argument("--out", metavar="NAME", help="writes NAME.json and NAME.md")
     options = parser.parse_args()
     if options.scaling and not {1, 2} <= set(options.threads):
@@ -314,18 +333,20 @@ def main():
         raise Problem(f"{options.bench} has no jobs with {', '.join(options.scalars)}")
 
     about = dict(revision=revision(), date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"), cpu=cpu_model(),
-                 torch=", ".join(pythons) or "none", command=shlex.join(sys.argv),
-                 environment="of PyTorch: OMP_NUM_THREADS=threads " + " ".join(f"{name}={value}" for name, value in tuned().items()))
+                 torch=", ".join(pythons) or "none", command=shlex.join(sys.argv))
     about["compiler"], about["flags"] = build_of(library)
     kinds = dict.fromkeys((scalars, threads) for _, scalars, threads in todo)
     limits = {kind: flops for kind in kinds if (flops := limit(library, *kind))}
     results = []
     print(markdown([], HEADER), flush=True)  # the rows follow as they are measured
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as described:
-        json.dump(library.description, described)
-        described.flush()
+    with tempfile.TemporaryDirectory() as directory:
+        description = os.path.join(directory, "jobs.json")
+        with open(description, "w") as file:
+            json.dump(library.description, file)
+        environment = tuned(options.mkl, directory)
+        about["environment"] = "of PyTorch: OMP_NUM_THREADS=threads " + " ".join(f"{k}={v}" for k, v in environment.items())
         for job, scalars, threads in todo:
-            results.append(compare(library, job, scalars, threads, pythons, options, described.name))
+            results.append(compare(library, job, scalars, threads, pythons, options, description, environment))
             print("| " + " | ".join(row(results[-1], limits)) + " |", flush=True)
             if options.out:  # after every job: what has been measured is not lost
                 write(options.out, about, results, limits, options)
