@@ -100,7 +100,7 @@ struct Shapes : ComposedOps<Shapes<S>> {
   static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) {
     dx.resize_like(dy, dy.rows(), weight.cols());
   }
-  static void add_outer_product(const Tensor& dy, const Tensor&, Tensor&) { scratch(256L * dy.cols(), dy); }
+  static void add_outer_product(const Tensor& dy, const Tensor&, Tensor&) { scratch(128L * (dy.cols() + 64), dy); }
 
   static void prepare(Tensor& weight) { weight.lay_out(); }
 
