@@ -1,20 +1,21 @@
 // backend/cpu/product.hpp: every form of the product, at sizes around the borders of tiles, vectors and panels.
-#include <relay/backend/cpu/product.hpp>
+#ifndef RELAY_CPU_LEVEL
 
 #include <vector>
 
-#include <relay/core/random.hpp>
-
 #include <doctest/doctest.h>
 
+#include "level.hpp"
 #include "reference.hpp"
 
-#ifdef RELAY_TEST_VECTOR_BYTES  // this test is built for several instruction sets
-static_assert(relay::cpu::vector_bytes == RELAY_TEST_VECTOR_BYTES);
-#endif
+#define RELAY_EACH_LEVEL "backend/cpu_product.cpp"
+#include <relay/backend/cpu/each_level.hpp>
 
-using namespace relay;
-using namespace relay::cpu;
+#else
+
+namespace relay::cpu::RELAY_CPU_LEVEL {
+
+constexpr at_level here(Level::RELAY_CPU_LEVEL);
 
 namespace {
 
@@ -72,10 +73,10 @@ double worst_of_all(int m, int n, int k, Random& random) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias", S, float, double) {
+TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias" * here, S, float, double) {
   Random random(Key(5));
   const double unit = std::is_same_v<S, float> ? 1e-6 : 1e-15;
-  const int columns = cpu::detail::panel_columns<S>, depth = cpu::detail::panel_depth<S>;
+  const int columns = detail::panel_columns<S>, depth = detail::panel_depth<S>;
   for (const int m : {1, 5, 6, 7, 13})
     for (const int n : {1, lanes<S> - 1, lanes<S>, columns - 1, columns, columns + 1, 2 * columns + lanes<S> + 3})
       for (const int k : {0, 1, lanes<S>, lanes<S> + 5, depth - 1, depth, 2 * depth + 1}) {
@@ -86,7 +87,7 @@ TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias", S, float, double) {
       }
 }
 
-TEST_CASE("a row's bits do not depend on how many rows are computed with it") {
+TEST_CASE("a row's bits do not depend on how many rows are computed with it" * here) {
   Random random(Key(6));
   const int m = 20, n = 77, k = 300;
   const Drawn<float> a(m, k, random), b(n, k, random);
@@ -99,3 +100,7 @@ TEST_CASE("a row's bits do not depend on how many rows are computed with it") {
   const auto all = rows(0, m);
   for (int i = 0; i < m; ++i) CHECK(rows(i, 1) == std::vector<float>(all.begin() + i * n, all.begin() + (i + 1) * n));
 }
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

@@ -7,17 +7,16 @@
 #include <Eigen/Core>
 
 #include <relay/backend/backend.hpp>
-#include <relay/backend/cpu/attention.hpp>
-#include <relay/backend/cpu/product.hpp>
-#include <relay/backend/cpu/row_ops.hpp>
+#include <relay/backend/cpu/levels.hpp>
 #include <relay/backend/cpu/tensor.hpp>
 #include <relay/backend/ops.hpp>
 #include <relay/core/ragged.hpp>
 
 namespace relay {
 
-template <class S>
-struct Cpu : ComposedOps<Cpu<S>> {
+/// `at_most`: the highest level of the instruction set to use (cpu/levels.hpp), for tests of the others.
+template <class S, cpu::Level at_most = cpu::highest>
+struct Cpu : ComposedOps<Cpu<S, at_most>> {
   using Scalar = S;
   using Memory = cpu::Memory;
   using Device = cpu::Device;
@@ -55,14 +54,20 @@ struct Cpu : ComposedOps<Cpu<S>> {
     std::copy_n(x.data(), y.size(), y.data());
   }
   /// y += x, over the rows that both have
-  static void add(const Tensor& x, Tensor& y) { cpu::add(x.data(), y.data(), std::min(x.size(), y.size())); }
+  static void add(const Tensor& x, Tensor& y) {
+    run([&](auto kernels) { kernels.add(x.data(), y.data(), std::min(x.size(), y.size())); });
+  }
   /// every row of y += row [1, cols]
   static void add_row(const Tensor& row, Tensor& y) {
-    for (int r = 0; r < y.rows(); ++r) cpu::add(row.data(), y.row(r), y.cols());
+    run([&](auto kernels) {
+      for (int r = 0; r < y.rows(); ++r) kernels.add(row.data(), y.row(r), y.cols());
+    });
   }
   /// total [1, cols] += the sum of y's rows
   static void add_column_sums(const Tensor& y, Tensor& total) {
-    for (int r = 0; r < y.rows(); ++r) cpu::add(y.row(r), total.data(), y.cols());
+    run([&](auto kernels) {
+      for (int r = 0; r < y.rows(); ++r) kernels.add(y.row(r), total.data(), y.cols());
+    });
   }
   /// rows begin .. end-1 of x = 0
   static void clear_rows(Tensor& x, int begin, int end) { std::fill(x.row(begin), x.row(end), S(0)); }
@@ -73,67 +78,61 @@ struct Cpu : ComposedOps<Cpu<S>> {
   }
   /// x's row indices[i] += y's row first + i
   static void scatter_rows(const Tensor& y, int first, const Indices& indices, Tensor& x) {
-    for (std::size_t i = 0; i < indices.size(); ++i)
-      cpu::add(y.row(first + static_cast<int>(i)), x.row(indices[i]), x.cols());
+    run([&](auto kernels) {
+      for (std::size_t i = 0; i < indices.size(); ++i) kernels.add(y.row(first + static_cast<int>(i)), x.row(indices[i]), x.cols());
+    });
   }
   static double sum_of_squares(const Tensor& x) {
-    cpu::Vector<S> total{};
-    cpu::by_vector<S>(x.size(), [&](long i, auto n) {
-      const auto v = cpu::load_first(x.data() + i, n);
-      total += v * v;
-    });
-    return static_cast<double>(cpu::sum<S>(total));
+    return run([&](auto kernels) { return kernels.sum_of_squares(x); });
   }
 
   // What layers are made of (row_ops.hpp, attention.hpp say what each computes).
   static void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double eps, Tensor& y, Tensor& statistics) {
-    cpu::layer_norm(x, scale, shift, eps, y, statistics);
+    run([&](auto kernels) { kernels.layer_norm(x, scale, shift, eps, y, statistics); });
   }
   static void layer_norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, Tensor& dx,
                                   Tensor& dscale, Tensor& dshift) {
-    cpu::layer_norm_backward(x, statistics, scale, dy, dx, dscale, dshift);
+    run([&](auto kernels) { kernels.layer_norm_backward(x, statistics, scale, dy, dx, dscale, dshift); });
   }
-  static void gelu(const Tensor& x, Tensor& y) { cpu::gelu(x, y); }
-  static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx) { cpu::gelu_backward(x, dy, dx); }
+  static void gelu(const Tensor& x, Tensor& y) {
+    run([&](auto kernels) { kernels.gelu(x, y); });
+  }
+  static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx) {
+    run([&](auto kernels) { kernels.gelu_backward(x, dy, dx); });
+  }
   static void rotate(Tensor& qkv, const Rows<Cpu>& rows, int heads, int rotated, const Tensor& table, int direction,
                      const Indices& starts = {}) {
-    cpu::rotate(qkv, rows, heads, rotated, table, static_cast<S>(direction), starts);
+    run([&](auto kernels) { kernels.rotate(qkv, rows, heads, rotated, table, static_cast<S>(direction), starts); });
   }
   static void attention(const Tensor& qkv, const Rows<Cpu>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
-    cpu::attention(qkv, rows, heads, out, lse);
+    run([&](auto kernels) { kernels.attention(qkv, rows, heads, out, lse); });
   }
   static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Cpu>& rows,
                                  const Heads& heads, Tensor& dqkv) {
-    cpu::attention_backward(qkv, lse, dout, rows, heads, dqkv);
+    run([&](auto kernels) { kernels.attention_backward(qkv, lse, dout, rows, heads, dqkv); });
   }
   static void attention_cached(const Tensor& qkv, const Rows<Cpu>& rows, const Indices& slots, const Indices& starts, int heads,
                                Tensor& keys, Tensor& values, Tensor& out) {
-    cpu::attention_cached(qkv, rows, slots, starts, heads, keys, values, out);
+    run([&](auto kernels) { kernels.attention_cached(qkv, rows, slots, starts, heads, keys, values, out); });
   }
-  static int cache_capacity(int positions) { return cpu::round_up<S>(positions); }
-  static void dropout(const Tensor& x, double rate, Key key, Tensor& y) { cpu::dropout<S>(x, rate, key, nullptr, y); }
+  static int cache_capacity(int positions) {
+    constexpr int widest = 64 / static_cast<int>(sizeof(S));  // whole vectors at any level
+    return (positions + widest - 1) / widest * widest;
+  }
+  static void dropout(const Tensor& x, double rate, Key key, Tensor& y) {
+    const Tensor* const base = nullptr;
+    run([&](auto kernels) { kernels.dropout(x, rate, key, base, y); });
+  }
   static void softmax_cross_entropy(Tensor& logits, const Indices& targets, std::span<const double> weights, Tensor& losses) {
-    cpu::softmax_cross_entropy(logits, targets, weights, losses);
+    run([&](auto kernels) { kernels.softmax_cross_entropy(logits, targets, weights, losses); });
   }
   /// Per row of logits: the class of the largest one and its probability.
   static void argmax(const Tensor& logits, std::vector<std::int32_t>& best, std::vector<double>& probability) {
-    cpu::argmax(logits, best, probability);
+    run([&](auto kernels) { kernels.argmax(logits, best, probability); });
   }
   /// (train/adamw.hpp)
   static void adamw(Tensor& weight, const Tensor& gradient, Tensor& first, Tensor& second, const AdamWStep& step) {
-    const auto scalar = [](double value) { return static_cast<S>(value); };
-    const S scale = scalar(step.gradient_scale), keep = scalar(1 - step.rate * step.decay), rate = scalar(step.rate / step.correction1);
-    const S beta1 = scalar(step.beta1), rest1 = scalar(1 - step.beta1), beta2 = scalar(step.beta2), rest2 = scalar(1 - step.beta2);
-    const S root = scalar(1 / std::sqrt(step.correction2)), epsilon = scalar(step.epsilon);
-    cpu::by_vector<S>(weight.size(), [&](long i, auto n) {
-      const auto g = cpu::load_first(gradient.data() + i, n) * scale;
-      const auto m = cpu::load_first(first.data() + i, n) * beta1 + g * rest1;
-      const auto v = cpu::load_first(second.data() + i, n) * beta2 + g * g * rest2;
-      const auto w = cpu::load_first(weight.data() + i, n) * keep - m * rate / (cpu::sqrt(v) * root + epsilon);
-      cpu::store_first(first.data() + i, m, n);
-      cpu::store_first(second.data() + i, v, n);
-      cpu::store_first(weight.data() + i, w, n);
-    });
+    run([&](auto kernels) { kernels.adamw(weight, gradient, first, second, step); });
   }
 
   // Composed ops that are faster in one pass here.
@@ -144,14 +143,14 @@ struct Cpu : ComposedOps<Cpu<S>> {
   }
   /// y = x + dropout(branch)
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
-    if (key && rate > 0) return cpu::dropout<S>(branch, rate, *key, &x, y);
-    y.resize_like(x, x.rows(), x.cols());
-    cpu::by_vector<S>(x.size(), [&](long i, auto n) {
-      cpu::store_first(y.data() + i, cpu::load_first(x.data() + i, n) + cpu::load_first(branch.data() + i, n), n);
-    });
+    if (key && rate > 0) return run([&](auto kernels) { kernels.dropout(branch, rate, *key, &x, y); });
+    run([&](auto kernels) { kernels.residual(x, branch, y); });
   }
 
  private:
+  /// What each operation goes through: the kernels of the level that this machine has.
+  static decltype(auto) run(auto&& f) { return cpu::run<S, at_most>(f); }
+
   using Operand = cpu::Operand;
   using Store = cpu::Store;
 
@@ -160,13 +159,13 @@ struct Cpu : ComposedOps<Cpu<S>> {
   template <Operand A, Operand B>
   static void multiply(const Tensor& a, const Tensor& b, const S* bias, Tensor& c, Store how) {
     if constexpr (std::is_same_v<S, float>) {
-      const int depth = A == Operand::plain ? a.cols() : a.rows();
-      cpu::product<A, B, S>(c.rows(), c.cols(), depth, {a.data(), a.cols()}, {b.data(), b.cols()}, bias, {c.data(), c.cols()},
-                            how, c.device());
+      run([&](auto kernels) { kernels.template product<A, B>(a, b, bias, c, how); });
     } else {
       const auto add = [&](const auto& op_a, const auto& op_b) { map(c).noalias() += op_a * op_b; };
       if (how == Store::assign) map(c).setZero();
-      for (int r = 0; bias && r < c.rows(); ++r) cpu::add(bias, c.row(r), c.cols());
+      run([&](auto kernels) {
+        for (int r = 0; bias && r < c.rows(); ++r) kernels.add(bias, c.row(r), c.cols());
+      });
       if constexpr (A == Operand::transposed)
         add(map(a).transpose(), map(b));
       else if constexpr (B == Operand::transposed)

@@ -6,18 +6,11 @@
 // Forward keeps the log-sum-exp of each row instead of P; backward recomputes P from it. Queries are taken in blocks, so the
 // scratch is a block of rows by the sequence's length, and a causal block stops at its last visible key, an anticausal one begins
 // at its first.
-#pragma once
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
-#include <relay/backend/cpu/product.hpp>
-#include <relay/backend/cpu/tensor.hpp>
-#include <relay/backend/ops.hpp>
-#include <relay/core/ragged.hpp>
-
-namespace relay::cpu {
+namespace relay::cpu::RELAY_CPU_LEVEL {
 
 namespace detail {
 
@@ -56,9 +49,9 @@ template <class S, class F>
 [[gnu::always_inline]] inline void by_masked_vector(int padded, Keys keys, F&& f) {
   for (int j = 0; j < padded; j += lanes<S>) {
     if (keys.begin <= j && j + lanes<S> <= keys.end)
-      f(j, [](const Vector<S>& v, S) -> Vector<S> { return v; });
+      f(j, [](const auto& v, S) -> Vector<S> { return v; });
     else
-      f(j, [&](const Vector<S>& v, S rest) -> Vector<S> { return keep_range(v, keys.begin - j, keys.end - j, rest); });
+      f(j, [&](const auto& v, S rest) -> Vector<S> { return keep_range(v, keys.begin - j, keys.end - j, rest); });
   }
 }
 
@@ -246,4 +239,6 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   }
 }
 
-}  // namespace relay::cpu
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

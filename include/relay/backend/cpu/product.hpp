@@ -6,15 +6,11 @@
 // be, and padded to whole vectors) and then read by every row of A. A is read where it lies, or, transposed, copied tile by
 // tile. Goto & van de Geijn 2008 is the source of the scheme. As in small_product.hpp, an element is summed over k in
 // an order that depends on k alone: a row of C has the same bits whatever other rows there are.
-#pragma once
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
 
-#include <algorithm>
-#include <limits>
-
-#include <relay/backend/cpu/small_product.hpp>
-#include <relay/backend/cpu/tensor.hpp>
-
-namespace relay::cpu {
+namespace relay::cpu::RELAY_CPU_LEVEL {
 
 /// Rows of A, B and C are `stride` elements apart.
 template <class S>
@@ -178,4 +174,13 @@ void product(int m, int n, int k, ConstMatrix<S> a, ConstMatrix<S> b, const S* b
   }
 }
 
-}  // namespace relay::cpu
+/// The same of whole tensors.
+template <Operand A, Operand B, class S>
+void product(const Tensor<S>& a, const Tensor<S>& b, const S* bias, Tensor<S>& c, Store how) {
+  product<A, B, S>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()}, bias,
+                   {c.data(), c.cols()}, how, c.device());
+}
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

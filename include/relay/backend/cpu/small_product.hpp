@@ -3,14 +3,11 @@
 //
 // A tile of C, six rows by a few vectors, stays in registers while k runs. Every element of C is summed over k in order,
 // whatever the sizes, so a result does not depend on how many rows are computed together.
-#pragma once
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
 
-#include <relay/backend/cpu/simd.hpp>
-
-namespace relay::cpu {
-
-enum class Operand { plain, transposed };
-enum class Store { assign, add };
+namespace relay::cpu::RELAY_CPU_LEVEL {
 
 /// A tile of C: with the vectors of B and a factor of A beside it, as many registers as the instruction set has (32 or 16).
 inline constexpr int tile_rows = 6;
@@ -87,4 +84,6 @@ void small_product(int m, int n, int k, const S* a, int lda, const S* b, int ldb
                                               start ? start + j : start);
 }
 
-}  // namespace relay::cpu
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif
