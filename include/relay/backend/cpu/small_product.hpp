@@ -44,10 +44,17 @@ template <int M, int N, Operand A, class S>
     }
 }
 
+/// Fewer rows than a tile has, in powers of two: every height of its own would be as much to compile again as all the rest.
 template <int M, int N, Operand A, class S>
 inline void rest(int m, int k, const S* a, int lda, const S* b, int ldb, S* c, int ldc, Store how, const S* start) {
-  if (m == M) return tile<M, N, A>(k, a, lda, b, ldb, c, ldc, how, start);
-  if constexpr (M > 1) rest<M - 1, N, A>(m, k, a, lda, b, ldb, c, ldc, how, start);
+  if (m >= M) {
+    tile<M, N, A>(k, a, lda, b, ldb, c, ldc, how, start);
+    m -= M;
+    a += A == Operand::plain ? static_cast<long>(M) * lda : M;
+    c += static_cast<long>(M) * ldc;
+  }
+  if constexpr (M > 1)
+    if (m > 0) rest<M / 2, N, A>(m, k, a, lda, b, ldb, c, ldc, how, start);
 }
 
 template <int N, Operand A, class S>
@@ -57,7 +64,7 @@ inline void columns(int m, int k, const S* a, int lda, const S* b, int ldb, S* c
   for (; i + tile_rows <= m; i += tile_rows)
     tile<tile_rows, N, A>(k, a + i * step, lda, b, ldb, c + static_cast<long>(i) * ldc, ldc, how, start);
   if (i < m)
-    rest<tile_rows - 1, N, A>(m - i, k, a + i * step, lda, b, ldb, c + static_cast<long>(i) * ldc, ldc, how, start);
+    rest<4, N, A>(m - i, k, a + i * step, lda, b, ldb, c + static_cast<long>(i) * ldc, ldc, how, start);
 }
 
 /// The last vectors of a row of C, fewer than a tile has.
