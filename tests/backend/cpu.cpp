@@ -3,16 +3,34 @@
 #include <doctest/doctest.h>
 
 #include "conformance.hpp"
-
-#ifdef RELAY_TEST_VECTOR_BYTES  // this test is built for several instruction sets
-static_assert(relay::cpu::vector_bytes == RELAY_TEST_VECTOR_BYTES);
-#endif
+#include "level.hpp"
 
 using namespace relay;
 
+template <cpu::Level level>
+using At = std::integral_constant<cpu::Level, level>;
+
+#ifdef RELAY_TEST_LOWEST  // this test is built with several flags
+static_assert(cpu::lowest == cpu::Level::RELAY_TEST_LOWEST);
+#endif
+
 // float: exp and erf within a few ulp and sums in any order. double: the standard library's functions.
-TEST_CASE("Cpu<float> conforms") { Conformance<Cpu<float>>({}, 1e-6).run(); }
-TEST_CASE("Cpu<bf16> conforms: operands of products keep 8 bits") { Conformance<Cpu<bf16>>({}, 1e-6, 2e-2).run(); }
+TEST_CASE_TEMPLATE("Cpu<float> conforms at every level", L, At<cpu::Level::base>, At<cpu::Level::avx2>,
+                   At<cpu::Level::avx512>) {
+  if (!cpu::compiled<L::value> || L::value > cpu::machine_level()) {
+    MESSAGE(name_of(L::value), " is not there");
+    return;
+  }
+  Conformance<Cpu<float, L::value>>({}, 1e-6).run();
+}
+TEST_CASE_TEMPLATE("Cpu<bf16> conforms: operands of products keep 8 bits, where there are such products", L, At<cpu::Level::avx2>,
+                   At<cpu::Level::avx512_bf16>) {
+  if (!cpu::compiled<L::value> || L::value > cpu::machine_level()) {
+    MESSAGE(name_of(L::value), " is not there");
+    return;
+  }
+  Conformance<Cpu<bf16, L::value>>({}, 1e-6, 2e-2).run();
+}
 TEST_CASE("Cpu<double> conforms") { Conformance<Cpu<double>>({}, 1e-14).run(); }
 
 TEST_CASE("and with its own memory") {

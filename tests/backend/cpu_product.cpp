@@ -1,20 +1,21 @@
 // backend/cpu/product.hpp: every form of the product, at sizes around the borders of tiles, vectors and panels.
-#include <relay/backend/cpu/product.hpp>
+#ifndef RELAY_CPU_LEVEL
 
 #include <vector>
 
-#include <relay/core/random.hpp>
-
 #include <doctest/doctest.h>
 
+#include "level.hpp"
 #include "reference.hpp"
 
-#ifdef RELAY_TEST_VECTOR_BYTES  // this test is built for several instruction sets
-static_assert(relay::cpu::vector_bytes == RELAY_TEST_VECTOR_BYTES);
-#endif
+#define RELAY_EACH_LEVEL "backend/cpu_product.cpp"
+#include <relay/backend/cpu/each_level.hpp>
 
-using namespace relay;
-using namespace relay::cpu;
+#else
+
+namespace relay::cpu::RELAY_CPU_LEVEL {
+
+constexpr at_level here(Level::RELAY_CPU_LEVEL);
 
 namespace {
 
@@ -84,12 +85,12 @@ double worst_of_all(int m, int n, int k, Random& random) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias", P, float, bf16, double) {
+TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias" * here, P, float, bf16, double) {
   using F = Factors<P>;
   using S = SumOf<F>;
   Random random(Key(5));
   const double unit = std::is_same_v<S, float> ? 1e-6 : 1e-15;
-  const int columns = cpu::detail::panel_columns<F>, depth = cpu::detail::panel_depth<F> * steps<F>;
+  const int columns = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
   for (const int m : {1, 5, 6, 7, 13})
     for (const int n : {1, lanes<S> - 1, lanes<S>, columns - 1, columns, columns + 1, 2 * columns + lanes<S> + 3})
       for (const int k : {0, 1, lanes<S>, lanes<S> + 5, depth - 1, depth, 2 * depth + 1}) {
@@ -100,7 +101,7 @@ TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias", P, float, bf16, double) {
       }
 }
 
-TEST_CASE_TEMPLATE("a row's bits do not depend on how many rows are computed with it", P, float, bf16) {
+TEST_CASE_TEMPLATE("a row's bits do not depend on how many rows are computed with it" * here, P, float, bf16) {
   Random random(Key(6));
   const int m = 20, n = 77, k = 301;
   const Drawn<P> a(m, k, random), b(n, k, random);
@@ -114,7 +115,7 @@ TEST_CASE_TEMPLATE("a row's bits do not depend on how many rows are computed wit
   for (int i = 0; i < m; ++i) CHECK(rows(i, 1) == std::vector<float>(all.begin() + i * n, all.begin() + (i + 1) * n));
 }
 
-TEST_CASE("bf16 factors are rounded to nearest") {
+TEST_CASE("bf16 factors are rounded to nearest" * here) {
   Random random(Key(7));
   const int m = 3, n = 5, k = 9;
   std::vector<float> a(m * k), b(n * k), c(m * n);
@@ -131,3 +132,7 @@ TEST_CASE("bf16 factors are rounded to nearest") {
       CHECK(static_cast<double>(c[static_cast<std::size_t>(i * n + j)]) == doctest::Approx(expected).epsilon(1e-5));
     }
 }
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

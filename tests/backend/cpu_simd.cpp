@@ -1,18 +1,23 @@
 // backend/cpu/simd.hpp: parts of a vector, sums, transposition, square roots, exp and erf.
-#include <relay/backend/cpu/simd.hpp>
+#ifndef RELAY_CPU_LEVEL
 
 #include <algorithm>
 #include <vector>
 
 #include <doctest/doctest.h>
 
-#ifdef RELAY_TEST_VECTOR_BYTES  // this test is built for several instruction sets
-static_assert(relay::cpu::vector_bytes == RELAY_TEST_VECTOR_BYTES);
-#endif
+#include "level.hpp"
 
-using namespace relay::cpu;
+#define RELAY_EACH_LEVEL "backend/cpu_simd.cpp"
+#include <relay/backend/cpu/each_level.hpp>
 
-TEST_CASE_TEMPLATE("partial loads fill with zeros, partial stores touch nothing behind", S, float, double) {
+#else
+
+namespace relay::cpu::RELAY_CPU_LEVEL {
+
+constexpr at_level here(Level::RELAY_CPU_LEVEL);
+
+TEST_CASE_TEMPLATE("partial loads fill with zeros, partial stores touch nothing behind" * here, S, float, double) {
   std::vector<S> from(static_cast<std::size_t>(lanes<S>));
   for (int i = 0; i < lanes<S>; ++i) from[static_cast<std::size_t>(i)] = static_cast<S>(i + 1);
   for (int n = 0; n <= lanes<S>; ++n) {
@@ -28,7 +33,7 @@ TEST_CASE_TEMPLATE("partial loads fill with zeros, partial stores touch nothing 
   }
 }
 
-TEST_CASE_TEMPLATE("keep_range replaces what is outside", S, float, double) {
+TEST_CASE_TEMPLATE("keep_range replaces what is outside" * here, S, float, double) {
   Vector<S> v;
   for (int i = 0; i < lanes<S>; ++i) v[i] = static_cast<S>(i + 1);
   for (int begin = -1; begin <= lanes<S> + 1; ++begin)
@@ -41,7 +46,7 @@ TEST_CASE_TEMPLATE("keep_range replaces what is outside", S, float, double) {
     }
 }
 
-TEST_CASE_TEMPLATE("a square is transposed", S, float, double) {
+TEST_CASE_TEMPLATE("a square is transposed" * here, S, float, double) {
   Square<S> square;
   for (int r = 0; r < lanes<S>; ++r)
     for (int c = 0; c < lanes<S>; ++c) square.row[r][c] = static_cast<S>(100 * r + c);
@@ -53,14 +58,14 @@ TEST_CASE_TEMPLATE("a square is transposed", S, float, double) {
     }
 }
 
-TEST_CASE_TEMPLATE("square roots are the standard library's", S, float, double) {
+TEST_CASE_TEMPLATE("square roots are the standard library's" * here, S, float, double) {
   for (const S x : {S(0), S(1e-30), S(0.3), S(2), S(1e30)}) {
-    const Vector<S> y = relay::cpu::sqrt(broadcast(x));
+    const Vector<S> y = sqrt(broadcast(x));
     for (int i = 0; i < lanes<S>; ++i) CHECK(y[i] == std::sqrt(x));
   }
 }
 
-TEST_CASE("round_up and by_vector cover every element once") {
+TEST_CASE("round_up and by_vector cover every element once" * here) {
   CHECK(round_up<float>(0) == 0);
   CHECK(round_up<float>(1) == lanes<float>);
   CHECK(round_up<float>(lanes<float>) == lanes<float>);
@@ -95,8 +100,8 @@ const auto absolute = [](double y, double expected) { return std::abs(y - expect
 
 }  // namespace
 
-TEST_CASE("exp of floats: two units in the last place from -87 to 88") {
-  const auto f = [](const Vector<float>& x) { return exp(x); };
+TEST_CASE("exp of floats: two units in the last place from -87 to 88" * here) {
+  const auto f = [](const auto& x) -> Vector<float> { return exp(x); };
   const auto exact = [](double x) { return std::exp(x); };
   CHECK(worst(-87.0f, 88.0f, f, exact, relative) < 2.4e-7);
   CHECK(worst(-1.0f, 1.0f, f, exact, relative) < 2.4e-7);
@@ -108,8 +113,8 @@ TEST_CASE("exp of floats: two units in the last place from -87 to 88") {
   CHECK(std::isfinite(f(broadcast(-INFINITY))[0]));
 }
 
-TEST_CASE("erf of floats: a few units in the last place of one") {
-  const auto f = [](const Vector<float>& x) { return erf(x); };
+TEST_CASE("erf of floats: a few units in the last place of one" * here) {
+  const auto f = [](const auto& x) -> Vector<float> { return erf(x); };
   const auto exact = [](double x) { return std::erf(x); };
   CHECK(worst(-6.0f, 6.0f, f, exact, absolute) < 5e-7);
   CHECK(worst(1e-6f, 0.5f, f, exact, relative) < 4e-7);
@@ -117,9 +122,13 @@ TEST_CASE("erf of floats: a few units in the last place of one") {
   CHECK(std::abs(f(broadcast(50.0f))[0]) <= 1.0000005f);
 }
 
-TEST_CASE("exp and erf of doubles are the standard library's") {
+TEST_CASE("exp and erf of doubles are the standard library's" * here) {
   for (const double x : {-700.0, -3.0, -0.1, 0.0, 1e-9, 0.7, 5.0, 700.0}) {
     CHECK(exp(broadcast(x))[0] == std::exp(x));
     CHECK(erf(broadcast(x))[lanes<double> - 1] == std::erf(x));
   }
 }
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

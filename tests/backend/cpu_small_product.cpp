@@ -1,20 +1,22 @@
 // backend/cpu/small_product.hpp: every shape of a tile, plain and transposed, assigned and added.
-#include <relay/backend/cpu/small_product.hpp>
+#ifndef RELAY_CPU_LEVEL
 
 #include <vector>
 
-#include <relay/core/random.hpp>
-
 #include <doctest/doctest.h>
 
-#ifdef RELAY_TEST_VECTOR_BYTES  // this test is built for several instruction sets
-static_assert(relay::cpu::vector_bytes == RELAY_TEST_VECTOR_BYTES);
-#endif
+#include "level.hpp"
 
-using namespace relay;
-using namespace relay::cpu;
+#define RELAY_EACH_LEVEL "backend/cpu_small_product.cpp"
+#include <relay/backend/cpu/each_level.hpp>
 
-TEST_CASE_TEMPLATE("C (+)= op(A) B", S, float, double) {
+#else
+
+namespace relay::cpu::RELAY_CPU_LEVEL {
+
+constexpr at_level here(Level::RELAY_CPU_LEVEL);
+
+TEST_CASE_TEMPLATE("C (+)= op(A) B" * here, S, float, double) {
   Random random(Key(3));
   const auto draw = [&](int count) {
     std::vector<S> v(static_cast<std::size_t>(count));
@@ -51,7 +53,7 @@ TEST_CASE_TEMPLATE("C (+)= op(A) B", S, float, double) {
       }
 }
 
-TEST_CASE("a row's result does not depend on how many rows are computed with it") {
+TEST_CASE("a row's result does not depend on how many rows are computed with it" * here) {
   Random random(Key(4));
   const int n = 3 * lanes<float>, k = 19;
   std::vector<float> a(11 * 19), b(static_cast<std::size_t>(k * n)), all(static_cast<std::size_t>(11 * n)),
@@ -64,3 +66,7 @@ TEST_CASE("a row's result does not depend on how many rows are computed with it"
     for (int j = 0; j < n; ++j) CHECK(one[static_cast<std::size_t>(j)] == all[static_cast<std::size_t>(i * n + j)]);
   }
 }
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

@@ -6,18 +6,11 @@
 // Forward keeps the log-sum-exp of each row instead of P; backward recomputes P from it. Queries are taken in blocks, so the
 // scratch is a block of rows by the sequence's length, and a causal block stops at its last visible key, an anticausal one begins
 // at its first.
-#pragma once
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
-#include <relay/backend/cpu/product.hpp>
-#include <relay/backend/cpu/tensor.hpp>
-#include <relay/backend/ops.hpp>
-#include <relay/core/ragged.hpp>
-
-namespace relay::cpu {
+namespace relay::cpu::RELAY_CPU_LEVEL {
 
 namespace detail {
 
@@ -56,9 +49,9 @@ template <class S, class F>
 [[gnu::always_inline]] inline void by_masked_vector(int padded, Keys keys, F&& f) {
   for (int j = 0; j < padded; j += lanes<S>) {
     if (keys.begin <= j && j + lanes<S> <= keys.end)
-      f(j, [](const Vector<S>& v, S) -> Vector<S> { return v; });
+      f(j, [](const auto& v, S) -> Vector<S> { return v; });
     else
-      f(j, [&](const Vector<S>& v, S rest) -> Vector<S> { return keep_range(v, keys.begin - j, keys.end - j, rest); });
+      f(j, [&](const auto& v, S rest) -> Vector<S> { return keep_range(v, keys.begin - j, keys.end - j, rest); });
   }
 }
 
@@ -285,11 +278,20 @@ class CacheLayout {
   int size_, padded_;
 };
 
+/// An empty cache.
+template <class P, class S>
+void make_cache(int slots, int positions, int width, int heads, Device device, Tensor<S>& keys, Tensor<S>& values) {
+  const CacheLayout<Factors<P>> layout(width / heads);
+  keys.resize(slots * heads, layout.keys(positions), device);
+  values.resize(slots * heads, layout.values(positions), device);
+}
+
 /// Sequence s of `rows` continues slot slots[s], which holds starts[s] positions: its keys and values are appended and it
 /// attends, causally, to all that is there. A sequence that starts (a prompt) attends to itself, in one pass.
-template <class F, class S, class Index>
+template <class P, class S, class Index>
 void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots, const Index& starts, int heads,
                       Tensor<S>& keys, Tensor<S>& values, Tensor<S>& out) {
+  using F = Factors<P>;
   static_assert(sizeof(F) == sizeof(S));
   const int width = qkv.cols() / 3, size = width / heads;
   const S scale = S(1) / std::sqrt(static_cast<S>(size));
@@ -343,4 +345,6 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   }
 }
 
-}  // namespace relay::cpu
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

@@ -1,22 +1,16 @@
 // What products multiply: float or double as they are, or pairs of bf16, neighbours along k, whose two products are added to
 // a float at once: the instruction vdpbf16ps, of AVX512_BF16. Where the instruction is missing, bf16 is float.
-#pragma once
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
 
-#include <cstdint>
+namespace relay::cpu::RELAY_CPU_LEVEL {
 
-#include <relay/backend/cpu/simd.hpp>
-#include <relay/core/bf16.hpp>
-
-namespace relay::cpu {
-
-#ifdef __AVX512BF16__
+#ifdef RELAY_CPU_BF16
 inline constexpr bool multiplies_bf16 = true;
 #else
 inline constexpr bool multiplies_bf16 = false;
 #endif
-
-/// Two bf16: the first in the lower half.
-enum class Pair : std::int32_t {};
 
 template <>
 struct VectorOf<Pair> : VectorOf<std::int32_t> {};
@@ -49,11 +43,11 @@ constexpr int factors(int k) {
 /// sum += row * factor, of every lane
 template <class F>
 [[gnu::always_inline]] inline void add_product(Vector<SumOf<F>>& sum, const Vector<F>& row, F factor) {
-#ifdef __AVX512BF16__
+#ifdef RELAY_CPU_BF16
   if constexpr (std::is_same_v<F, Pair>) {
     const auto pair = _mm512_set1_epi32(static_cast<int>(factor));
-    sum = std::bit_cast<Vector<float>>(
-        _mm512_dpbf16_ps(std::bit_cast<__m512>(sum), std::bit_cast<__m512bh>(row), std::bit_cast<__m512bh>(pair)));
+    sum = reinterpret_cast<Vector<float>>(
+        _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(row), reinterpret_cast<__m512bh>(pair)));
     return;
   }
 #endif
@@ -63,8 +57,8 @@ template <class F>
 /// Neighbours along k that lie in one row: elements 2i and 2i+1 of low and high put together.
 [[gnu::always_inline]] inline Vector<Pair> pair_up([[maybe_unused]] const Vector<float>& low,
                                                    [[maybe_unused]] const Vector<float>& high) {
-#ifdef __AVX512BF16__
-  return std::bit_cast<Vector<Pair>>(_mm512_cvtne2ps_pbh(std::bit_cast<__m512>(high), std::bit_cast<__m512>(low)));
+#ifdef RELAY_CPU_BF16
+  return reinterpret_cast<Vector<Pair>>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low)));
 #else
   return Vector<Pair>{};
 #endif
@@ -73,11 +67,11 @@ template <class F>
 /// Neighbours along k that lie in two rows: element i of `first` and of `second`.
 [[gnu::always_inline]] inline Vector<Pair> interleave([[maybe_unused]] const Vector<float>& first,
                                                       [[maybe_unused]] const Vector<float>& second) {
-#ifdef __AVX512BF16__
+#ifdef RELAY_CPU_BF16
   alignas(64) static constexpr std::int16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                          8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const auto both = std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(std::bit_cast<__m512>(second), std::bit_cast<__m512>(first)));
-  return std::bit_cast<Vector<Pair>>(_mm512_permutexvar_epi16(_mm512_load_si512(order), both));
+  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(second), reinterpret_cast<__m512>(first)));
+  return reinterpret_cast<Vector<Pair>>(_mm512_permutexvar_epi16(_mm512_load_si512(order), both));
 #else
   return Vector<Pair>{};
 #endif
@@ -95,4 +89,6 @@ template <class F, class S = SumOf<F>>
   }
 }
 
-}  // namespace relay::cpu
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

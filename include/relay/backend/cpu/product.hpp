@@ -7,15 +7,11 @@
 // beforehand. A is read where it lies, or, transposed or rounded to bf16, copied. Goto & van de Geijn 2008 is the source of
 // the scheme. As in small_product.hpp, an element is summed over k in an order that depends on k alone: a row of C has the same
 // bits whatever other rows there are.
-#pragma once
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
 
-#include <algorithm>
-#include <limits>
-
-#include <relay/backend/cpu/small_product.hpp>
-#include <relay/backend/cpu/tensor.hpp>
-
-namespace relay::cpu {
+namespace relay::cpu::RELAY_CPU_LEVEL {
 
 /// Rows of A, B and C are `stride` elements apart.
 template <class S>
@@ -234,4 +230,28 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   }
 }
 
-}  // namespace relay::cpu
+/// The forms in which products of P read a weight [outputs, inputs], kept beside it.
+template <class P, class S>
+void lay_out(Tensor<S>& weight) {
+  using F = Factors<P>;
+  weight.lay_out([](const Tensor<S>& w, Layouts& to) {
+    const ConstMatrix<S> elements{w.data(), w.cols()};
+    pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<F>(packed_size<F>(w.rows(), w.cols())));
+    pack<Operand::plain>(w.cols(), w.rows(), elements, to.plain.resize<F>(packed_size<F>(w.cols(), w.rows())));
+  });
+}
+
+/// c (+)= op(a) op(b) + bias with products of P, of whole tensors. Scratch comes from where a lives, which is of a lane: c may be a
+/// gradient, which has no memory of its own to keep any.
+template <Operand A, Operand B, class P, class S>
+void product(const Tensor<S>& a, const Tensor<S>& b, const S* bias, Tensor<S>& c, Store how) {
+  using F = Factors<P>;
+  const Layouts* layouts = b.layouts();
+  const F* packed = !layouts ? nullptr : B == Operand::plain ? layouts->plain.as<F>() : layouts->transposed.as<F>();
+  product<A, B, F>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()}, packed,
+                   bias, {c.data(), c.cols()}, how, a.device());
+}
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

@@ -1,20 +1,10 @@
 // What happens between the products on the CPU, row by row and vectorised: layer norm, GELU, rotary positions, dropout,
 // softmax cross-entropy.
-#pragma once
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <numbers>
-#include <span>
-#include <type_traits>
-#include <vector>
-
-#include <relay/backend/cpu/simd.hpp>
-#include <relay/backend/cpu/tensor.hpp>
-#include <relay/core/random.hpp>
-
-namespace relay::cpu {
+namespace relay::cpu::RELAY_CPU_LEVEL {
 
 /// to += from
 template <class S>
@@ -39,6 +29,25 @@ void add_column_sums(const Tensor<S>& x, Tensor<S>& total) {
   }
   if (c < x.cols())
     for (int r = 0; r < x.rows(); ++r) add(x.row(r) + c, total.data() + c, x.cols() - c);
+}
+
+template <class S>
+double sum_of_squares(const Tensor<S>& x) {
+  Vector<S> total{};
+  by_vector<S>(x.size(), [&](long i, auto n) {
+    const Vector<S> v = load_first(x.data() + i, n);
+    total += v * v;
+  });
+  return static_cast<double>(sum<S>(total));
+}
+
+/// y = x + branch
+template <class S>
+void residual(const Tensor<S>& x, const Tensor<S>& branch, Tensor<S>& y) {
+  y.resize_like(x, x.rows(), x.cols());
+  by_vector<S>(x.size(), [&](long i, auto n) {
+    store_first(y.data() + i, load_first(x.data() + i, n) + load_first(branch.data() + i, n), n);
+  });
 }
 
 /// y = scale * (x - mean) * rstd + shift, per row; rstd = 1 / sqrt(variance + eps). statistics [rows, 2]: mean, rstd.
@@ -219,4 +228,24 @@ void argmax(const Tensor<S>& logits, std::vector<std::int32_t>& best, std::vecto
   }
 }
 
-}  // namespace relay::cpu
+/// (train/adamw.hpp)
+template <class S>
+void adamw(Tensor<S>& weight, const Tensor<S>& gradient, Tensor<S>& first, Tensor<S>& second, const AdamWStep& step) {
+  const auto scalar = [](double value) { return static_cast<S>(value); };
+  const S scale = scalar(step.gradient_scale), keep = scalar(1 - step.rate * step.decay), rate = scalar(step.rate / step.correction1);
+  const S beta1 = scalar(step.beta1), rest1 = scalar(1 - step.beta1), beta2 = scalar(step.beta2), rest2 = scalar(1 - step.beta2);
+  const S root = scalar(1 / std::sqrt(step.correction2)), epsilon = scalar(step.epsilon);
+  by_vector<S>(weight.size(), [&](long i, auto n) {
+    const Vector<S> g = load_first(gradient.data() + i, n) * scale;
+    const Vector<S> m = load_first(first.data() + i, n) * beta1 + g * rest1;
+    const Vector<S> v = load_first(second.data() + i, n) * beta2 + g * g * rest2;
+    const Vector<S> w = load_first(weight.data() + i, n) * keep - m * rate / (sqrt(v) * root + epsilon);
+    store_first(first.data() + i, m, n);
+    store_first(second.data() + i, v, n);
+    store_first(weight.data() + i, w, n);
+  });
+}
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

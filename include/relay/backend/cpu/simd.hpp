@@ -3,28 +3,13 @@
 //
 // exp and erf are vectorised for float (a few ulp); for double they call the standard library lane by lane, since double
 // exists to check gradients with.
-#pragma once
-
-#include <bit>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
-#include <utility>
-
-#ifdef __AVX__
-#include <immintrin.h>
-#endif
-
-namespace relay::cpu {
-
-#ifdef __AVX512F__
-inline constexpr int vector_bytes = 64;
-#elif defined(__AVX__)
-inline constexpr int vector_bytes = 32;
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
 #else
-inline constexpr int vector_bytes = 16;
-#endif
+
+namespace relay::cpu::RELAY_CPU_LEVEL {
+
+inline constexpr int vector_bytes = RELAY_CPU_VECTOR_BYTES;
 
 template <class S>
 struct VectorOf;
@@ -77,9 +62,9 @@ template <class S>
 /// The first `count` elements, zeros behind them.
 template <class S>
 [[gnu::always_inline]] inline Vector<S> load_first(const S* from, int count) {
-#ifdef __AVX512F__
+#if RELAY_CPU_VECTOR_BYTES == 64
   if constexpr (sizeof(S) == 4)
-    return std::bit_cast<Vector<S>>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1), from));
+    return reinterpret_cast<Vector<S>>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1), from));
 #endif
   Vector<S> v{};
   std::memcpy(&v, from, static_cast<std::size_t>(count) * sizeof(S));
@@ -88,9 +73,9 @@ template <class S>
 
 template <class S>
 [[gnu::always_inline]] inline void store_first(S* to, const Vector<S>& v, int count) {
-#ifdef __AVX512F__
+#if RELAY_CPU_VECTOR_BYTES == 64
   if constexpr (sizeof(S) == 4)
-    return _mm512_mask_storeu_epi32(to, static_cast<__mmask16>((1u << count) - 1), std::bit_cast<__m512i>(v));
+    return _mm512_mask_storeu_epi32(to, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m512i>(v));
 #endif
   std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(S));
 }
@@ -126,12 +111,12 @@ template <class S, int Distance = lanes<S> / 2>
 
 template <class S>
 [[gnu::always_inline]] inline S sum(const Vector<S>& v) {
-  return detail::fold<S>(v, [](const Vector<S>& a, const Vector<S>& b) -> Vector<S> { return a + b; })[0];
+  return detail::fold<S>(v, [](const auto& a, const auto& b) -> Vector<S> { return a + b; })[0];
 }
 
 template <class S>
 [[gnu::always_inline]] inline S largest(const Vector<S>& v) {
-  return detail::fold<S>(v, [](const Vector<S>& a, const Vector<S>& b) -> Vector<S> { return a > b ? a : b; })[0];
+  return detail::fold<S>(v, [](const auto& a, const auto& b) -> Vector<S> { return a > b ? a : b; })[0];
 }
 
 /// As many vectors as a vector has elements.
@@ -175,10 +160,10 @@ template <class V>
 
 /// The square root of every element. (The masked AVX-512 form: g++ 12 warns of what the plain one leaves undefined.)
 [[gnu::always_inline]] inline Vector<float> sqrt(const Vector<float>& x) {
-#if defined(__AVX512F__)
-  return std::bit_cast<Vector<float>>(_mm512_maskz_sqrt_ps(0xffff, std::bit_cast<__m512>(x)));
-#elif defined(__AVX__)
-  return std::bit_cast<Vector<float>>(_mm256_sqrt_ps(std::bit_cast<__m256>(x)));
+#if RELAY_CPU_VECTOR_BYTES == 64
+  return _mm512_maskz_sqrt_ps(0xffff, x);
+#elif RELAY_CPU_VECTOR_BYTES == 32
+  return _mm256_sqrt_ps(x);
 #else
   Vector<float> y;
   for (int i = 0; i < lanes<float>; ++i) y[i] = std::sqrt(x[i]);
@@ -251,4 +236,6 @@ template <class S, class F>
   if (i < size) f(i, static_cast<int>(size - i));
 }
 
-}  // namespace relay::cpu
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

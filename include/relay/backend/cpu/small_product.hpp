@@ -3,15 +3,11 @@
 //
 // A tile of C, six rows by a few vectors, stays in registers while k runs. Every element of C is summed over k in order,
 // whatever the sizes, so a result does not depend on how many rows are computed together.
-#pragma once
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
 
-#include <relay/backend/cpu/factors.hpp>
-#include <relay/backend/cpu/simd.hpp>
-
-namespace relay::cpu {
-
-enum class Operand { plain, transposed };
-enum class Store { assign, add };
+namespace relay::cpu::RELAY_CPU_LEVEL {
 
 /// A tile of C: with the vectors of B and a factor of A beside it, as many registers as the instruction set has (32 or 16).
 inline constexpr int tile_rows = 6;
@@ -53,10 +49,17 @@ template <int M, int N, Operand A, class F, class S = SumOf<F>>
     }
 }
 
+/// Fewer rows than a tile has, in powers of two: every height of its own would be as much to compile again as all the rest.
 template <int M, int N, Operand A, class F, class S = SumOf<F>>
 inline void rest(int m, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start) {
-  if (m == M) return tile<M, N, A>(k, a, lda, b, ldb, c, ldc, how, start);
-  if constexpr (M > 1) rest<M - 1, N, A>(m, k, a, lda, b, ldb, c, ldc, how, start);
+  if (m >= M) {
+    tile<M, N, A>(k, a, lda, b, ldb, c, ldc, how, start);
+    m -= M;
+    a += A == Operand::plain ? static_cast<long>(M) * lda : M;
+    c += static_cast<long>(M) * ldc;
+  }
+  if constexpr (M > 1)
+    if (m > 0) rest<M / 2, N, A>(m, k, a, lda, b, ldb, c, ldc, how, start);
 }
 
 template <int N, Operand A, class F, class S = SumOf<F>>
@@ -66,7 +69,7 @@ inline void columns(int m, int k, const F* a, int lda, const F* b, int ldb, S* c
   for (; i + tile_rows <= m; i += tile_rows)
     tile<tile_rows, N, A>(k, a + i * step, lda, b, ldb, c + static_cast<long>(i) * ldc, ldc, how, start);
   if (i < m)
-    rest<tile_rows - 1, N, A>(m - i, k, a + i * step, lda, b, ldb, c + static_cast<long>(i) * ldc, ldc, how, start);
+    rest<4, N, A>(m - i, k, a + i * step, lda, b, ldb, c + static_cast<long>(i) * ldc, ldc, how, start);
 }
 
 /// The last vectors of a row of C, fewer than a tile has.
@@ -93,4 +96,6 @@ void small_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb
                                               start ? start + j : start);
 }
 
-}  // namespace relay::cpu
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif

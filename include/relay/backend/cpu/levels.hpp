@@ -1,0 +1,90 @@
+// The levels of the instruction set that the kernels are compiled for, and the choice between them when the program runs.
+//
+// The width of a vector decides the speed, and a program is rarely compiled for the machine that it runs on. So the kernels are
+// compiled once for each level, in a namespace of its own (each_level.hpp), and every operation of Cpu goes through `run`, which
+// takes the highest level that the machine has. Flags such as -march=x86-64-v4 leave the levels below them out. (Highway's technique,
+// github.com/google/highway.)
+#pragma once
+
+// All that kernels need, since they may not include it themselves.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <numbers>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <relay/backend/cpu/tensor.hpp>
+#include <relay/backend/ops.hpp>
+#include <relay/core/bf16.hpp>
+#include <relay/core/ragged.hpp>
+#include <relay/core/random.hpp>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+namespace relay::cpu {
+
+/// Each has what those before it have. base: any machine; avx2: with FMA and BMI2; avx512: F, BW, CD, DQ and VL; avx512_bf16:
+/// products of bf16 besides.
+enum class Level { base, avx2, avx512, avx512_bf16 };
+inline constexpr Level highest = Level::avx512_bf16;
+
+/// The kernels of a level as a type; none where this compilation leaves it out.
+template <Level>
+struct KernelsAt {};
+
+template <Level level>
+inline constexpr bool compiled = requires { typename KernelsAt<level>::type; };
+
+// What the kernels of all levels share.
+enum class Operand { plain, transposed };
+enum class Store { assign, add };
+/// Two bf16: the first in the lower half.
+enum class Pair : std::int32_t {};
+
+}  // namespace relay::cpu
+
+#define RELAY_EACH_LEVEL <relay/backend/cpu/kernels.hpp>
+#include <relay/backend/cpu/each_level.hpp>
+
+namespace relay::cpu {
+
+/// The level of the compiler's flags.
+inline constexpr Level lowest = compiled<Level::base> ? Level::base : compiled<Level::avx2> ? Level::avx2 : Level::avx512;
+
+/// What this machine and its operating system have.
+inline Level machine_level() {
+  static const Level level = [] {
+#ifdef __x86_64__
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2")) return Level::base;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512cd") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+      return Level::avx2;
+    return __builtin_cpu_supports("avx512bf16") ? Level::avx512_bf16 : Level::avx512;
+#else
+    return Level::base;
+#endif
+  }();
+  return level;
+}
+
+/// f(kernels) with those of the highest level that the machine has, up to `at_most`. double exists to check gradients with, and has
+/// the lowest level alone.
+template <class S, Level at_most = highest>
+decltype(auto) run(auto&& f) {
+  if constexpr (at_most <= lowest) {
+    return f(typename KernelsAt<lowest>::type{});
+  } else {
+    if constexpr (compiled<at_most> && !std::is_same_v<S, double>)
+      if (at_most <= machine_level()) return f(typename KernelsAt<at_most>::type{});
+    return run<S, static_cast<Level>(static_cast<int>(at_most) - 1)>(f);
+  }
+}
+
+}  // namespace relay::cpu
