@@ -8,6 +8,7 @@
 //
 // bench/compare.py runs these jobs against PyTorch. `jobs --describe` prints as JSON what it takes to do the same work
 // elsewhere: the models, and each job's problems.
+#include "machine_limit.hpp"
 #include "measure.hpp"
 
 #include <cstdio>
@@ -176,7 +177,8 @@ void train(benchmark::State& state, Model model, const auto& objective, const Jo
 /// The prompts are cut over the threads.
 template <class B>
 void write(benchmark::State& state, const Job& job, const std::vector<Example>& problems, Threads& threads) {
-  const CausalTransformer<B> model = causal_model<B>(*job.setting);
+  auto model = causal_model<B>(*job.setting);
+  prepare(model);
   std::vector<Tokens> prompts;
   for (const Example& e : problems) prompts.push_back(e.problem);
   const int parts = std::min(job.batch, threads.count());
@@ -217,7 +219,8 @@ void run(benchmark::State& state, const Job& job, int thread_count) {
       write<B>(state, job, problems, threads);
       break;
     case Work::looped_inference: {
-      const auto model = looped_model<B>(*job.setting);
+      auto model = looped_model<B>(*job.setting);
+      prepare(model);
       for (auto _ : state) benchmark::DoNotOptimize(solve_looped(model, std::span<const Example>(problems), threads));
     }
   }
@@ -236,42 +239,7 @@ void register_jobs(const std::string& scalars, const std::vector<Job>& all) {
           ->Unit(benchmark::kMillisecond);
 }
 
-// --- The machine's limit: independent sums of products that never leave the registers. ---
-
-constexpr int sums = cpu::vector_bytes == 64 ? 24 : 12;  // enough to hide the latency, and they fit beside two operands
-constexpr int rounds = 100000;
-
-/// Returns the multiplications and additions it did.
-double float32_products() {
-  using V = cpu::Vector<float>;
-  V sum[sums], a = cpu::broadcast(0.999f), b = cpu::broadcast(0.001f);
-  benchmark::DoNotOptimize(a);
-  benchmark::DoNotOptimize(b);
-  for (int i = 0; i < sums; ++i) sum[i] = cpu::broadcast(static_cast<float>(i));  // or a compiler sees that they are the same
-  for (int n = 0; n < rounds; ++n)
-#pragma GCC unroll 24
-    for (int i = 0; i < sums; ++i) sum[i] = sum[i] * a + b;
-  for (int i = 1; i < sums; ++i) sum[0] += sum[i];
-  benchmark::DoNotOptimize(sum[0]);
-  return 2.0 * cpu::lanes<float> * sums * rounds;
-}
-
-#ifdef __AVX512BF16__
-double bf16_products() {
-  const __m512 one = _mm512_set1_ps(1);
-  __m512bh a = _mm512_cvtne2ps_pbh(one, one), b = a;
-  benchmark::DoNotOptimize(a);
-  benchmark::DoNotOptimize(b);
-  __m512 sum[sums];
-  for (int i = 0; i < sums; ++i) sum[i] = _mm512_set1_ps(static_cast<float>(i));
-  for (int n = 0; n < rounds; ++n)
-#pragma GCC unroll 24
-    for (int i = 0; i < sums; ++i) sum[i] = _mm512_dpbf16_ps(sum[i], a, b);
-  for (int i = 1; i < sums; ++i) sum[0] += sum[i];
-  benchmark::DoNotOptimize(sum[0]);
-  return 4.0 * 16 * sums * rounds;  // each of 16 sums takes two products
-}
-#endif
+// --- The machine's limit ---
 
 void register_limit(const std::string& scalars, double (*products)()) {
   for (const int count : {1, 2})
@@ -335,14 +303,16 @@ int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "--describe") == 0) {
     Json described = Json::array();
     for (const Job& job : all) described.push(description(job));
-    std::puts(Json::object().set("compiler", __VERSION__).set("vector_bytes", cpu::vector_bytes).set("jobs", described).dump().c_str());
+    std::puts(Json::object().set("compiler", __VERSION__).set("vector_bytes", cpu::machine_level() >= cpu::Level::avx512 ? 64 : cpu::machine_level() == cpu::Level::avx2 ? 32 : 16).set("jobs", described).dump().c_str());
     return 0;
   }
   register_jobs<Cpu<float>>("float32", all);
-  register_limit("float32", float32_products);
-#ifdef __AVX512BF16__
-  register_limit("bf16", bf16_products);
-#endif
+  register_jobs<Cpu<bf16>>("bf16", all);
+  const cpu::Level level = cpu::machine_level();
+  register_limit("float32", level >= cpu::Level::avx512 ? bench::float32_products<cpu::Level::avx512>
+                            : level >= cpu::Level::avx2 && cpu::lowest <= cpu::Level::avx2 ? bench::float32_products<cpu::Level::avx2>
+                                                                                            : bench::float32_products<cpu::lowest>);
+  if (level == cpu::Level::avx512_bf16) register_limit("bf16", bench::bf16_products<cpu::Level::avx512_bf16>);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::RunSpecifiedBenchmarks();

@@ -24,7 +24,14 @@
 namespace {
 
 using namespace relay;
-using Backend = Cpu<float>;  // the one line that says where everything runs
+
+/// f(Backend{}): where everything runs, in the precision that the configuration asks for.
+void with_backend(const PipelineConfig& config, auto&& f) {
+  if (config.precision == Precision::bf16)
+    f(Cpu<bf16>{});
+  else
+    f(Cpu<float>{});
+}
 
 volatile std::sig_atomic_t stop_asked = 0;
 
@@ -73,7 +80,7 @@ struct Options {
 void check_memory(const PipelineConfig& config) {
   const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
   double models = 0;
-  for (const StagePlan& stage : plan_stages<Backend::Scalar>(config)) {
+  for (const StagePlan& stage : plan_stages<float>(config)) {
     const double needed = models + static_cast<double>(stage.of(stage.keep(config)).total());
     require(needed <= there, "there is not enough memory: training ", stage.name, " needs ", std::ceil(needed / 1e9),
             " GB, but this machine has ", std::floor(there / 1e9),
@@ -99,8 +106,10 @@ void run_pipeline(const Options& options, Threads& threads) {
   config.check();
   check_memory(config);
   const double started = seconds_now();
-  Pipeline<Backend> pipeline(directory, config, threads, {.interrupted = [] { return stop_asked != 0; }});
-  const auto rows = pipeline.run();
+  std::vector<ResultRow> rows;
+  with_backend(config, [&](auto backend) {
+    rows = Pipeline<decltype(backend)>(directory, config, threads, {.interrupted = [] { return stop_asked != 0; }}).run();
+  });
   print(format("\nAccuracy of the answer by number of operators; trained on %d..%d, beyond the bar on none.\n\n",
                config.lengths.shortest, config.lengths.longest) +
         results_table(rows, config.lengths.longest) +
@@ -112,13 +121,14 @@ void plan(const Options& options) {
   PipelineConfig config = preset(options.preset);
   for (const std::string& setting : options.settings) set(config, setting);
   config.check();
-  const auto stages = plan_stages<Backend::Scalar>(config);
+  const auto stages = plan_stages<float>(config);
   print(plan_table(stages, config));
   for (const StagePlan& stage : stages) stage.keep(config);  // throws where nothing fits
 }
 
-void solve_problem(const Pipeline<Backend>& pipeline, const std::vector<std::pair<std::string, Pipeline<Backend>::Solver>>& solvers,
-                   const std::string& text) {
+using Solver = std::function<std::vector<Solution>(std::span<const Example>)>;
+
+void solve_problem(const auto& pipeline, const std::vector<std::pair<std::string, Solver>>& solvers, const std::string& text) {
   const Arithmetic& task = pipeline.task();
   const Example problem = task.parse(text);
   const Token truth = task.solve(problem.problem).answer;
@@ -140,12 +150,11 @@ void solve_problem(const Pipeline<Backend>& pipeline, const std::vector<std::pai
   print(out + "\n");
 }
 
-void solve(const Options& options, Threads& threads) {
-  const RunDirectory directory(options.directory);
-  const PipelineConfig config = directory.config();
+template <class Backend>
+void solve(const Options& options, const RunDirectory& directory, const PipelineConfig& config, Threads& threads) {
   const Pipeline<Backend> pipeline(directory, config, threads);
   for (const std::string& text : options.problems) pipeline.task().parse(text);  // before anything is printed
-  std::vector<std::pair<std::string, Pipeline<Backend>::Solver>> solvers;
+  std::vector<std::pair<std::string, Solver>> solvers;
   for (const std::string& name : Pipeline<Backend>::models())
     if (exists(directory.model_file(name))) solvers.emplace_back(name, pipeline.solver(name));
   require(!solvers.empty(), options.directory, " has no trained model yet: `relay pipeline --out ", options.directory,
@@ -186,14 +195,18 @@ void data(const Options& options) {
   }
 }
 
-void evaluate(const Options& options, Threads& threads) {
-  const Range lengths = parse_range(options.lengths);
+void check_evaluation(const Options& options) {
+  parse_range(options.lengths);
   require(options.count >= 1 && options.count <= 1'000'000, "--count is ", options.count, ", but must be 1 .. 1000000");
-  const auto& names = Pipeline<Backend>::models();
+  const auto& names = Pipeline<Cpu<float>>::models();
   require(std::find(names.begin(), names.end(), options.model) != names.end(), "unknown model '", options.model,
           "': there are looped_aligned, looped_vanilla, ar and ar_relay");
-  const RunDirectory directory(options.directory);
-  const Pipeline<Backend> pipeline(directory, directory.config(), threads);
+}
+
+template <class Backend>
+void evaluate(const Options& options, const RunDirectory& directory, const PipelineConfig& config, Threads& threads) {
+  const Range lengths = parse_range(options.lengths);
+  const Pipeline<Backend> pipeline(directory, config, threads);
   const auto solver = pipeline.solver(options.model);
   print(format("%s\n%8s %8s %8s %8s %8s\n", options.model.c_str(), "length", "samples", "answer", "chain", "token"));
   long cut = 0;
@@ -272,8 +285,17 @@ int run(int argc, char** argv) {
   }
   Threads threads(options.threads > 0 ? options.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   if (pipeline->parsed()) run_pipeline(options, threads);
-  if (solve_command->parsed()) solve(options, threads);
-  if (evaluate_command->parsed()) evaluate(options, threads);
+  if (evaluate_command->parsed()) check_evaluation(options);
+  if (solve_command->parsed() || evaluate_command->parsed()) {
+    const RunDirectory directory(options.directory);
+    const PipelineConfig config = directory.config();
+    with_backend(config, [&](auto backend) {
+      if (solve_command->parsed())
+        solve<decltype(backend)>(options, directory, config, threads);
+      else
+        evaluate<decltype(backend)>(options, directory, config, threads);
+    });
+  }
   return 0;
 }
 

@@ -41,6 +41,8 @@ std::string other_value(const std::string& key) {
           value = field ? "false" : "true";
         else if constexpr (std::same_as<T, Normalisation>)
           value = field == Normalisation::mean ? "sum" : "mean";
+        else if constexpr (std::same_as<T, Precision>)
+          value = field == Precision::float32 ? "bf16" : "float32";
         else if constexpr (std::floating_point<T>)
           value = "0.123456789012345";
         else

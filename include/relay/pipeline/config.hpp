@@ -29,9 +29,13 @@ struct StageConfig {
   double rate = 1e-3;
 };
 
+/// What the products of linear layers are computed in; everything else is float32 (backend/cpu.hpp).
+enum class Precision { float32, bf16 };
+
 /// The defaults are the demo: five numbers, chains of up to six steps, minutes on two cores.
 struct PipelineConfig {
   std::int64_t seed = 1;
+  Precision precision = Precision::float32;
   int modulus = 5;
   Lengths lengths{.shortest = 1, .longest = 6, .power = 2};  // trained
   int test_longest = 0;                                        // 0: four more than trained
@@ -59,6 +63,7 @@ struct PipelineConfig {
 
   static void each(auto&& visit, auto& c) {
     visit("seed", c.seed);
+    visit("precision", c.precision);
     visit("task.modulus", c.modulus);
     visit("lengths.shortest", c.lengths.shortest);
     visit("lengths.longest", c.lengths.longest);
@@ -151,6 +156,9 @@ void read_value(std::string_view key, std::string_view text, T& value) {
   } else if constexpr (std::same_as<T, Normalisation>) {
     require(text == "mean" || text == "sum", key, " must be mean or sum, not '", text, "'");
     value = text == "mean" ? Normalisation::mean : Normalisation::sum;
+  } else if constexpr (std::same_as<T, Precision>) {
+    require(text == "float32" || text == "bf16", key, " must be float32 or bf16, not '", text, "'");
+    value = text == "float32" ? Precision::float32 : Precision::bf16;
   } else {
     T parsed{};
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), parsed);
@@ -165,6 +173,8 @@ template <class T>
 Json to_json(const T& value) {
   if constexpr (std::same_as<T, Normalisation>)
     return Json(value == Normalisation::mean ? "mean" : "sum");
+  else if constexpr (std::same_as<T, Precision>)
+    return Json(value == Precision::float32 ? "float32" : "bf16");
   else
     return Json(value);
 }

@@ -78,11 +78,13 @@ class Pipeline {
   Looped looped(std::string_view name) const {
     Looped model = new_looped();
     check_metadata(load_model(directory_.model_file(name), model), name, directory_.model_file(name));
+    prepare(model);
     return model;
   }
   Causal causal(std::string_view name) const {
     Causal model = new_causal();
     check_metadata(load_model(directory_.model_file(name), model), name, directory_.model_file(name));
+    prepare(model);
     return model;
   }
 
@@ -186,6 +188,7 @@ class Pipeline {
     const std::string& name = plan.name;
     if (exists(directory_.model_file(name))) {
       check_metadata(load_model(directory_.model_file(name), model), name, directory_.model_file(name));
+      prepare(model);
       remove_file(directory_.checkpoint_file(name));  // left where the run was killed between saving and removing
       say(name, ": trained already");
       return;
@@ -242,6 +245,7 @@ class Pipeline {
       throw Interrupted(message("stopped ", name, " after step ", trainer.optimiser.steps, " of ", stage.steps,
                                 "; the same command goes on from there"));
     save_model(directory_.model_file(name), model, metadata(name));
+    prepare(model);
     remove_file(checkpoint);
   }
 

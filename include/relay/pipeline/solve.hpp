@@ -27,7 +27,7 @@ struct Solution {
 
 namespace detail {
 
-inline constexpr int solve_group = 64;  // problems computed together
+inline constexpr int solve_group = 32;  // problems computed together: two threads share a batch of 64
 
 /// Calls solve(first, count) for every group of problems.
 void by_group(std::size_t problems, Threads& threads, auto&& solve) {

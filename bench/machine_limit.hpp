@@ -1,0 +1,74 @@
+// The machine's limit: multiplications and additions of independent sums that never leave the registers, compiled for every level of
+// the instruction set as the library's kernels are (backend/cpu/each_level.hpp).
+#ifndef RELAY_CPU_LEVEL
+
+#include <benchmark/benchmark.h>
+
+#include <relay/backend/cpu/levels.hpp>
+
+namespace bench {
+
+/// Computes for a while and returns the number of multiplications and additions; null where the machine has no such instruction.
+template <relay::cpu::Level>
+double (*const float32_products)() = nullptr;
+template <relay::cpu::Level>
+double (*const bf16_products)() = nullptr;
+
+}  // namespace bench
+
+#define RELAY_EACH_LEVEL "machine_limit.hpp"
+#include <relay/backend/cpu/each_level.hpp>
+
+#else
+
+namespace bench {
+
+namespace RELAY_CPU_LEVEL {
+
+using namespace relay::cpu::RELAY_CPU_LEVEL;
+
+constexpr int sums = vector_bytes == 64 ? 24 : 12;  // enough to hide the latency, and they fit beside two operands
+constexpr int rounds = 2000000;
+
+inline double float32() {
+  using V = Vector<float>;
+  V sum[sums], a = broadcast(0.999f), b = broadcast(0.001f);
+  benchmark::DoNotOptimize(a);
+  benchmark::DoNotOptimize(b);
+  for (int i = 0; i < sums; ++i) sum[i] = broadcast(static_cast<float>(i));  // or a compiler sees that they are the same
+  for (int n = 0; n < rounds; ++n)
+#pragma GCC unroll 24
+    for (int i = 0; i < sums; ++i) sum[i] = sum[i] * a + b;
+  for (int i = 1; i < sums; ++i) sum[0] += sum[i];
+  benchmark::DoNotOptimize(sum[0]);
+  return 2.0 * lanes<float> * sums * rounds;
+}
+
+#ifdef RELAY_CPU_BF16
+inline double bf16() {
+  Vector<relay::cpu::Pair> a = interleave(broadcast(1.0f), broadcast(1.0f));
+  benchmark::DoNotOptimize(a);
+  Vector<float> sum[sums];
+  for (int i = 0; i < sums; ++i) sum[i] = broadcast(static_cast<float>(i));
+  for (int n = 0; n < rounds; ++n)
+#pragma GCC unroll 24
+    for (int i = 0; i < sums; ++i) add_product(sum[i], a, relay::cpu::Pair{0x3f803f80});  // a pair of ones
+  for (int i = 1; i < sums; ++i) sum[0] += sum[i];
+  benchmark::DoNotOptimize(sum[0]);
+  return 4.0 * 16 * sums * rounds;  // each of 16 sums takes two products
+}
+#endif
+
+}  // namespace RELAY_CPU_LEVEL
+
+#ifdef RELAY_CPU_BF16
+template <>
+inline double (*const bf16_products<relay::cpu::Level::RELAY_CPU_LEVEL>)() = RELAY_CPU_LEVEL::bf16;
+#else
+template <>
+inline double (*const float32_products<relay::cpu::Level::RELAY_CPU_LEVEL>)() = RELAY_CPU_LEVEL::float32;
+#endif
+
+}  // namespace bench
+
+#endif
