@@ -3,6 +3,7 @@
 
 // What everything stands on.
 #include <relay/core/require.hpp>
+#include <relay/core/bf16.hpp>
 #include <relay/core/random.hpp>
 #include <relay/core/ragged.hpp>
 #include <relay/core/concepts.hpp>

@@ -35,7 +35,6 @@ enum class Precision { float32, bf16 };
 /// The defaults are the demo: five numbers, chains of up to six steps, minutes on two cores.
 struct PipelineConfig {
   std::int64_t seed = 1;
-  Precision precision = Precision::float32;
   int modulus = 5;
   Lengths lengths{.shortest = 1, .longest = 6, .power = 2};  // trained
   int test_longest = 0;                                        // 0: four more than trained
@@ -60,10 +59,10 @@ struct PipelineConfig {
   int samples = 500;        // test problems of each length
   int checkpoint_every = 500;
   int memory_limit = 0;     // of one training, in MiB; 0: none
+  Precision precision = Precision::float32;
 
   static void each(auto&& visit, auto& c) {
     visit("seed", c.seed);
-    visit("precision", c.precision);
     visit("task.modulus", c.modulus);
     visit("lengths.shortest", c.lengths.shortest);
     visit("lengths.longest", c.lengths.longest);
@@ -111,6 +110,7 @@ struct PipelineConfig {
     visit("evaluate.samples", c.samples);
     visit("checkpoint_every", c.checkpoint_every);
     visit("memory_limit", c.memory_limit);
+    visit("precision", c.precision);
   }
 
   int longest_test() const { return test_longest > 0 ? test_longest : lengths.longest + 4; }
