@@ -30,10 +30,10 @@ if(RELAY_SANITIZE)
 endif()
 
 # --- Instruction set. ---
-# The width of a vector decides the speed: our own programs are compiled for AVX-512 (x86-64-v4), else for AVX2 (x86-64-v3),
-# wherever this compiler and this CPU can do it. Not `native`: its binaries would differ between machines.
-# Consumers choose for themselves: a library that adds -march to its users' programs breaks those that must run
-# elsewhere, and mixing it with objects built without it changes the alignment of Eigen's types.
+# Kernels are compiled for every level and the program chooses (backend/cpu/levels.hpp). Our own programs are compiled for
+# AVX-512 (x86-64-v4), else for AVX2 (x86-64-v3), wherever this compiler and this CPU can do it: that leaves the levels below out
+# and saves minutes of building. Not `native`: its binaries would differ between machines. With RELAY_ARCH= (empty) they
+# are what a user gets without flags.
 if(NOT DEFINED CACHE{RELAY_ARCH})
   set(relay_arch "")
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT CMAKE_CROSSCOMPILING)
