@@ -333,7 +333,7 @@ def main():
         raise Problem(f"{options.bench} has no jobs with {', '.join(options.scalars)}")
 
     about = dict(revision=revision(), date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"), cpu=cpu_model(),
-                 torch=", ".join(pythons) or "none", command=shlex.join(sys.argv))
+                 torch=", ".join(pythons) or "none", command=shlex.join(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv))
     about["compiler"], about["flags"] = build_of(library)
     kinds = dict.fromkeys((scalars, threads) for _, scalars, threads in todo)
     limits = {kind: flops for kind in kinds if (flops := limit(library, *kind))}
@@ -344,7 +344,7 @@ def main():
         with open(description, "w") as file:
             json.dump(library.description, file)
         environment = tuned(options.mkl, directory)
-        about["environment"] = "of PyTorch: OMP_NUM_THREADS=threads " + " ".join(f"{k}={v}" for k, v in environment.items())
+        about["environment"] = "of PyTorch: OMP_NUM_THREADS=threads " + " ".join(f"{k}={os.path.basename(v)}" for k, v in environment.items())
         for job, scalars, threads in todo:
             results.append(compare(library, job, scalars, threads, pythons, options, description, environment))
             print("| " + " | ".join(row(results[-1], limits)) + " |", flush=True)

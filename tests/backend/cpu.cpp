@@ -24,7 +24,7 @@ TEST_CASE_TEMPLATE("Cpu<float> conforms at every level", L, At<cpu::Level::base>
   Conformance<Cpu<float, L::value>>({}, 1e-6).run();
 }
 TEST_CASE_TEMPLATE("Cpu<bf16> conforms: operands of products keep 8 bits, where there are such products", L, At<cpu::Level::avx2>,
-                   At<cpu::Level::avx512_bf16>) {
+                   At<cpu::Level::avx512>, At<cpu::Level::avx512_bf16>) {
   if (!cpu::compiled<L::value> || L::value > cpu::machine_level()) {
     MESSAGE(name_of(L::value), " is not there");
     return;
@@ -36,4 +36,22 @@ TEST_CASE("Cpu<double> conforms") { Conformance<Cpu<double>>({}, 1e-14).run(); }
 TEST_CASE("and with its own memory") {
   cpu::Memory memory;
   Conformance<Cpu<float>>({&memory}, 1e-6).run();
+}
+
+TEST_CASE("a weight that another backend has prepared is multiplied with all the same") {
+  const int rows = 5, inputs = 70, outputs = 90;
+  cpu::Tensor<float> x(rows, inputs), weight(outputs, inputs), plain, y;
+  initialise_normal<Cpu<float>>(x, 1, Key(1));
+  initialise_normal<Cpu<float>>(weight, 1, Key(2));
+  Cpu<float>::product(x, weight, plain);
+  const auto same = [&] {
+    Cpu<float>::product(x, weight, y);
+    return Cpu<float>::download(y) == Cpu<float>::download(plain);
+  };
+  Cpu<bf16>::prepare(weight);
+  CHECK(same());
+  Cpu<float, cpu::lowest>::prepare(weight);
+  CHECK(same());
+  Cpu<float>::prepare(weight);
+  CHECK(same());
 }

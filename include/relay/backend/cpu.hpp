@@ -3,7 +3,8 @@
 //
 // A backend is a tensor type and the plain functions below on it; nothing else in the library knows a host pointer. All are
 // single-threaded: parallelism is over lanes of a batch, where it costs nothing (train/trainer.hpp). Cpu<bf16> differs in
-// the products of linear layers alone: their operands are rounded to bf16 and summed up in float32; tensors are float32.
+// the products of linear layers and in attention to a cache: their operands are rounded to bf16 and summed up in float32; all other
+// tensors are float32, and everything is where the CPU has no AVX512_BF16.
 #pragma once
 
 #include <Eigen/Core>

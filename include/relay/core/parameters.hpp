@@ -92,7 +92,7 @@ Layer zeros_like(const Layer& layer) {
 }
 
 /// Lets the backend lay out every weight for products (Backend::prepare), which then cost less until the weights are written
-/// again. The trainer does so at every step; do it once to a model that was loaded.
+/// again. The trainer does so at every step (embeddings, which are small, go along); do it once to a model that was loaded.
 template <class Layer>
 void prepare(Layer& layer) {
   for_each_parameter(

@@ -3,7 +3,7 @@
 // A plan runs the objective once, on the largest share of a batch that a lane is dealt, with a model of the backend Shapes
 // (backend/shapes.hpp): shapes are made as in a training, nothing is computed, and what the memory counted is the plan. It holds for any
 // model, layer or objective, and is what Trainer::reserve then takes, within some hundred KiB a lane: what an operation of the CPU
-// packs for itself is an estimate. Lists of the host are not in it.
+// packs for itself is an estimate, and products of bf16 pack up to 512 bytes a row besides. Lists of the host are not in it.
 #pragma once
 
 #include <cstddef>

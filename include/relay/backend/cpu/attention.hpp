@@ -267,8 +267,8 @@ class CacheLayout {
       }
       for (int c = 0; c < padded_; c += lanes<S>) {
         const Vector<S> v = load_first(value + c, std::min(lanes<S>, size_ - c));
-        // The second of a pair is written over the zero that the first came with.
-        const Vector<F> both = j % 2 == 0 ? interleave(v, Vector<S>{}) : load(row + c) | interleave(Vector<S>{}, v);
+        // The second of a pair leaves the first, which lies below it, as it is.
+        const Vector<F> both = j % 2 == 0 ? interleave(v, Vector<S>{}) : (load(row + c) & 0xffff) | interleave(Vector<S>{}, v);
         store(row + c, both);
       }
     }
@@ -303,13 +303,15 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
     if (start == 0 && n > 1) longest_prompt = std::max(longest_prompt, n);
     longest = std::max(longest, start + n);
   }
+  require(layout.keys(longest) <= keys.cols() && layout.values(longest) <= values.cols(), "a cache has no room for ", longest,
+          " positions: make it for as many as will be written");
   detail::Forward<S> prompt(longest_prompt, size, qkv.device());
   const long capacity = CacheLayout<F>::capacity(longest);
-  detail::Scratch<S> scratch(2 * capacity + 2 * width + 2 * layout.padded(), qkv.device());
+  detail::Scratch<S> scratch(2 * capacity + 3 * layout.padded(), qkv.device());
   S* p = scratch.take(capacity);
   S* p_factors = scratch.take(capacity);
-  S* q = scratch.take(width);
-  S* q_factors = scratch.take(width);
+  S* q = scratch.take(layout.padded());
+  S* q_factors = scratch.take(layout.padded());
   S* o = scratch.take(layout.padded());
   for (int sequence = 0; sequence < rows.sequences(); ++sequence) {
     const int slot = slots[static_cast<std::size_t>(sequence)], start = starts[static_cast<std::size_t>(sequence)];

@@ -23,6 +23,7 @@
 #include <relay/core/bf16.hpp>
 #include <relay/core/ragged.hpp>
 #include <relay/core/random.hpp>
+#include <relay/core/require.hpp>
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -62,7 +63,7 @@ inline constexpr Level lowest = compiled<Level::base> ? Level::base : compiled<L
 inline Level machine_level() {
   static const Level level = [] {
 #ifdef __x86_64__
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2")) return Level::base;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2")) return Level::base;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512cd") ||
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
       return Level::avx2;

@@ -192,7 +192,7 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   const bool b_in_place = B == Operand::plain && steps<F> == 1 && n == b.stride && n <= width && n % lanes<F> == 0;
   if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
   if (k == 0) return detail::add_nothing(m, n, bias, c, how);
-  const int deepest = factors<F>(std::min(depth, k)), 
+  const int deepest = factors<F>(std::min(depth, k)),
             rows = A == Operand::plain ? m : (m + detail::tile_group<F> - 1) / detail::tile_group<F> * detail::tile_group<F>;
   const long panel_size = packed || b_in_place ? 0 : static_cast<long>(deepest) * width, a_size = in_place ? 0 : static_cast<long>(deepest) * rows;
   detail::Scratch<F> memory(panel_size + a_size, device);
@@ -230,11 +230,15 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   }
 }
 
+/// Its address tells apart the layouts of these factors at this level.
+template <class F>
+inline constexpr char form_of = 0;
+
 /// The forms in which products of P read a weight [outputs, inputs], kept beside it.
 template <class P, class S>
 void lay_out(Tensor<S>& weight) {
   using F = Factors<P>;
-  weight.lay_out([](const Tensor<S>& w, Layouts& to) {
+  weight.lay_out(&form_of<F>, [](const Tensor<S>& w, Layouts& to) {
     const ConstMatrix<S> elements{w.data(), w.cols()};
     pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<F>(packed_size<F>(w.rows(), w.cols())));
     pack<Operand::plain>(w.cols(), w.rows(), elements, to.plain.resize<F>(packed_size<F>(w.cols(), w.rows())));
@@ -246,7 +250,7 @@ void lay_out(Tensor<S>& weight) {
 template <Operand A, Operand B, class P, class S>
 void product(const Tensor<S>& a, const Tensor<S>& b, const S* bias, Tensor<S>& c, Store how) {
   using F = Factors<P>;
-  const Layouts* layouts = b.layouts();
+  const Layouts* layouts = b.layouts(&form_of<F>);
   const F* packed = !layouts ? nullptr : B == Operand::plain ? layouts->plain.as<F>() : layouts->transposed.as<F>();
   product<A, B, F>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()}, packed,
                    bias, {c.data(), c.cols()}, how, a.device());

@@ -50,6 +50,7 @@ class Bytes {
 
 /// A matrix a second and a third time, laid out as products read it (product.hpp): as weight^T and as weight.
 struct Layouts {
+  const void* form = nullptr;  // which products: those of other factors, or of another level of the instruction set, cannot read it
   Bytes transposed, plain;
 };
 
@@ -101,13 +102,14 @@ class Tensor {
     resize(rows, cols);
   }
 
-  /// The layouts, null when there are none of these elements.
-  const Layouts* layouts() const { return laid_out_ ? layouts_.get() : nullptr; }
+  /// The layouts in a form, null when there are none of these elements.
+  const Layouts* layouts(const void* form) const { return laid_out_ && layouts_->form == form ? layouts_.get() : nullptr; }
   /// Has make(elements, layouts) fill them, unless they are there.
-  void lay_out(auto&& make) {
-    if (laid_out_) return;
+  void lay_out(const void* form, auto&& make) {
+    if (layouts(form)) return;
     if (!layouts_) layouts_ = std::make_unique<Layouts>();
     make(std::as_const(*this), *layouts_);
+    layouts_->form = form;
     laid_out_ = true;
   }
 
