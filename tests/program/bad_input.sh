@@ -103,6 +103,7 @@ adamw.decay=1e999
 loop.inject=yes
 loop.inject=1
 loss.over_round=max
+precision=float64
 batch=0 batch is 0, but must be 1 ..
 batch=-3 batch is -3, but must be 1 ..
 batch=1048577 batch is 1048577, but must be 1 .. 1048576

@@ -183,5 +183,20 @@ has solved "^ +\(cut: problem and chain came to the model's limit, model\.positi
 lines table 4
 has err "^[0-9]+ of these chains were cut: problem and chain came to the model's limit, model\.positions=41\$"
 
+# --- Products in bf16: the same bits for any number of threads, and a run keeps its precision. ---
+for threads in 1 2; do
+  "$RELAY" pipeline --out half$threads --threads $threads --set precision=bf16 lengths.longest=2 lengths.test_longest=3 model.width=16 \
+    model.layers=1 model.heads=2 batch=8 looped_aligned.steps=20 looped_vanilla.steps=5 ar.steps=10 ar_relay.steps=5 ar_relay.chains=5 \
+    evaluate.samples=5 >out 2>err || { cat err; exit 1; }
+done
+for file in results.json models/looped_aligned.safetensors models/ar_relay.safetensors; do
+  cmp half1/$file half2/$file || fail "threads change $file in bf16"
+done
+"$RELAY" solve --run half1 "(1+2)*3" >solved 2>err || fail "solve in bf16: exit code $?"
+quiet
+"$RELAY" evaluate --run half1 --model ar --lengths 2 --count 20 >table || fail "evaluate in bf16: exit code $?"
+"$RELAY" pipeline --out half1 --set precision=float32 >out 2>err && fail "another precision goes on with the run"
+lines err 1
+
 echo "$failures failed"
 ((failures == 0))
