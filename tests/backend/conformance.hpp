@@ -454,6 +454,19 @@ class Conformance {
         done_a += n;
         done_b += m;
       }
+      // Back to an earlier position, which is written again with what follows it.
+      const relay::Ragged<B> two(std::vector<int>{2}, device_);
+      Matrix qkv(2, 3 * width), expected(2, width);
+      for (int r = 0; r < 2; ++r) {
+        for (int c = 0; c < 3 * width; ++c) qkv(r, c) = a(101 + r, c);
+        for (int c = 0; c < width; ++c) expected(r, c) = all_a(101 + r, c);
+      }
+      qkv(0, 2 * width) += 1;  // the first call's value is another
+      Tensor out = poisoned(2, width);
+      B::attention_cached(put(qkv), relay::Rows<B>(two), indices({2}), indices({101}), heads, keys, values, out);
+      qkv(0, 2 * width) -= 1;
+      B::attention_cached(put(qkv), relay::Rows<B>(two), indices({2}), indices({101}), heads, keys, values, out);
+      expect("attention_cached, from an earlier position", out, expected, std::max(8.0, product_));
     }
   }
 

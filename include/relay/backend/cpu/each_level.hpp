@@ -2,7 +2,7 @@
 // of the compiler's flags and those above it. For the file RELAY_CPU_LEVEL is the level's name, which names its namespace too, and
 // RELAY_CPU_VECTOR_BYTES the size of its vectors; RELAY_CPU_BF16 is defined where there are products of bf16.
 //
-// The file may include nothing of its own: an inline function that is defined here, the standard library's for one, would be
+// The file may include nothing but files that are themselves for each level: an inline function that is defined here, the standard library's for one, would be
 // compiled for a machine that is not there, and the linker may keep it for the whole program. It asks these macros and not
 // __AVX512F__, which Clang does not define here. The instructions are listed, not a -march: g++ inlines a function that is
 // compiled for less, such as all of the program's, but not one for another `arch`.

@@ -13,6 +13,8 @@
 
 #include <relay/backend/cpu/attention.hpp>
 
+#include <relay/backend/cpu/cached_attention.hpp>
+
 #ifndef RELAY_CPU_BF16
 #include <relay/backend/cpu/row_ops.hpp>
 #endif

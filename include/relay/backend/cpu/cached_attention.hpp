@@ -1,0 +1,124 @@
+// Attention to a key-value cache, for generation: how the CPU lays a cache out, and one query at a time against it. Operands are
+// factors (factors.hpp), so a cache of bf16 has half the size. Prompts go through attention.hpp, in one pass.
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
+
+namespace relay::cpu::RELAY_CPU_LEVEL {
+
+/// The keys and values of earlier positions: a row of `keys` and of `values` for each slot and head, holding factors F. Keys
+/// lie in panels of so many positions as a tile has columns, transposed, so that the scores of one query are a product by
+/// whole vectors that reads memory in order: element (position j, column c) is in factor (c / steps) of its panel. Values lie
+/// position after position; where a factor is a pair, it is one of two positions.
+template <class F>
+class CacheLayout {
+ public:
+  static constexpr int panel = tile_vectors * lanes<F>;
+
+  explicit CacheLayout(int size) : size_(size), padded_(round_up<F>(size)) {}
+
+  static int capacity(int positions) { return (positions + panel - 1) / panel * panel; }
+  int keys(int positions) const { return capacity(positions) * factors<F>(size_); }
+  int values(int positions) const { return factors<F>(capacity(positions)) * padded_; }
+
+  const F* key_panel(const F* keys, int position) const { return keys + static_cast<long>(position) * factors<F>(size_); }
+  int padded() const { return padded_; }
+
+  /// Writes position j; key and value [size].
+  template <class S>
+  void append(int j, const S* key, const S* value, F* keys, F* values) const {
+    F* to = keys + static_cast<long>(j / panel * panel) * factors<F>(size_) + j % panel;
+    F* row = values + static_cast<long>(j / steps<F>) * padded_;
+    if constexpr (steps<F> == 1) {
+      for (int c = 0; c < size_; ++c) to[static_cast<long>(c) * panel] = key[c];
+      by_vector<S>(padded_, [&](long c, auto) { store(row + c, load_first(value + c, std::min(lanes<S>, size_ - static_cast<int>(c)))); });
+    } else {
+      for (int c = 0; c < size_; c += 2 * lanes<S>) {
+        const Vector<F> pairs = load_factors<F>(key + c, size_ - c);
+        for (int i = 0; i < lanes<S> && c + 2 * i < size_; ++i) to[static_cast<long>(c / 2 + i) * panel] = static_cast<F>(pairs[i]);
+      }
+      for (int c = 0; c < padded_; c += lanes<S>) {
+        const Vector<S> v = load_first(value + c, std::min(lanes<S>, size_ - c));
+        // The second of a pair leaves the first, which lies below it, as it is.
+        const Vector<F> both = j % 2 == 0 ? interleave(v, Vector<S>{}) : (load(row + c) & 0xffff) | interleave(Vector<S>{}, v);
+        store(row + c, both);
+      }
+    }
+  }
+
+ private:
+  int size_, padded_;
+};
+
+/// An empty cache.
+template <class P, class S>
+void make_cache(int slots, int positions, int width, int heads, Device device, Tensor<S>& keys, Tensor<S>& values) {
+  const CacheLayout<Factors<P>> layout(width / heads);
+  keys.resize(slots * heads, layout.keys(positions), device);
+  values.resize(slots * heads, layout.values(positions), device);
+}
+
+/// Sequence s of `rows` continues slot slots[s], which holds starts[s] positions: its keys and values are appended and it
+/// attends, causally, to all that is there. A sequence that starts (a prompt) attends to itself, in one pass.
+template <class P, class S, class Index>
+void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots, const Index& starts, int heads,
+                      Tensor<S>& keys, Tensor<S>& values, Tensor<S>& out) {
+  using F = Factors<P>;
+  static_assert(sizeof(F) == sizeof(S));
+  const int width = qkv.cols() / 3, size = width / heads;
+  const S scale = S(1) / std::sqrt(static_cast<S>(size));
+  const CacheLayout<F> layout(size);
+  out.resize_like(qkv, qkv.rows(), width);
+  int longest_prompt = 0, longest = 0;
+  for (int s = 0; s < rows.sequences(); ++s) {
+    const int n = rows.end(s) - rows.begin(s), start = starts[static_cast<std::size_t>(s)];
+    if (start == 0 && n > 1) longest_prompt = std::max(longest_prompt, n);
+    longest = std::max(longest, start + n);
+  }
+  require(layout.keys(longest) <= keys.cols() && layout.values(longest) <= values.cols(), "a cache has no room for ", longest,
+          " positions: make it for as many as will be written");
+  detail::Forward<S> prompt(longest_prompt, size, qkv.device());
+  const long capacity = CacheLayout<F>::capacity(longest);
+  detail::Scratch<S> scratch(2 * capacity + 3 * layout.padded(), qkv.device());
+  S* p = scratch.take(capacity);
+  S* p_factors = scratch.take(capacity);
+  S* q = scratch.take(layout.padded());
+  S* q_factors = scratch.take(layout.padded());
+  S* o = scratch.take(layout.padded());
+  for (int sequence = 0; sequence < rows.sequences(); ++sequence) {
+    const int slot = slots[static_cast<std::size_t>(sequence)], start = starts[static_cast<std::size_t>(sequence)];
+    const int begin = rows.begin(sequence), n = rows.end(sequence) - begin;
+    for (int head = 0; head < heads; ++head) {
+      F* own_keys = reinterpret_cast<F*>(keys.row(slot * heads + head));
+      F* own_values = reinterpret_cast<F*>(values.row(slot * heads + head));
+      for (int i = 0; i < n; ++i) {
+        const S* from = qkv.row(begin + i) + head * size;
+        layout.append(start + i, from + width, from + 2 * width, own_keys, own_values);
+      }
+    }
+    if (start == 0 && n > 1) {
+      prompt(qkv, begin, n, {heads, Mask::causal}, out, nullptr);
+      continue;
+    }
+    for (int i = 0; i < n; ++i)
+      for (int head = 0; head < heads; ++head) {
+        const int visible = start + i + 1, padded = round_up<S>(visible);
+        const F* own_keys = reinterpret_cast<const F*>(keys.row(slot * heads + head));
+        const F* own_values = reinterpret_cast<const F*>(values.row(slot * heads + head));
+        detail::pack(qkv.row(begin + i) + head * size, 0, 1, size, scale, q);
+        const F* query = detail::as_factors<F>(q, size, q_factors);
+        for (int j = 0; j < visible; j += layout.panel)
+          small_product<Operand::plain>(1, std::min(layout.panel, padded - j), factors<F>(size), query, 0, layout.key_panel(own_keys, j),
+                                        layout.panel, p + j, 0, Store::assign);
+        const S inverse = S(1) / detail::exponentials<S>(p, {0, visible}, padded).sum;
+        small_product<Operand::plain>(1, layout.padded(), factors<F>(visible), detail::as_factors<F>(p, visible, p_factors), 0, own_values,
+                                      layout.padded(), o, 0, Store::assign);
+        S* to = out.row(begin + i) + head * size;
+        by_vector<S>(size, [&](long c, auto count) { store_first(to + c, load(o + c) * inverse, count); });
+      }
+  }
+}
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif
