@@ -174,7 +174,7 @@ void train(benchmark::State& state, Model model, const auto& objective, const Jo
     for (const auto& batch : batches) trainer.step(batch);
 }
 
-/// The prompts are cut over the threads.
+/// The prompts are cut over the threads; a single prompt has all threads to itself.
 template <class B>
 void write(benchmark::State& state, const Job& job, const std::vector<Example>& problems, Threads& threads) {
   auto model = causal_model<B>(*job.setting);
@@ -187,7 +187,8 @@ void write(benchmark::State& state, const Job& job, const std::vector<Example>& 
   const auto part_of = [&](auto&& f) {  // f(its prompts, its device) on each thread
     threads.run(parts, [&](int part) {
       const auto begin = static_cast<std::size_t>(job.batch * part / parts), end = static_cast<std::size_t>(job.batch * (part + 1) / parts);
-      f(std::span<const Tokens>(prompts).subspan(begin, end - begin), typename B::Device{&memory[static_cast<std::size_t>(part)]});
+      f(std::span<const Tokens>(prompts).subspan(begin, end - begin),
+        typename B::Device{&memory[static_cast<std::size_t>(part)], parts == 1 ? &threads : nullptr});
     });
   };
   part_of([&](auto own, auto device) {  // the cache's memory is asked for once, and not in the time measured

@@ -18,6 +18,7 @@
 #include <relay/backend/ops.hpp>
 #include <relay/core/random.hpp>
 #include <relay/core/ragged.hpp>
+#include <relay/core/threads.hpp>
 
 namespace relay {
 
@@ -47,8 +48,11 @@ concept ComputeBackend =
     detail::BackendTypes<B> &&
 
     // 2. Memory and tensors. A resized tensor keeps its memory where that suffices, but not its elements.
-    requires(typename B::Memory& memory, typename B::Device device, detail::In<B> x, detail::Out<B> y, int rows, int cols) {
+    requires(typename B::Memory& memory, Threads& threads, typename B::Device device, detail::In<B> x, detail::Out<B> y, int rows,
+             int cols) {
       { typename B::Device{&memory} } -> std::same_as<typename B::Device>;
+      // These threads may share the work of one operation on such tensors, if the backend makes use of them. No result depends on it.
+      { typename B::Device{&memory, &threads} } -> std::same_as<typename B::Device>;
       { memory.allocations() } -> std::convertible_to<long>;   // how often the system was asked for memory so far
       { memory.bytes() } -> std::convertible_to<std::size_t>;  // what it gave so far; it is kept for the next tensors
       { typename B::Tensor(rows, cols) } -> std::same_as<typename B::Tensor>;

@@ -30,7 +30,8 @@ struct Nowhere {
 using Memory = BlockPool<Nowhere>;
 
 struct Device {
-  Memory* memory = nullptr;  // where tensors are counted; null: nowhere
+  Memory* memory = nullptr;    // where tensors are counted; null: nowhere
+  Threads* threads = nullptr;  // have nothing to do
 };
 
 template <class S>
@@ -50,7 +51,7 @@ class Tensor {
   int rows() const { return rows_; }
   int cols() const { return cols_; }
   long size() const { return static_cast<long>(rows_) * cols_; }
-  Device device() const { return {buffer_.pool()}; }
+  Device device() const { return {buffer_.pool(), nullptr}; }
 
   void resize(int rows, int cols, Device device) {
     require(rows >= 0 && cols >= 0, "a tensor cannot have ", rows, " rows and ", cols, " columns");

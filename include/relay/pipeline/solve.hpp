@@ -29,13 +29,20 @@ namespace detail {
 
 inline constexpr int solve_group = 32;  // problems computed together: two threads share a batch of 64
 
-/// Calls solve(first, count) for every group of problems.
+/// Calls solve(first, count, device) for every group of problems: a group on each thread, or, where there are too few groups
+/// for that, all threads on one group after another.
+template <class Backend>
 void by_group(std::size_t problems, Threads& threads, auto&& solve) {
   const int groups = static_cast<int>((problems + solve_group - 1) / solve_group);
-  threads.run(groups, [&](int g) {
+  const auto run = [&](int g, Threads* shared) {
+    typename Backend::Memory memory;
     const std::size_t first = static_cast<std::size_t>(g) * solve_group;
-    solve(first, std::min<std::size_t>(solve_group, problems - first));
-  });
+    solve(first, std::min<std::size_t>(solve_group, problems - first), typename Backend::Device{&memory, shared});
+  };
+  if (groups >= threads.count())
+    threads.run(groups, [&](int g) { run(g, nullptr); });
+  else
+    for (int g = 0; g < groups; ++g) run(g, &threads);
 }
 
 /// The chains of one group of problems, whose iterations are sorted, most first.
@@ -101,9 +108,8 @@ std::vector<Solution> solve_looped(const Model& model, std::span<const Example> 
     sorted[i].example.rounds.clear();
     sorted[i].example.answer = Vocabulary::pad;
   }
-  detail::by_group(problems.size(), threads, [&](std::size_t first, std::size_t count) {
-    typename Backend::Memory memory;
-    detail::read_iterations(model, std::span(sorted).subspan(first, count), placement, typename Backend::Device{&memory});
+  detail::by_group<Backend>(problems.size(), threads, [&](std::size_t first, std::size_t count, typename Backend::Device device) {
+    detail::read_iterations(model, std::span(sorted).subspan(first, count), placement, device);
   });
   std::vector<Solution> chains(problems.size());
   for (std::size_t i = 0; i < order.size(); ++i) chains[order[i]] = std::move(sorted[i]);
@@ -116,8 +122,7 @@ template <class Model, Task TaskT>
 std::vector<Solution> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
   using Backend = typename Model::Backend;
   std::vector<Solution> chains(problems.size());
-  detail::by_group(problems.size(), threads, [&](std::size_t first, std::size_t count) {
-    typename Backend::Memory memory;
+  detail::by_group<Backend>(problems.size(), threads, [&](std::size_t first, std::size_t count, typename Backend::Device device) {
     std::vector<Tokens> prompts;
     const auto room = [](const Example& e) { return e.columns() * (e.iterations + 1); };
     int most = 1;
@@ -129,8 +134,7 @@ std::vector<Solution> solve_causal(const Model& model, std::span<const Example> 
     }
     const GenerateConfig config{.batch = detail::solve_group, .new_tokens = most, .stop = Vocabulary::eos};
     std::vector<bool> stopped;
-    const auto written =
-        generate(model, std::span<const Tokens>(prompts), config, typename Backend::Device{&memory}, &stopped);
+    const auto written = generate(model, std::span<const Tokens>(prompts), config, device, &stopped);
     for (std::size_t i = 0; i < count; ++i) {
       const Example& e = problems[first + i];
       const auto own = static_cast<std::size_t>(room(e));

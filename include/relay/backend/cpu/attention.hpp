@@ -95,49 +95,61 @@ const F* as_factors(const S* row, int count, [[maybe_unused]] S* room) {
   }
 }
 
-/// Forward of one sequence after another; its scratch is made once.
+/// Calls f(part, first, last) for the heads of all sequences, in order, a part on each thread (over_rows).
+void over_heads(const Device& device, const auto& rows, int heads, auto&& f) {
+  const int parts = row_parts(device, rows.count());
+  const long all = static_cast<long>(rows.sequences()) * heads;
+  const auto part = [&](int i) { f(i, static_cast<int>(all * i / parts), static_cast<int>(all * (i + 1) / parts)); };
+  if (parts == 1) return part(0);
+  device.threads->run(parts, part);
+}
+
+/// Forward of one head of one sequence after another, in scratch of `room` elements.
 template <class S>
 class Forward {
  public:
-  Forward(int longest, int size, Device device)
-      : size_(size), padded_(round_up<S>(size)), scale_(S(1) / std::sqrt(static_cast<S>(size))),
-        scratch_(static_cast<long>(round_up<S>(longest)) * (2 * padded_ + size) + query_block * (round_up<S>(longest) + padded_), device) {
-    const long rows = round_up<S>(longest);
-    q_ = scratch_.take(rows * padded_);
-    kt_ = scratch_.take(rows * size);
-    v_ = scratch_.take(rows * padded_);
-    p_ = scratch_.take(query_block * rows);
-    o_ = scratch_.take(query_block * padded_);
+  static long room(int longest, int size) {
+    const long rows = round_up<S>(longest), padded = round_up<S>(size);
+    return rows * (2 * padded + size) + query_block * (rows + padded);
   }
 
-  /// The sequence in rows begin .. begin+n-1; `lse` may be null.
-  void operator()(const Tensor<S>& qkv, int begin, int n, const Heads& heads, Tensor<S>& out, Tensor<S>* lse) {
+  Forward(int longest, int size, S* scratch)
+      : size_(size), padded_(round_up<S>(size)), scale_(S(1) / std::sqrt(static_cast<S>(size))) {
+    const long rows = round_up<S>(longest);
+    q_ = scratch;
+    kt_ = q_ + rows * padded_;
+    v_ = kt_ + rows * size;
+    p_ = v_ + rows * padded_;
+    o_ = p_ + query_block * rows;
+  }
+
+  /// A head of the sequence in rows begin .. begin+n-1; out and lse are given by their elements [rows, heads size] and [rows,
+  /// heads]; `lse` may be null.
+  void operator()(const Tensor<S>& qkv, int begin, int n, const Heads& heads, int head, S* out, S* lse) {
     const int width = qkv.cols() / 3, n_padded = round_up<S>(n);
     const long stride = qkv.cols();
-    for (int head = 0; head < heads.count; ++head) {
-      const Mask mask = heads(head);
-      const S* from = qkv.row(begin) + head * size_;
-      pack(from, stride, n, size_, scale_, q_);
-      pack_transposed(from + width, stride, n, size_, kt_);
-      pack(from + 2 * width, stride, n, size_, S(1), v_);
-      for (int first = 0; first < n; first += query_block) {
-        const int count = std::min(query_block, n - first);
-        const auto [from_key, to_key] = visible(mask, first, count, n);
-        const int keys = to_key - from_key, padded = round_up<S>(keys);
-        small_product<Operand::plain>(count, padded, size_, q_ + first * padded_, padded_, kt_ + from_key, n_padded, p_, padded,
-                                      Store::assign);
-        S inverse[query_block];
-        for (int i = 0; i < count; ++i) {
-          const auto [begin_i, end_i] = visible(mask, first + i, 1, n);
-          const auto e = exponentials<S>(p_ + i * padded, {begin_i - from_key, end_i - from_key}, padded);
-          inverse[i] = S(1) / e.sum;
-          if (lse) lse->row(begin + first + i)[head] = e.largest + std::log(e.sum);
-        }
-        small_product<Operand::plain>(count, padded_, keys, p_, padded, v_ + from_key * padded_, padded_, o_, padded_, Store::assign);
-        for (int i = 0; i < count; ++i) {
-          S* to = out.row(begin + first + i) + head * size_;
-          by_vector<S>(size_, [&](long c, auto part) { store_first(to + c, load(o_ + i * padded_ + c) * inverse[i], part); });
-        }
+    const Mask mask = heads(head);
+    const S* from = qkv.row(begin) + head * size_;
+    pack(from, stride, n, size_, scale_, q_);
+    pack_transposed(from + width, stride, n, size_, kt_);
+    pack(from + 2 * width, stride, n, size_, S(1), v_);
+    for (int first = 0; first < n; first += query_block) {
+      const int count = std::min(query_block, n - first);
+      const auto [from_key, to_key] = visible(mask, first, count, n);
+      const int keys = to_key - from_key, padded = round_up<S>(keys);
+      small_product<Operand::plain>(count, padded, size_, q_ + first * padded_, padded_, kt_ + from_key, n_padded, p_, padded,
+                                    Store::assign);
+      S inverse[query_block];
+      for (int i = 0; i < count; ++i) {
+        const auto [begin_i, end_i] = visible(mask, first + i, 1, n);
+        const auto e = exponentials<S>(p_ + i * padded, {begin_i - from_key, end_i - from_key}, padded);
+        inverse[i] = S(1) / e.sum;
+        if (lse) lse[static_cast<long>(begin + first + i) * heads.count + head] = e.largest + std::log(e.sum);
+      }
+      small_product<Operand::plain>(count, padded_, keys, p_, padded, v_ + from_key * padded_, padded_, o_, padded_, Store::assign);
+      for (int i = 0; i < count; ++i) {
+        S* to = out + static_cast<long>(begin + first + i) * width + head * size_;
+        by_vector<S>(size_, [&](long c, auto part) { store_first(to + c, load(o_ + i * padded_ + c) * inverse[i], part); });
       }
     }
   }
@@ -145,7 +157,6 @@ class Forward {
  private:
   int size_, padded_;  // of a head; in whole vectors
   S scale_;
-  Scratch<S> scratch_;
   S *q_, *kt_, *v_, *p_, *o_;
 };
 
@@ -154,12 +165,19 @@ class Forward {
 /// qkv [rows, 3 width] (queries, keys, values; rotated already) -> out [rows, width], lse [rows, heads].
 template <class S>
 void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
-  const int width = qkv.cols() / 3;
+  const int width = qkv.cols() / 3, size = width / heads.count;
   out.resize_like(qkv, qkv.rows(), width);
   lse.resize_like(qkv, qkv.rows(), heads.count);
-  detail::Forward<S> forward(rows.longest(), width / heads.count, qkv.device());
-  for (int sequence = 0; sequence < rows.sequences(); ++sequence)
-    forward(qkv, rows.begin(sequence), rows.end(sequence) - rows.begin(sequence), heads, out, &lse);
+  S *const to = out.data(), *const kept = lse.data();
+  const long room = detail::Forward<S>::room(rows.longest(), size);
+  detail::Scratch<S> scratch(room * row_parts(qkv.device(), rows.count()), qkv.device());
+  detail::over_heads(qkv.device(), rows, heads.count, [&](int part, int first, int last) {
+    detail::Forward<S> forward(rows.longest(), size, scratch.begin() + part * room);
+    for (int i = first; i < last; ++i) {
+      const int sequence = i / heads.count, begin = rows.begin(sequence);
+      forward(qkv, begin, rows.end(sequence) - begin, heads, i % heads.count, to, kept);
+    }
+  });
 }
 
 /// dout [rows, width] -> dqkv [rows, 3 width] (of the rotated queries and keys); qkv, lse as forward left them.

@@ -77,34 +77,34 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   }
   require(layout.keys(longest) <= keys.cols() && layout.values(longest) <= values.cols(), "a cache has no room for ", longest,
           " positions: make it for as many as will be written");
-  detail::Forward<S> prompt(longest_prompt, size, qkv.device());
-  const long capacity = CacheLayout<F>::capacity(longest);
-  detail::Scratch<S> scratch(2 * capacity + 3 * layout.padded(), qkv.device());
-  S* p = scratch.take(capacity);
-  S* p_factors = scratch.take(capacity);
-  S* q = scratch.take(layout.padded());
-  S* q_factors = scratch.take(layout.padded());
-  S* o = scratch.take(layout.padded());
-  for (int sequence = 0; sequence < rows.sequences(); ++sequence) {
-    const int slot = slots[static_cast<std::size_t>(sequence)], start = starts[static_cast<std::size_t>(sequence)];
-    const int begin = rows.begin(sequence), n = rows.end(sequence) - begin;
-    for (int head = 0; head < heads; ++head) {
-      F* own_keys = reinterpret_cast<F*>(keys.row(slot * heads + head));
-      F* own_values = reinterpret_cast<F*>(values.row(slot * heads + head));
+  const long capacity = CacheLayout<F>::capacity(longest), prompt_room = detail::Forward<S>::room(longest_prompt, size);
+  const long room = round_up<S>(static_cast<int>(prompt_room)) + 2 * capacity + 3 * layout.padded();
+  detail::Scratch<S> scratch(room * row_parts(qkv.device(), rows.count()), qkv.device());
+  S *const all_keys = keys.data(), *const all_values = values.data(), *const to = out.data();
+  const long keys_stride = keys.cols(), values_stride = values.cols();
+  detail::over_heads(qkv.device(), rows, heads, [&](int part, int first, int last) {
+    S* const p = scratch.begin() + part * room;
+    S* const p_factors = p + capacity;
+    S* const q = p_factors + capacity;
+    S* const q_factors = q + layout.padded();
+    S* const o = q_factors + layout.padded();
+    detail::Forward<S> prompt(longest_prompt, size, o + layout.padded());
+    for (int item = first; item < last; ++item) {
+      const int sequence = item / heads, head = item % heads;
+      const long row = static_cast<long>(slots[static_cast<std::size_t>(sequence)]) * heads + head;
+      const int start = starts[static_cast<std::size_t>(sequence)], begin = rows.begin(sequence), n = rows.end(sequence) - begin;
+      F* const own_keys = reinterpret_cast<F*>(all_keys + row * keys_stride);
+      F* const own_values = reinterpret_cast<F*>(all_values + row * values_stride);
       for (int i = 0; i < n; ++i) {
         const S* from = qkv.row(begin + i) + head * size;
         layout.append(start + i, from + width, from + 2 * width, own_keys, own_values);
       }
-    }
-    if (start == 0 && n > 1) {
-      prompt(qkv, begin, n, {heads, Mask::causal}, out, nullptr);
-      continue;
-    }
-    for (int i = 0; i < n; ++i)
-      for (int head = 0; head < heads; ++head) {
+      if (start == 0 && n > 1) {
+        prompt(qkv, begin, n, {heads, Mask::causal}, head, to, nullptr);
+        continue;
+      }
+      for (int i = 0; i < n; ++i) {
         const int visible = start + i + 1, padded = round_up<S>(visible);
-        const F* own_keys = reinterpret_cast<const F*>(keys.row(slot * heads + head));
-        const F* own_values = reinterpret_cast<const F*>(values.row(slot * heads + head));
         detail::pack(qkv.row(begin + i) + head * size, 0, 1, size, scale, q);
         const F* query = detail::as_factors<F>(q, size, q_factors);
         for (int j = 0; j < visible; j += layout.panel)
@@ -113,10 +113,11 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
         const S inverse = S(1) / detail::exponentials<S>(p, {0, visible}, padded).sum;
         small_product<Operand::plain>(1, layout.padded(), factors<F>(visible), detail::as_factors<F>(p, visible, p_factors), 0, own_values,
                                       layout.padded(), o, 0, Store::assign);
-        S* to = out.row(begin + i) + head * size;
-        by_vector<S>(size, [&](long c, auto count) { store_first(to + c, load(o + c) * inverse, count); });
+        S* at = to + static_cast<long>(begin + i) * width + head * size;
+        by_vector<S>(size, [&](long c, auto count) { store_first(at + c, load(o + c) * inverse, count); });
       }
-  }
+    }
+  });
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL

@@ -37,6 +37,7 @@ class Scratch {
     memory_.resize(1, static_cast<int>(elements), device);
     next_ = memory_.data();
   }
+  S* begin() { return memory_.data(); }
   S* take(long elements) {
     S* here = next_;
     next_ += elements;
@@ -181,53 +182,96 @@ void pack(int n, int k, ConstMatrix<SumOf<F>> b, F* packed) {
     }
 }
 
-/// C [m, n] (+)= op(A) [m, k] op(B) [k, n] + bias, the products of factors F; a transposed A lies in memory as [k, m], a
-/// transposed B as [n, k]. `bias` [n] is added to every row; null: none. `packed`: op(B) as `pack` lays it out; null: not made yet.
+namespace detail {
+
+/// Memory that a thread needs for its part of a product.
 template <Operand A, Operand B, class F>
-void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed, const SumOf<F>* bias,
-             Matrix<SumOf<F>> c, Store how, Device device) {
+struct ProductScratch {
+  static constexpr bool a_in_place = A == Operand::plain && steps<F> == 1;  // A is read where it lies
+  bool b_in_place;
+  long panel, a;
+
+  ProductScratch(int m, int n, int k, int b_stride, bool packed) {
+    const int deepest = factors<F>(std::min(panel_depth<F> * steps<F>, k));
+    const int rows = A == Operand::plain ? m : (m + tile_group<F> - 1) / tile_group<F> * tile_group<F>;
+    b_in_place = B == Operand::plain && steps<F> == 1 && n == b_stride && n <= panel_columns<F> && n % lanes<F> == 0;
+    panel = packed || b_in_place ? 0 : static_cast<long>(deepest) * panel_columns<F>;
+    a = a_in_place ? 0 : static_cast<long>(deepest) * rows;
+  }
+  long size() const { return panel + a; }
+};
+
+/// The columns first .. last-1 of a product; `first` is a multiple of a panel's width.
+template <Operand A, Operand B, class F>
+void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
+                     const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, const ProductScratch<A, B, F>& need, F* scratch) {
   using S = SumOf<F>;
-  constexpr int width = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
-  constexpr bool in_place = A == Operand::plain && steps<F> == 1;  // A is read where it lies
-  const bool b_in_place = B == Operand::plain && steps<F> == 1 && n == b.stride && n <= width && n % lanes<F> == 0;
-  if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
-  if (k == 0) return detail::add_nothing(m, n, bias, c, how);
-  const int deepest = factors<F>(std::min(depth, k)),
-            rows = A == Operand::plain ? m : (m + detail::tile_group<F> - 1) / detail::tile_group<F> * detail::tile_group<F>;
-  const long panel_size = packed || b_in_place ? 0 : static_cast<long>(deepest) * width, a_size = in_place ? 0 : static_cast<long>(deepest) * rows;
-  detail::Scratch<F> memory(panel_size + a_size, device);
-  F* made = memory.take(panel_size);
-  F* packed_a = memory.take(a_size);
+  constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
+  constexpr bool in_place = ProductScratch<A, B, F>::a_in_place;
+  F* made = scratch;
+  F* packed_a = scratch + need.panel;
   alignas(64) S start[width] = {};  // the panel's part of the bias, padded as the panel is
   for (int k0 = 0; k0 < k; k0 += depth) {
     const int now = std::min(depth, k - k0), deep = factors<F>(now);
     const Store store_as = k0 == 0 ? how : Store::add;
     if constexpr (A == Operand::transposed)
-      detail::pack_tiles<F>({a.data + static_cast<long>(k0) * a.stride, a.stride}, now, m, packed_a);
+      pack_tiles<F>({a.data + static_cast<long>(k0) * a.stride, a.stride}, now, m, packed_a);
     else if constexpr (!in_place)
-      detail::pack_rows<F>({a.data + k0, a.stride}, now, m, packed_a);
-    for (int j = 0; j < n; j += width) {
-      const int columns = std::min(width, n - j);
+      pack_rows<F>({a.data + k0, a.stride}, now, m, packed_a);
+    for (int j = first; j < last; j += width) {
+      const int columns = std::min(width, last - j);
       const F* panel = made;
-      int ldb = round_up<F>(columns);
       if (packed) {
-        panel = packed;
-        packed += static_cast<long>(deep) * ldb;
-      } else if (b_in_place) {
+        panel = packed + static_cast<long>(deep) * j;
+      } else if (need.b_in_place) {
         if constexpr (steps<F> == 1) panel = b.data + static_cast<long>(k0) * b.stride;
       } else {
-        detail::pack_part<B, F>(b, k0, now, j, columns, made);
+        pack_part<B, F>(b, k0, now, j, columns, made);
       }
-      const S* first = bias && k0 == 0 ? start : nullptr;
-      if (first) std::copy_n(bias + j, columns, start);
+      const S* begin = bias && k0 == 0 ? start : nullptr;
+      if (begin) std::copy_n(bias + j, columns, start);
       const Matrix<S> to{c.data + j, c.stride};
+      const int ldb = round_up<F>(columns);
       if constexpr (in_place)
-        detail::multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, ldb, to, store_as, first);
+        multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, ldb, to, store_as, begin);
       else
-        detail::multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : detail::tile_group<F>, panel, ldb, to,
-                                     store_as, first);
+        multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : tile_group<F>, panel, ldb, to, store_as, begin);
     }
+    if (packed) packed += static_cast<long>(deep) * round_up<F>(n);
   }
+}
+
+/// The fewest multiplications of a few rows that are worth another thread's while.
+inline constexpr long shared_product = 1 << 15;
+
+}  // namespace detail
+
+/// C [m, n] (+)= op(A) [m, k] op(B) [k, n] + bias, the products of factors F; a transposed A lies in memory as [k, m], a
+/// transposed B as [n, k]. `bias` [n] is added to every row; null: none. `packed`: op(B) as `pack` lays it out; null: not made yet.
+/// The device's threads share the rows of a plain A, as in all operations, or, where these are few, the panels: no bit depends on it.
+template <Operand A, Operand B, class F>
+void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed, const SumOf<F>* bias,
+             Matrix<SumOf<F>> c, Store how, Device device) {
+  if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
+  if (k == 0) return detail::add_nothing(m, n, bias, c, how);
+  constexpr int width = detail::panel_columns<F>;
+  const int row_parts = A == Operand::plain && packed ? cpu::row_parts(device, m) : 1, panels = (n + width - 1) / width;
+  const bool by_columns = row_parts == 1 && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
+  const int parts = by_columns ? std::min(device.threads->count(), panels) : row_parts;
+  const detail::ProductScratch<A, B, F> need(row_parts == 1 ? m : m / row_parts + 1, n, k, b.stride, packed);
+  detail::Scratch<F> memory(parts * need.size(), device);
+  F* const scratch = memory.take(parts * need.size());
+  const auto part = [&](int i) {
+    const int row = static_cast<int>(static_cast<long>(m) * i / parts), rows = static_cast<int>(static_cast<long>(m) * (i + 1) / parts) - row;
+    if (row_parts > 1)
+      detail::product_columns<A, B, F>(rows, n, k, 0, n, {a.data + static_cast<long>(row) * a.stride, a.stride}, b, packed, bias,
+                                       {c.data + static_cast<long>(row) * c.stride, c.stride}, how, need, scratch + i * need.size());
+    else
+      detail::product_columns<A, B, F>(m, n, k, panels * i / parts * width, std::min(n, panels * (i + 1) / parts * width), a, b, packed,
+                                       bias, c, how, need, scratch + i * need.size());
+  };
+  if (parts == 1) return part(0);
+  device.threads->run(parts, part);
 }
 
 /// Its address tells apart the layouts of these factors at this level.

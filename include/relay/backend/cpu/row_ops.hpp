@@ -6,6 +6,15 @@
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
 
+/// Calls f(i, n) for every vector of the elements of x, rows shared among its device's threads (over_rows).
+template <class S>
+void over_elements(const Tensor<S>& x, auto&& f) {
+  over_rows(x.device(), x.rows(), [&](int first, int last) {
+    const long begin = static_cast<long>(first) * x.cols(), end = static_cast<long>(last) * x.cols();
+    by_vector<S>(end - begin, [&](long i, auto n) { f(begin + i, n); });
+  });
+}
+
 /// to += from
 template <class S>
 void add(const S* from, S* to, long size) {
@@ -45,9 +54,8 @@ double sum_of_squares(const Tensor<S>& x) {
 template <class S>
 void residual(const Tensor<S>& x, const Tensor<S>& branch, Tensor<S>& y) {
   y.resize_like(x, x.rows(), x.cols());
-  by_vector<S>(x.size(), [&](long i, auto n) {
-    store_first(y.data() + i, load_first(x.data() + i, n) + load_first(branch.data() + i, n), n);
-  });
+  S* const to = y.data();
+  over_elements(x, [&](long i, auto n) { store_first(to + i, load_first(x.data() + i, n) + load_first(branch.data() + i, n), n); });
 }
 
 /// y = scale * (x - mean) * rstd + shift, per row; rstd = 1 / sqrt(variance + eps). statistics [rows, 2]: mean, rstd.
@@ -57,8 +65,11 @@ void layer_norm(const Tensor<S>& x, const Tensor<S>& scale, const Tensor<S>& shi
   const int width = x.cols();
   y.resize_like(x, x.rows(), width);
   statistics.resize_like(x, x.rows(), 2);
-  for (int r = 0; r < x.rows(); ++r) {
+  S *const to = y.data(), *const kept = statistics.data();
+  over_rows(x.device(), x.rows(), [&](int first, int last) {
+    for (int r = first; r < last; ++r) {
     const S* xr = x.row(r);
+    S* yr = to + static_cast<long>(r) * width;
     Vector<S> total{};
     by_vector<S>(width, [&](long i, auto n) { total += load_first(xr + i, n); });
     const S mean = sum<S>(total) / static_cast<S>(width);
@@ -72,11 +83,12 @@ void layer_norm(const Tensor<S>& x, const Tensor<S>& scale, const Tensor<S>& shi
     const S rstd = S(1) / std::sqrt(sum<S>(squares) / static_cast<S>(width) + static_cast<S>(eps));
     by_vector<S>(width, [&](long i, auto n) {
       const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
-      store_first(y.row(r) + i, normal * load_first(scale.data() + i, n) + load_first(shift.data() + i, n), n);
+      store_first(yr + i, normal * load_first(scale.data() + i, n) + load_first(shift.data() + i, n), n);
     });
-    statistics.row(r)[0] = mean;
-    statistics.row(r)[1] = rstd;
+    kept[2L * r] = mean;
+    kept[2L * r + 1] = rstd;
   }
+  });
 }
 
 /// dx = rstd (g - mean(g) - n mean(g n)), g = dy scale, n = (x - mean) rstd; adds sum(dy n) to dscale, sum(dy) to dshift.
@@ -111,9 +123,10 @@ void layer_norm_backward(const Tensor<S>& x, const Tensor<S>& statistics, const 
 template <class S>
 void gelu(const Tensor<S>& x, Tensor<S>& y) {
   y.resize_like(x, x.rows(), x.cols());
-  by_vector<S>(x.size(), [&](long i, auto n) {
+  S* const to = y.data();
+  over_elements(x, [&](long i, auto n) {
     const Vector<S> v = load_first(x.data() + i, n);
-    store_first(y.data() + i, v * S(0.5) * (S(1) + erf(v * S(std::numbers::sqrt2 / 2))), n);
+    store_first(to + i, v * S(0.5) * (S(1) + erf(v * S(std::numbers::sqrt2 / 2))), n);
   });
 }
 
@@ -137,15 +150,16 @@ template <class S>
 void rotate(Tensor<S>& qkv, const auto& rows, int heads, int rotated, const Tensor<S>& table, S direction,
             std::span<const std::int32_t> starts) {
   const int width = qkv.cols() / 3, size = width / heads, half = size / 2;
-  for (int sequence = 0; sequence < rows.sequences(); ++sequence) {
-    const int begin = rows.begin(sequence), end = rows.end(sequence);
-    const int start = starts.empty() ? 0 : starts[static_cast<std::size_t>(sequence)];
-    for (int r = begin; r < end; ++r) {
-      const S* cosine = table.row(start + r - begin);
+  S* const elements = qkv.data();
+  over_rows(qkv.device(), rows.count(), [&](int first, int last) {
+    for (int sequence = 0, r = first; r < last; ++r) {
+      while (r >= rows.end(sequence)) ++sequence;
+      const int start = starts.empty() ? 0 : starts[static_cast<std::size_t>(sequence)];
+      const S* cosine = table.row(start + r - rows.begin(sequence));
       const S* sine = cosine + half;
       for (int part = 0; part < 2; ++part)
         for (int head = 0; head < rotated; ++head) {
-          S* a = qkv.row(r) + part * width + head * size;
+          S* a = elements + static_cast<long>(r) * qkv.cols() + part * width + head * size;
           S* b = a + half;
           by_vector<S>(half, [&](long i, auto n) {
             const Vector<S> c = load_first(cosine + i, n), s = load_first(sine + i, n) * direction;
@@ -155,7 +169,7 @@ void rotate(Tensor<S>& qkv, const auto& rows, int heads, int rotated, const Tens
           });
         }
     }
-  }
+  });
 }
 
 /// One Philox block gives the bits that decide four elements.
@@ -213,19 +227,21 @@ template <class S>
 void argmax(const Tensor<S>& logits, std::vector<std::int32_t>& best, std::vector<double>& probability) {
   best.resize(static_cast<std::size_t>(logits.rows()));
   probability.resize(best.size());
-  for (int r = 0; r < logits.rows(); ++r) {
-    const S* row = logits.row(r);
-    int top = 0;
-    for (int c = 1; c < logits.cols(); ++c)
-      if (row[c] > row[top]) top = c;
-    S total = 0;
-    by_vector<S>(logits.cols(), [&](long i, auto n) {
-      const Vector<S> e = exp(load_first(row + i, n) - row[top]);
-      for (int j = 0; j < n; ++j) total += e[j];
-    });
-    best[static_cast<std::size_t>(r)] = top;
-    probability[static_cast<std::size_t>(r)] = static_cast<double>(S(1) / total);
-  }
+  over_rows(logits.device(), logits.rows(), [&](int first, int last) {
+    for (int r = first; r < last; ++r) {
+      const S* row = logits.row(r);
+      int top = 0;
+      for (int c = 1; c < logits.cols(); ++c)
+        if (row[c] > row[top]) top = c;
+      S total = 0;
+      by_vector<S>(logits.cols(), [&](long i, auto n) {
+        const Vector<S> e = exp(load_first(row + i, n) - row[top]);
+        for (int j = 0; j < n; ++j) total += e[j];
+      });
+      best[static_cast<std::size_t>(r)] = top;
+      probability[static_cast<std::size_t>(r)] = static_cast<double>(S(1) / total);
+    }
+  });
 }
 
 /// (train/adamw.hpp)

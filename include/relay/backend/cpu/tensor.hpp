@@ -11,6 +11,7 @@
 
 #include <relay/backend/memory.hpp>
 #include <relay/core/require.hpp>
+#include <relay/core/threads.hpp>
 
 namespace relay::cpu {
 
@@ -23,10 +24,26 @@ struct System {
 
 using Memory = BlockPool<System>;
 
-/// Where tensors live: on the CPU, which pool they use (none: the system's memory).
+/// Where tensors live: on the CPU, which pool they use (none: the system's memory), which threads may share the work of one
+/// operation on them (none: the calling one does it alone).
 struct Device {
   Memory* memory = nullptr;
+  Threads* threads = nullptr;
 };
+
+/// Among how many threads an operation on so many rows is shared: all of the device's, where each gets some tiles of a product.
+inline int row_parts(const Device& device, int rows) {
+  return device.threads && rows >= 8 * device.threads->count() ? device.threads->count() : 1;
+}
+
+/// Calls f(first, last) for all rows first .. last-1, a part on each of the device's threads: the same part in every operation, so
+/// that a thread finds in its cache what it wrote before.
+void over_rows(const Device& device, int rows, auto&& f) {
+  const int parts = row_parts(device, rows);
+  if (parts == 1) return f(0, rows);
+  const auto row = [&](int part) { return static_cast<int>(static_cast<long>(rows) * part / parts); };
+  device.threads->run(parts, [&](int part) { f(row(part), row(part + 1)); });
+}
 
 /// Memory without a type, in whole lines of the cache.
 class Bytes {
@@ -64,8 +81,8 @@ class Tensor {
   using Scalar = S;
 
   Tensor() = default;
-  Tensor(int rows, int cols, Device device = {}) : buffer_(device.memory) { resize(rows, cols); }
-  Tensor(const Tensor& other) : buffer_(other.buffer_.pool()) {
+  Tensor(int rows, int cols, Device device = {}) : buffer_(device.memory), threads_(device.threads) { resize(rows, cols); }
+  Tensor(const Tensor& other) : buffer_(other.buffer_.pool()), threads_(other.threads_) {
     resize(other.rows_, other.cols_);
     if (size() > 0) std::memcpy(data(), other.data(), static_cast<std::size_t>(size()) * sizeof(S));
   }
@@ -78,7 +95,7 @@ class Tensor {
   int rows() const { return rows_; }
   int cols() const { return cols_; }
   long size() const { return static_cast<long>(rows_) * cols_; }
-  Device device() const { return {buffer_.pool()}; }
+  Device device() const { return {buffer_.pool(), threads_}; }
   S* data() {
     laid_out_ = false;
     return static_cast<S*>(buffer_.data());
@@ -99,6 +116,7 @@ class Tensor {
 
   void resize(int rows, int cols, Device device) {
     if (buffer_.pool() != device.memory) buffer_.move_to(device.memory);
+    threads_ = device.threads;
     resize(rows, cols);
   }
 
@@ -119,6 +137,7 @@ class Tensor {
  private:
   void swap(Tensor& other) noexcept {
     buffer_.swap(other.buffer_);
+    std::swap(threads_, other.threads_);
     std::swap(rows_, other.rows_);
     std::swap(cols_, other.cols_);
     std::swap(layouts_, other.layouts_);
@@ -126,6 +145,7 @@ class Tensor {
   }
 
   Buffer<System> buffer_;
+  Threads* threads_ = nullptr;
   int rows_ = 0, cols_ = 0;
   std::unique_ptr<Layouts> layouts_;
   bool laid_out_ = false;
