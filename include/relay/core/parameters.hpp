@@ -14,11 +14,13 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <relay/core/require.hpp>
+#include <relay/core/threads.hpp>
 
 namespace relay {
 
@@ -90,6 +92,32 @@ Layer zeros_like(const Layer& layer) {
   clear(zero);
   return zero;
 }
+
+/// The same walk for several threads: a list of the tensors (types T) of several layers, side by side. Kept from step to step, it
+/// asks for no memory.
+template <class... T>
+class ParameterList {
+ public:
+  void assign(auto&... layers) {
+    list_.clear();
+    for_each_parameter([&](auto&... tensors) { list_.emplace_back(&tensors...); }, layers...);
+  }
+  std::size_t size() const { return list_.size(); }
+
+  /// Calls visit(i, tensor of the first layer, tensor of the second, ...) for the i-th parameter, for all, on any thread; visit must not
+  /// care which. `threads` may be null.
+  void visit(Threads* threads, auto&& visit) const {
+    const auto one = [&](int i) {
+      std::apply([&](auto*... tensors) { visit(static_cast<std::size_t>(i), *tensors...); }, list_[static_cast<std::size_t>(i)]);
+    };
+    const int count = static_cast<int>(list_.size());
+    if (threads) return threads->run(count, one);
+    for (int i = 0; i < count; ++i) one(i);
+  }
+
+ private:
+  std::vector<std::tuple<T*...>> list_;
+};
 
 /// Lets the backend lay out every weight for products (Backend::prepare), which then cost less until the weights are written
 /// again. The trainer does so at every step (embeddings, which are small, go along); do it once to a model that was loaded.

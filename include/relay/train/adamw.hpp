@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include <relay/backend/ops.hpp>
 #include <relay/core/parameters.hpp>
@@ -49,32 +51,38 @@ class AdamW {
 
   const AdamWConfig& config() const { return config_; }
 
-  /// One update; returns the norm of the gradient before clipping.
-  double step(Model& model, const Model& gradient, double rate_factor) {
-    double squares = 0;
-    for_each_parameter([&](const auto& g) { squares += Backend::sum_of_squares(g); }, gradient);
-    const double norm = std::sqrt(squares);
+  /// One update; returns the norm of the gradient before clipping. `threads`, if there are any, share the parameters. Weights are
+  /// laid out for products again while they are at hand.
+  double step(Model& model, const Model& gradient, double rate_factor, Threads* threads = nullptr) {
+    parameters_.assign(model, gradient, first, second);
+    squares_.resize(parameters_.size());
+    parameters_.visit(threads, [&](std::size_t i, auto&, const auto& g, auto&, auto&) { squares_[i] = Backend::sum_of_squares(g); });
+    const double norm = std::sqrt(std::accumulate(squares_.begin(), squares_.end(), 0.0));
     require(std::isfinite(norm), "the gradient is not finite at step ", steps + 1,
             ": lower the learning rate, or look for bad values in the data");
     ++steps;
-    AdamWStep s{.rate = config_.rate * rate_factor,
-                .beta1 = config_.beta1,
-                .beta2 = config_.beta2,
-                .epsilon = config_.epsilon,
-                .decay = 0,
-                .correction1 = 1 - std::pow(config_.beta1, steps),
-                .correction2 = 1 - std::pow(config_.beta2, steps),
-                .gradient_scale = config_.clip > 0 && norm > config_.clip ? config_.clip / norm : 1};
-    for_each_parameter(
-        [&](auto& weight, const auto& g, auto& m, auto& v) {
-          s.decay = weight.rows() > 1 ? config_.decay : 0;
-          Backend::adamw(weight, g, m, v, s);
-        },
-        model, gradient, first, second);
+    const AdamWStep all{.rate = config_.rate * rate_factor,
+                        .beta1 = config_.beta1,
+                        .beta2 = config_.beta2,
+                        .epsilon = config_.epsilon,
+                        .decay = config_.decay,
+                        .correction1 = 1 - std::pow(config_.beta1, steps),
+                        .correction2 = 1 - std::pow(config_.beta2, steps),
+                        .gradient_scale = config_.clip > 0 && norm > config_.clip ? config_.clip / norm : 1};
+    parameters_.visit(threads, [&](std::size_t, auto& weight, const auto& g, auto& m, auto& v) {
+      AdamWStep own = all;
+      if (weight.rows() == 1) own.decay = 0;
+      Backend::adamw(weight, g, m, v, own);
+      if (weight.rows() > 1) Backend::prepare(weight);
+    });
     return norm;
   }
 
  private:
+  using Tensor = typename Backend::Tensor;
+
+  ParameterList<Tensor, const Tensor, Tensor, Tensor> parameters_;
+  std::vector<double> squares_;  // of each parameter's gradient
   AdamWConfig config_;
 };
 

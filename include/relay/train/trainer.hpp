@@ -61,12 +61,13 @@ class Trainer {
     Model& sum = lanes_.front()->gradient;
     for (std::size_t i = 0; i < lanes_.size(); ++i) {
       report.losses += lanes_[i]->losses;
-      if (i > 0)
-        for_each_parameter([](auto& to, const auto& from) { Backend::add(from, to); }, sum, lanes_[i]->gradient);
+      if (i == 0) continue;
+      gradients_.assign(sum, lanes_[i]->gradient);
+      gradients_.visit(threads_, [](std::size_t, auto& to, const auto& from) { Backend::add(from, to); });
     }
     const double factor = schedule_(optimiser.steps + 1);
     report.rate = factor * optimiser.config().rate;
-    report.gradient_norm = optimiser.step(*model_, sum, factor);
+    report.gradient_norm = optimiser.step(*model_, sum, factor, threads_);
     report.step = optimiser.steps;
     report.samples = static_cast<long>(examples.size());
     return report;
@@ -168,6 +169,7 @@ class Trainer {
   Seed seed_;
   Threads* threads_;
   std::vector<std::unique_ptr<Lane>> lanes_;
+  ParameterList<typename Backend::Tensor, typename Backend::Tensor> gradients_;  // of two lanes
   std::vector<std::pair<double, const Example*>> by_cost_;  // of the step at hand, kept for its memory
   std::vector<double> load_;
 };

@@ -133,13 +133,12 @@ void gelu(const Tensor<S>& x, Tensor<S>& y) {
 /// dx = dy (Phi(x) + x phi(x)); dx may be dy.
 template <class S>
 void gelu_backward(const Tensor<S>& x, const Tensor<S>& dy, Tensor<S>& dx) {
-  const S density = static_cast<S>(0.5 * std::numbers::inv_sqrtpi * std::numbers::sqrt2);
   dx.resize_like(x, x.rows(), x.cols());
+  S* const to = dx.data();
   by_vector<S>(x.size(), [&](long i, auto n) {
     const Vector<S> v = load_first(x.data() + i, n);
-    const Vector<S> phi = exp(v * v * S(-0.5)) * density;
-    const Vector<S> cdf = S(0.5) * (S(1) + erf(v * S(std::numbers::sqrt2 / 2)));
-    store_first(dx.data() + i, load_first(dy.data() + i, n) * (cdf + v * phi), n);
+    const Normal<S> at = normal(v);
+    store_first(to + i, load_first(dy.data() + i, n) * (at.distribution + v * at.density), n);
   });
 }
 
