@@ -26,12 +26,13 @@ struct Setting {
   TransformerConfig model;
   int modulus, longest;            // operators
   int looped_batch, causal_batch;  // of training
+  int lanes;                       // of training: two where more of them would have too few rows to be worth it
   int new_tokens;                  // written after each prompt in generation
 
   Arithmetic task() const { return {.modulus = modulus}; }
 };
 
-const Setting settings[] = {{"demo", bench::demo(), 5, 6, 32, 32, 50}, {"paper", bench::paper(), 11, 15, 64, 16, 300}};
+const Setting settings[] = {{"demo", bench::demo(), 5, 6, 32, 32, 2, 50}, {"paper", bench::paper(), 11, 15, 64, 16, 4, 300}};
 
 enum class Work { looped_training, causal_training, generation, looped_inference };
 
@@ -168,7 +169,7 @@ void train(benchmark::State& state, Model model, const auto& objective, const Jo
            Threads& threads) {
   std::vector<std::vector<Example>> batches(static_cast<std::size_t>(job.batches()));
   for (std::size_t i = 0; i < problems.size(); ++i) batches[i % batches.size()].push_back(problems[i]);
-  Trainer trainer(model, objective, {.rate = 1e-4}, {.steps = 1 << 30}, Seed{1}, threads);
+  Trainer trainer(model, objective, {.rate = 1e-4}, {.steps = 1 << 30}, Seed{1}, threads, job.setting->lanes);
   trainer.step(batches.back());
   for (auto _ : state)
     for (const auto& batch : batches) trainer.step(batch);

@@ -33,9 +33,11 @@ TEST_CASE_TEMPLATE("Cpu<bf16> conforms: operands of products keep 8 bits, where 
 }
 TEST_CASE("Cpu<double> conforms") { Conformance<Cpu<double>>({}, 1e-14).run(); }
 
-TEST_CASE("and with its own memory") {
+TEST_CASE("and with its own memory, and with threads that share an operation") {
   cpu::Memory memory;
   Conformance<Cpu<float>>({&memory}, 1e-6).run();
+  Threads threads(2);
+  Conformance<Cpu<float>>({&memory, &threads}, 1e-6).run();
 }
 
 TEST_CASE("a weight that another backend has prepared is multiplied with all the same") {

@@ -122,6 +122,35 @@ TEST_CASE("erf of floats: a few units in the last place of one" * here) {
   CHECK(std::abs(f(broadcast(50.0f))[0]) <= 1.0000005f);
 }
 
+TEST_CASE("the normal distribution's density and distribution function" * here) {
+  const auto density = [](const auto& x) -> Vector<float> { return normal(x).density; };
+  const auto distribution = [](const auto& x) -> Vector<float> { return normal(x).distribution; };
+  const auto exact_density = [](double x) { return std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi); };
+  const auto exact_distribution = [](double x) { return std::erfc(-x / std::numbers::sqrt2) / 2; };
+  CHECK(worst(-12.0f, 12.0f, density, exact_density, absolute) < 1e-7);
+  CHECK(worst(-12.0f, 12.0f, distribution, exact_distribution, absolute) < 2.5e-7);
+  CHECK(distribution(broadcast(1e30f))[0] == 1);
+  CHECK(distribution(broadcast(-1e30f))[0] < 1e-30f);
+  CHECK(std::isnan(distribution(broadcast(NAN))[0]));
+  CHECK(std::isnan(exp(broadcast(NAN))[0]));
+  for (const double x : {-3.0, -0.1, 0.0, 0.7, 5.0}) {
+    CHECK(normal(broadcast(x)).density[0] == doctest::Approx(exact_density(x)).epsilon(1e-14));
+    CHECK(normal(broadcast(x)).distribution[0] == doctest::Approx(exact_distribution(x)).epsilon(1e-12));
+  }
+}
+
+TEST_CASE_TEMPLATE("halves of a vector" * here, S, float, double) {
+  Vector<S> v;
+  for (int i = 0; i < lanes<S>; ++i) v[i] = static_cast<S>(i + 1);
+  const int half = lanes<S> / 2;
+  for (int i = 0; i < lanes<S>; ++i) {
+    CHECK(swapped_halves<S>(v)[i] == v[(i + half) % lanes<S>]);
+    CHECK(both_halves<S, 0>(v)[i] == v[i % half]);
+    CHECK(both_halves<S, 1>(v)[i] == v[half + i % half]);
+    CHECK(negative_half<S>(v)[i] == (i < half ? -v[i] : v[i]));
+  }
+}
+
 TEST_CASE("exp and erf of doubles are the standard library's" * here) {
   for (const double x : {-700.0, -3.0, -0.1, 0.0, 1e-9, 0.7, 5.0, 700.0}) {
     CHECK(exp(broadcast(x))[0] == std::exp(x));

@@ -27,6 +27,14 @@ void pack(const S* from, long stride, int rows, int width, S factor, S* to) {
   }
 }
 
+/// to [rows, width] = from [rows, width']
+template <class S>
+void unpack(const S* from, int rows, int width, S* to, long stride) {
+  const int padded = round_up<S>(width);
+  for (int r = 0; r < rows; ++r)
+    by_vector<S>(width, [&](long c, auto n) { store_first(to + r * stride + c, load(from + r * padded + c), n); });
+}
+
 /// to [width, rows'] = from [rows, width] transposed, rows' = rows padded with zeros to whole vectors.
 template <class S>
 void pack_transposed(const S* from, long stride, int rows, int width, S* to) {
@@ -241,13 +249,10 @@ void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor
         small_product<Operand::transposed>(keys, size_padded, count, dp, padded, qb, size_padded, dk + at, size_padded,
                                            Store::add);
         small_product<Operand::plain>(count, size_padded, keys, dp, padded, k + at, size_padded, dq, size_padded, Store::assign);
-        for (int i = 0; i < count; ++i)
-          std::copy_n(dq + i * size_padded, size, dqkv.row(begin + first + i) + head * size);
+        detail::unpack(dq, count, size, dqkv.row(begin + first) + head * size, stride);
       }
-      for (int j = 0; j < n; ++j) {
-        std::copy_n(dk + j * size_padded, size, dqkv.row(begin + j) + width + head * size);
-        std::copy_n(dv + j * size_padded, size, dqkv.row(begin + j) + 2 * width + head * size);
-      }
+      detail::unpack(dk, n, size, dqkv.row(begin) + width + head * size, stride);
+      detail::unpack(dv, n, size, dqkv.row(begin) + 2 * width + head * size, stride);
     }
   }
 }

@@ -56,22 +56,23 @@ inline constexpr int panel_columns = tile_vectors* lanes<F>;
 template <class F>
 inline constexpr int panel_depth = std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
 
+/// The first `count` columns' factors from a row and, in a pair, the next.
+template <class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline Vector<F> column_factors(const S* row, [[maybe_unused]] int stride, [[maybe_unused]] bool pair, auto count) {
+  if constexpr (steps<F> == 1)
+    return load_first(row, count);
+  else
+    return interleave(load_first(row, count), pair ? load_first(row + stride, count) : Vector<S>{});
+}
+
 /// panel [factors(depth), columns'] = B [depth, columns], columns' = columns padded with zeros to whole vectors.
 template <class F, class S = SumOf<F>>
 void pack_panel(ConstMatrix<S> b, int depth, int columns, F* panel) {
-  const int whole = columns / lanes<S> * lanes<S>, padded = round_up<S>(columns);
+  const int padded = round_up<S>(columns);
   for (int k = 0; k < depth; k += steps<F>, panel += padded) {
     const S* from = b.data + static_cast<long>(k) * b.stride;
-    if constexpr (steps<F> == 1) {
-      for (int c = 0; c < whole; c += lanes<S>) store(panel + c, load(from + c));
-      if (whole < columns) store(panel + whole, load_first(from + whole, columns - whole));
-    } else {
-      const S* next = from + b.stride;
-      const bool last = k + 1 == depth;  // has no neighbour
-      by_vector<S>(columns, [&](long c, auto n) {
-        store(panel + c, interleave(load_first(from + c, n), last ? Vector<S>{} : load_first(next + c, n)));
-      });
-    }
+    const bool pair = steps<F> == 2 && k + 1 < depth;
+    by_vector<S>(columns, [&](long c, auto n) { store(panel + c, column_factors<F>(from + c, b.stride, pair, n)); });
   }
 }
 
@@ -82,11 +83,15 @@ void pack_panel_transposed(ConstMatrix<S> b, int depth, int columns, F* panel) {
   for (int c = 0; c < columns; c += lanes<S>) {
     const int rows = std::min(lanes<S>, columns - c);
     for (int k = 0; k < end; k += lanes<S>) {
-      Square<F> square{};
+      Square<F> square;  // only constants index it, so that it is in registers
       const S* from = b.data + static_cast<long>(c) * b.stride + k * steps<F>;
-      for (int r = 0; r < rows; ++r, from += b.stride) square.row[r] = load_factors<F>(from, depth - k * steps<F>);
+      const int count = depth - k * steps<F>, kept = end - k;
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes<S>; ++r) square.row[r] = load_factors<F>(r < rows ? from + static_cast<long>(r) * b.stride : from, r < rows ? count : 0);
       transpose<F>(square);
-      for (int i = 0; i < std::min(lanes<S>, end - k); ++i) store(panel + (k + i) * padded + c, square.row[i]);
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes<S>; ++i)
+        if (i < kept) store(panel + (k + i) * padded + c, square.row[i]);
     }
   }
 }
@@ -100,10 +105,18 @@ template <class F, class S = SumOf<F>>
 void pack_tiles(ConstMatrix<S> a, int depth, int rows, F* to) {
   constexpr int group = tile_group<F>;
   static_assert(group % tile_rows == 0);
-  for (int first = 0; first < rows; first += group)
-    for (int k = 0; k < depth; k += steps<F>, to += group)
-      pack_panel<F>({a.data + static_cast<long>(k) * a.stride + first, a.stride}, std::min(steps<F>, depth - k),
-                    std::min(group, rows - first), to);
+  for (int first = 0; first < rows; first += group) {
+    const int count = std::min(group, rows - first);
+    for (int k = 0; k < depth; k += steps<F>, to += group) {
+      const S* from = a.data + static_cast<long>(k) * a.stride + first;
+      const bool pair = steps<F> == 2 && k + 1 < depth;
+      if (count == group)
+#pragma GCC unroll 3
+        for (int c = 0; c < group; c += lanes<S>) store(to + c, column_factors<F>(from + c, a.stride, pair, std::integral_constant<int, lanes<S>>{}));
+      else
+        by_vector<S>(count, [&](long c, auto n) { store(to + c, column_factors<F>(from + c, a.stride, pair, n)); });
+    }
+  }
 }
 
 /// to [rows, factors(depth)] = A [rows, depth]

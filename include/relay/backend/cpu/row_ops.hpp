@@ -156,9 +156,16 @@ void rotate(Tensor<S>& qkv, const auto& rows, int heads, int rotated, const Tens
       const int start = starts.empty() ? 0 : starts[static_cast<std::size_t>(sequence)];
       const S* cosine = table.row(start + r - rows.begin(sequence));
       const S* sine = cosine + half;
+      const Vector<S> both = size == lanes<S> ? load(cosine) : Vector<S>{};
+      const Vector<S> cosines = both_halves<S, 0>(both), sines = negative_half<S>(both_halves<S, 1>(both)) * direction;
       for (int part = 0; part < 2; ++part)
         for (int head = 0; head < rotated; ++head) {
           S* a = elements + static_cast<long>(r) * qkv.cols() + part * width + head * size;
+          if (size == lanes<S>) {  // a head in one vector
+            const Vector<S> x = load(a);
+            store(a, x * cosines + swapped_halves<S>(x) * sines);
+            continue;
+          }
           S* b = a + half;
           by_vector<S>(half, [&](long i, auto n) {
             const Vector<S> c = load_first(cosine + i, n), s = load_first(sine + i, n) * direction;

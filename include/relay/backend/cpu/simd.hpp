@@ -119,6 +119,35 @@ template <class S>
   return detail::fold<S>(v, [](const auto& a, const auto& b) -> Vector<S> { return a > b ? a : b; })[0];
 }
 
+/// The two halves of a vector exchanged.
+template <class S>
+[[gnu::always_inline]] inline Vector<S> swapped_halves(const Vector<S>& v) {
+  return detail::rotated<S, lanes<S> / 2>(v, std::make_integer_sequence<int, lanes<S>>{});
+}
+
+namespace detail {
+
+template <class S, int First, int... I>
+[[gnu::always_inline]] inline Vector<S> twice(const Vector<S>& v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (First + I % (lanes<S> / 2))...);
+}
+
+}  // namespace detail
+
+/// The first (0) or the second (1) half of a vector twice.
+template <class S, int Half>
+[[gnu::always_inline]] inline Vector<S> both_halves(const Vector<S>& v) {
+  return detail::twice<S, Half * lanes<S> / 2>(v, std::make_integer_sequence<int, lanes<S>>{});
+}
+
+/// The first half of a vector with its sign changed.
+template <class S>
+[[gnu::always_inline]] inline Vector<S> negative_half(const Vector<S>& v) {
+  Vector<S> sign = broadcast(S(1));
+  for (int i = 0; i < lanes<S> / 2; ++i) sign[i] = S(-1);
+  return v * sign;
+}
+
 /// As many vectors as a vector has elements.
 template <class S>
 struct Square {
