@@ -66,9 +66,9 @@ class Library:
 
 
 def tuned(mkl, directory):
-    """PyTorch's environment: idle threads sleep while the library runs, the allocator keeps its memory, and MKL uses the
-    instructions that there are. What the caller has set stays."""
-    defaults = dict(OMP_WAIT_POLICY="passive", MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000")
+    """PyTorch's environment: the allocator keeps its memory, and MKL uses the instructions that there are. (Idle OpenMP threads look
+    for work for some milliseconds, as they come, and then sleep while the library runs.) What the caller has set stays."""
+    defaults = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000")
     if mkl == "tuned" and (preload := believing_mkl(directory)):
         defaults["LD_PRELOAD"] = preload
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
@@ -227,6 +227,13 @@ def scaling(results):
             for job, scalars, threads in rates if threads == 2 and (job, scalars, 1) in rates]
 
 
+def across(results):
+    """The library in bf16 against PyTorch in float32, where both were measured."""
+    by_scalars = {(r["job"], r["threads"], r["scalars"]): r for r in results if r["best"]}
+    pairs = [(r, by_scalars.get((r["job"], r["threads"], "float32"))) for r in results if r["scalars"] == "bf16"]
+    return [[ours["job"], str(ours["threads"]), ratio(ours["rates"]["relay"], theirs["rates"][theirs["best"]])] for ours, theirs in pairs if theirs]
+
+
 def report(about, results, limits, options):
     parts = [f"# relay {about['revision']} against PyTorch, {about['date']}", ""]
     parts += [f"* {name}: {about[name]}" for name in ("cpu", "compiler", "flags", "torch", "environment", "command")]
@@ -234,6 +241,8 @@ def report(about, results, limits, options):
         parts.append(f"* limit, {scalars}, {threads} thread{'s' if threads > 1 else ''}: {flops / 1e9:.0f} GFLOP/s")
     parts += ["", f"Medians of {options.alternations} alternations of {options.seconds:g} s or more, [least .. most].", ""]
     parts += [markdown([row(r, limits) for r in results], HEADER), ""]
+    if across(results):
+        parts += ["relay in bf16 against PyTorch in float32:", "", markdown(across(results), ["job", "threads", "ratio"]), ""]
     if options.scaling:
         parts += ["relay, two threads against one:", "", markdown(scaling(results), ["job", "scalars", "2 threads / 1"]), ""]
     if variants(results):

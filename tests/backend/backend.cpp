@@ -23,6 +23,7 @@ struct Declared : ComposedOps<Self> {
   };
   struct Device {
     Memory* memory = nullptr;
+    Threads* threads = nullptr;
   };
   struct Indices {};
   class Tensor {
@@ -115,6 +116,7 @@ struct NoBytes : Declared<NoBytes> {
   };
   struct Device {
     Memory* memory = nullptr;
+    Threads* threads = nullptr;
   };
 };
 struct OtherTensor : Declared<OtherTensor> {

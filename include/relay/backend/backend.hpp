@@ -112,7 +112,7 @@ concept ComputeBackend =
     } &&
 
     // 8. Attention inside each sequence of `rows`. qkv [rows, 3 width]: queries, keys, values, each all heads side by side.
-    requires(const Rows<B>& rows, int rotated, int direction, int positions, int count, const Heads& heads, detail::In<B> table,
+    requires(const Rows<B>& rows, int rotated, int direction, int positions, int count, long elements, const Heads& heads, detail::In<B> table,
              const typename B::Indices& slots, const typename B::Indices& starts, detail::In<B> kept, detail::In<B> dout,
              detail::In<B> qkv, detail::Out<B> rotating, detail::Out<B> dqkv, detail::Out<B> out, detail::Out<B> lse,
              detail::Out<B> keys, detail::Out<B> values) {
@@ -124,6 +124,8 @@ concept ComputeBackend =
       // Sequence s goes on in slot slots[s] of a cache at position starts[s]: its keys and values are appended, and it attends,
       // causally, to all that is there. How a cache holds them is the backend's own matter.
       B::attention_cached(qkv, rows, slots, starts, count, keys, values, out);
+      // How many sequences it is best to continue at once, each with so many elements of keys and values in all caches together.
+      { B::sequences_at_once(elements) } -> std::same_as<int>;
       B::make_cache(count, positions, count, heads.count, qkv.device(), keys, values);  // of so many slots, positions, width and heads
     } &&
 

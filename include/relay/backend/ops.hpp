@@ -56,6 +56,8 @@ struct ComposedOps {
     Backend::add(x, y);
   }
 
+  static int sequences_at_once(long /*elements*/) { return 64; }
+
   /// The list and the elements where there are `indices` and `values` already, whose memory can be kept.
   static void indices_to(std::span<const std::int32_t> list, const auto& device, auto& indices) {
     indices = Backend::indices(list, device);

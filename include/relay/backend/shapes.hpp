@@ -16,6 +16,7 @@
 #include <relay/backend/ops.hpp>
 #include <relay/core/ragged.hpp>
 #include <relay/core/require.hpp>
+#include <relay/core/threads.hpp>
 
 namespace relay {
 

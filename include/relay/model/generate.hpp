@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -15,9 +16,9 @@
 namespace relay {
 
 struct GenerateConfig {
-  int batch = 64;          // sequences at once: slots of the cache
-  int new_tokens = 512;    // at most so many for one prompt
-  std::int32_t stop = 2;   // the token that ends a sequence, not part of the result (<eos>)
+  std::optional<int> batch = {};  // sequences at once: slots of the cache; without one, as many as the backend is fastest with
+  int new_tokens = 512;           // at most so many for one prompt
+  std::int32_t stop = 2;          // the token that ends a sequence, not part of the result (<eos>)
 };
 
 /// The keys and values of every layer for a fixed number of slots.
@@ -26,6 +27,11 @@ class KvCache {
  public:
   KvCache(const CausalTransformer<B>& model, int slots, int positions, typename B::Device device = {}) {
     for (const auto& layer : model.body.layers) layers_.push_back(layer.attention.cache(slots, positions, device));
+  }
+
+  /// The keys and values of a sequence of so many positions.
+  static long elements(const CausalTransformer<B>& model, int positions) {
+    return 2L * static_cast<long>(model.body.layers.size()) * positions * model.head.inputs();
   }
 
   /// Runs rows that continue slot slots[s] at position starts[s] and returns the normalised states [rows, width].
@@ -52,8 +58,8 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
                                                 const GenerateConfig& config = {}, typename B::Device device = {},
                                                 std::vector<bool>* stopped = nullptr) {
   using Index = std::int32_t;
-  require(config.batch > 0 && config.new_tokens > 0, "generation needs a positive batch and number of new tokens, not ",
-          config.batch, " and ", config.new_tokens);
+  require(config.batch.value_or(1) > 0 && config.new_tokens > 0, "generation needs a positive batch and number of new tokens, not ",
+          config.batch.value_or(1), " and ", config.new_tokens);
   std::vector<std::vector<Index>> written(prompts.size());
   if (stopped) stopped->assign(prompts.size(), false);
   const int positions = model.positions();
@@ -64,10 +70,11 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
             "or build the model with more positions");
     longest = std::max(longest, prompts[i].size());
   }
-  const int slots = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(config.batch), prompts.size()));
-  if (slots == 0) return written;
-  const long most = static_cast<long>(longest) + config.new_tokens;  // tokens of a sequence
-  KvCache<B> cache(model, slots, static_cast<int>(std::min<long>(most, positions)), device);
+  if (prompts.empty()) return written;
+  const int most = static_cast<int>(std::min<long>(static_cast<long>(longest) + config.new_tokens, positions));  // tokens of a sequence
+  const int at_once = config.batch.value_or(B::sequences_at_once(KvCache<B>::elements(model, most)));
+  const int slots = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(at_once), prompts.size()));
+  KvCache<B> cache(model, slots, most, device);
 
   struct Running {
     std::size_t prompt;

@@ -27,17 +27,18 @@ struct Solution {
 
 namespace detail {
 
-inline constexpr int solve_group = 32;  // problems computed together: two threads share a batch of 64
+// Problems computed together: few enough for their activations to stay in a core's cache, or for two threads to share 64 texts.
+inline constexpr int looped_group = 16, causal_group = 32;
 
 /// Calls solve(first, count, device) for every group of problems: a group on each thread, or, where there are too few groups
 /// for that, all threads on one group after another.
 template <class Backend>
-void by_group(std::size_t problems, Threads& threads, auto&& solve) {
-  const int groups = static_cast<int>((problems + solve_group - 1) / solve_group);
+void by_group(std::size_t problems, std::size_t group, Threads& threads, auto&& solve) {
+  const int groups = static_cast<int>((problems + group - 1) / group);
   const auto run = [&](int g, Threads* shared) {
     typename Backend::Memory memory;
-    const std::size_t first = static_cast<std::size_t>(g) * solve_group;
-    solve(first, std::min<std::size_t>(solve_group, problems - first), typename Backend::Device{&memory, shared});
+    const std::size_t first = static_cast<std::size_t>(g) * group;
+    solve(first, std::min(group, problems - first), typename Backend::Device{&memory, shared});
   };
   if (groups >= threads.count())
     threads.run(groups, [&](int g) { run(g, nullptr); });
@@ -108,7 +109,7 @@ std::vector<Solution> solve_looped(const Model& model, std::span<const Example> 
     sorted[i].example.rounds.clear();
     sorted[i].example.answer = Vocabulary::pad;
   }
-  detail::by_group<Backend>(problems.size(), threads, [&](std::size_t first, std::size_t count, typename Backend::Device device) {
+  detail::by_group<Backend>(problems.size(), detail::looped_group, threads, [&](std::size_t first, std::size_t count, typename Backend::Device device) {
     detail::read_iterations(model, std::span(sorted).subspan(first, count), placement, device);
   });
   std::vector<Solution> chains(problems.size());
@@ -122,7 +123,7 @@ template <class Model, Task TaskT>
 std::vector<Solution> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
   using Backend = typename Model::Backend;
   std::vector<Solution> chains(problems.size());
-  detail::by_group<Backend>(problems.size(), threads, [&](std::size_t first, std::size_t count, typename Backend::Device device) {
+  detail::by_group<Backend>(problems.size(), detail::causal_group, threads, [&](std::size_t first, std::size_t count, typename Backend::Device device) {
     std::vector<Tokens> prompts;
     const auto room = [](const Example& e) { return e.columns() * (e.iterations + 1); };
     int most = 1;
@@ -132,7 +133,7 @@ std::vector<Solution> solve_causal(const Model& model, std::span<const Example> 
       prompts.push_back(e.problem);
       most = std::max(most, room(e));
     }
-    const GenerateConfig config{.batch = detail::solve_group, .new_tokens = most, .stop = Vocabulary::eos};
+    const GenerateConfig config{.new_tokens = most, .stop = Vocabulary::eos};
     std::vector<bool> stopped;
     const auto written = generate(model, std::span<const Tokens>(prompts), config, device, &stopped);
     for (std::size_t i = 0; i < count; ++i) {
