@@ -72,7 +72,11 @@ void pack_panel(ConstMatrix<S> b, int depth, int columns, F* panel) {
   for (int k = 0; k < depth; k += steps<F>, panel += padded) {
     const S* from = b.data + static_cast<long>(k) * b.stride;
     const bool pair = steps<F> == 2 && k + 1 < depth;
-    by_vector<S>(columns, [&](long c, auto n) { store(panel + c, column_factors<F>(from + c, b.stride, pair, n)); });
+    by_vector<S>(columns, [&](long c, auto n) {
+      // Rows lie far apart, and a backward pass reads them for the first time since forward.
+      for (int i = 0; i < steps<F>; ++i) __builtin_prefetch(from + (8L + i) * b.stride + c);
+      store(panel + c, column_factors<F>(from + c, b.stride, pair, n));
+    });
   }
 }
 
