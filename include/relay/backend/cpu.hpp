@@ -64,7 +64,9 @@ struct Functions : ComposedOps<Self> {
   static void copy_first(const Tensor& x, int count, Tensor& y) {
     y.resize_like(x, count, x.cols());
     S* const to = y.data();
-    cpu::over_rows(x.device(), count, [&](int first, int last) { std::copy(x.row(first), x.row(last), to + static_cast<long>(first) * x.cols()); });
+    cpu::over_rows(x.device(), count, [&](int first, int last) {
+      std::copy(x.row(first), x.row(last), to + static_cast<long>(first) * x.cols());
+    });
   }
   /// y += x, over the rows that both have
   static void add(const Tensor& x, Tensor& y) {

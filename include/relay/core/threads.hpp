@@ -116,7 +116,7 @@ class Threads {
       if (!unless(value.load(std::memory_order_acquire))) return;
       relax();
     }
-    for (unsigned now = value.load(std::memory_order_acquire); unless(now); now = value.load(std::memory_order_acquire)) value.wait(now);
+    for (unsigned now; unless(now = value.load(std::memory_order_acquire));) value.wait(now);
   }
 
   /// Leaves the core to its other thread for a moment.

@@ -109,7 +109,7 @@ std::vector<Solution> solve_looped(const Model& model, std::span<const Example> 
     sorted[i].example.rounds.clear();
     sorted[i].example.answer = Vocabulary::pad;
   }
-  detail::by_group<Backend>(problems.size(), detail::looped_group, threads, [&](std::size_t first, std::size_t count, typename Backend::Device device) {
+  detail::by_group<Backend>(problems.size(), detail::looped_group, threads, [&](std::size_t first, std::size_t count, auto device) {
     detail::read_iterations(model, std::span(sorted).subspan(first, count), placement, device);
   });
   std::vector<Solution> chains(problems.size());
@@ -123,7 +123,7 @@ template <class Model, Task TaskT>
 std::vector<Solution> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
   using Backend = typename Model::Backend;
   std::vector<Solution> chains(problems.size());
-  detail::by_group<Backend>(problems.size(), detail::causal_group, threads, [&](std::size_t first, std::size_t count, typename Backend::Device device) {
+  detail::by_group<Backend>(problems.size(), detail::causal_group, threads, [&](std::size_t first, std::size_t count, auto device) {
     std::vector<Tokens> prompts;
     const auto room = [](const Example& e) { return e.columns() * (e.iterations + 1); };
     int most = 1;

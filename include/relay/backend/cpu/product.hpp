@@ -58,7 +58,8 @@ inline constexpr int panel_depth = std::min<int>(256, 32768 / (panel_columns<F> 
 
 /// The first `count` columns' factors from a row and, in a pair, the next.
 template <class F, class S = SumOf<F>>
-[[gnu::always_inline]] inline Vector<F> column_factors(const S* row, [[maybe_unused]] int stride, [[maybe_unused]] bool pair, auto count) {
+[[gnu::always_inline]] inline Vector<F> column_factors(const S* row, [[maybe_unused]] int stride,
+                                                       [[maybe_unused]] bool pair, auto count) {
   if constexpr (steps<F> == 1)
     return load_first(row, count);
   else
@@ -91,7 +92,8 @@ void pack_panel_transposed(ConstMatrix<S> b, int depth, int columns, F* panel) {
       const S* from = b.data + static_cast<long>(c) * b.stride + k * steps<F>;
       const int count = depth - k * steps<F>, kept = end - k;
 #pragma GCC unroll 16
-      for (int r = 0; r < lanes<S>; ++r) square.row[r] = load_factors<F>(r < rows ? from + static_cast<long>(r) * b.stride : from, r < rows ? count : 0);
+      for (int r = 0; r < lanes<S>; ++r)
+        square.row[r] = load_factors<F>(r < rows ? from + static_cast<long>(r) * b.stride : from, r < rows ? count : 0);
       transpose<F>(square);
 #pragma GCC unroll 16
       for (int i = 0; i < lanes<S>; ++i)
@@ -116,7 +118,10 @@ void pack_tiles(ConstMatrix<S> a, int depth, int rows, F* to) {
       const bool pair = steps<F> == 2 && k + 1 < depth;
       if (count == group)
 #pragma GCC unroll 3
-        for (int c = 0; c < group; c += lanes<S>) store(to + c, column_factors<F>(from + c, a.stride, pair, std::integral_constant<int, lanes<S>>{}));
+        for (int c = 0; c < group; c += lanes<S>) {
+          const std::integral_constant<int, lanes<S>> all;
+          store(to + c, column_factors<F>(from + c, a.stride, pair, all));
+        }
       else
         by_vector<S>(count, [&](long c, auto n) { store(to + c, column_factors<F>(from + c, a.stride, pair, n)); });
     }
@@ -271,6 +276,7 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
              Matrix<SumOf<F>> c, Store how, Device device) {
   if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
   if (k == 0) return detail::add_nothing(m, n, bias, c, how);
+  using S = SumOf<F>;
   constexpr int width = detail::panel_columns<F>;
   const int row_parts = A == Operand::plain && packed ? cpu::row_parts(device, m) : 1, panels = (n + width - 1) / width;
   const bool by_columns = row_parts == 1 && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
@@ -279,13 +285,17 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   detail::Scratch<F> memory(parts * need.size(), device);
   F* const scratch = memory.take(parts * need.size());
   const auto part = [&](int i) {
-    const int row = static_cast<int>(static_cast<long>(m) * i / parts), rows = static_cast<int>(static_cast<long>(m) * (i + 1) / parts) - row;
-    if (row_parts > 1)
-      detail::product_columns<A, B, F>(rows, n, k, 0, n, {a.data + static_cast<long>(row) * a.stride, a.stride}, b, packed, bias,
-                                       {c.data + static_cast<long>(row) * c.stride, c.stride}, how, need, scratch + i * need.size());
-    else
-      detail::product_columns<A, B, F>(m, n, k, panels * i / parts * width, std::min(n, panels * (i + 1) / parts * width), a, b, packed,
-                                       bias, c, how, need, scratch + i * need.size());
+    const auto edge = [&](int whole, int p) { return static_cast<int>(static_cast<long>(whole) * p / parts); };
+    F* const own = scratch + i * need.size();
+    if (row_parts > 1) {
+      const int row = edge(m, i), rows = edge(m, i + 1) - row;
+      const ConstMatrix<S> a_rows{a.data + static_cast<long>(row) * a.stride, a.stride};
+      const Matrix<S> c_rows{c.data + static_cast<long>(row) * c.stride, c.stride};
+      detail::product_columns<A, B, F>(rows, n, k, 0, n, a_rows, b, packed, bias, c_rows, how, need, own);
+    } else {
+      const int first = edge(panels, i) * width, last = std::min(n, edge(panels, i + 1) * width);
+      detail::product_columns<A, B, F>(m, n, k, first, last, a, b, packed, bias, c, how, need, own);
+    }
   };
   if (parts == 1) return part(0);
   device.threads->run(parts, part);
