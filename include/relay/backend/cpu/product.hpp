@@ -37,6 +37,7 @@ class Scratch {
     memory_.resize(1, static_cast<int>(elements), device);
     next_ = memory_.data();
   }
+  /// All of it; asked for before threads share it, for it marks the tensor as written.
   S* begin() { return memory_.data(); }
   S* take(long elements) {
     S* here = next_;
@@ -220,7 +221,7 @@ struct ProductScratch {
     panel = packed || b_in_place ? 0 : static_cast<long>(deepest) * panel_columns<F>;
     a = a_in_place ? 0 : static_cast<long>(deepest) * rows;
   }
-  long size() const { return panel + a; }
+  long size() const { return (panel + a + lanes<F> - 1) / lanes<F> * lanes<F>; }  // the next thread's begins at a whole vector
 };
 
 /// The columns first .. last-1 of a product; `first` is a multiple of a panel's width.
@@ -270,24 +271,26 @@ inline constexpr long shared_product = 1 << 15;
 
 /// C [m, n] (+)= op(A) [m, k] op(B) [k, n] + bias, the products of factors F; a transposed A lies in memory as [k, m], a
 /// transposed B as [n, k]. `bias` [n] is added to every row; null: none. `packed`: op(B) as `pack` lays it out; null: not made yet.
-/// The device's threads share the rows of a plain A, as in all operations, or, where these are few, the panels: no bit depends on it.
+/// The device's threads share the rows of a plain A, where they are enough and B is laid out already, or else the panels, for
+/// each of which A is packed again, if need be. No bit depends on it.
 template <Operand A, Operand B, class F>
-void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed, const SumOf<F>* bias,
-             Matrix<SumOf<F>> c, Store how, Device device) {
+void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
+             const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, Device device) {
   if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
   if (k == 0) return detail::add_nothing(m, n, bias, c, how);
   using S = SumOf<F>;
   constexpr int width = detail::panel_columns<F>;
-  const int row_parts = A == Operand::plain && packed ? cpu::row_parts(device, m) : 1, panels = (n + width - 1) / width;
-  const bool by_columns = row_parts == 1 && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
-  const int parts = by_columns ? std::min(device.threads->count(), panels) : row_parts;
-  const detail::ProductScratch<A, B, F> need(row_parts == 1 ? m : m / row_parts + 1, n, k, b.stride, packed);
+  const int panels = (n + width - 1) / width;
+  const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1;
+  const bool by_panels = !by_rows && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
+  const int parts = by_rows ? row_parts(device, m) : by_panels ? std::min(device.threads->count(), panels) : 1;
+  const detail::ProductScratch<A, B, F> need(by_rows ? m / parts + 1 : m, n, k, b.stride, packed);
   detail::Scratch<F> memory(parts * need.size(), device);
-  F* const scratch = memory.take(parts * need.size());
+  F* const scratch = memory.begin();
   const auto part = [&](int i) {
     const auto edge = [&](int whole, int p) { return static_cast<int>(static_cast<long>(whole) * p / parts); };
     F* const own = scratch + i * need.size();
-    if (row_parts > 1) {
+    if (by_rows) {
       const int row = edge(m, i), rows = edge(m, i + 1) - row;
       const ConstMatrix<S> a_rows{a.data + static_cast<long>(row) * a.stride, a.stride};
       const Matrix<S> c_rows{c.data + static_cast<long>(row) * c.stride, c.stride};
