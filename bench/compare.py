@@ -231,7 +231,8 @@ def across(results):
     """The library in bf16 against PyTorch in float32, where both were measured."""
     by_scalars = {(r["job"], r["threads"], r["scalars"]): r for r in results if r["best"]}
     pairs = [(r, by_scalars.get((r["job"], r["threads"], "float32"))) for r in results if r["scalars"] == "bf16"]
-    return [[ours["job"], str(ours["threads"]), ratio(ours["rates"]["relay"], theirs["rates"][theirs["best"]])] for ours, theirs in pairs if theirs]
+    return [[ours["job"], str(ours["threads"]), ratio(ours["rates"]["relay"], theirs["rates"][theirs["best"]])]
+            for ours, theirs in pairs if theirs]
 
 
 def report(about, results, limits, options):

@@ -197,8 +197,7 @@ void write(benchmark::State& state, const Job& job, const std::vector<Example>& 
   });
   for (auto _ : state)
     part_of([&](auto own, auto device) {
-      benchmark::DoNotOptimize(
-          generate(model, own, {.new_tokens = new_tokens, .stop = -1}, device));
+      benchmark::DoNotOptimize(generate(model, own, {.new_tokens = new_tokens, .stop = -1}, device));
     });
 }
 

@@ -434,15 +434,19 @@ def choose(job, scalars, threads, variant):
     seconds, _, arguments = min(tried, key=lambda one: one[0])
     way = fresh(kind, arguments)
     way()
+    paces = {None: seconds_of(way, 0.5)[0]}  # by the number of problems at once; None: all
     for count in way.sizes():
-        smaller = fresh(kind, arguments)
-        smaller.take_at_once(count)
-        smaller()
-        pace = seconds_of(smaller, 0.5)[0]
-        way()  # may compile again, after the other
-        if pace < seconds_of(way, 0.5)[0]:
-            way = smaller
-            way.name = f"{way.name.split(', ' + AT_ONCE)[0]}, {AT_ONCE} {count}"
+        way = fresh(kind, arguments)
+        way.take_at_once(count)
+        way()
+        paces[count] = seconds_of(way, 0.5)[0]
+    if len(paces) > 1:
+        best = min(paces, key=paces.get)
+        way = fresh(kind, arguments)
+        if best:
+            way.take_at_once(best)
+            way.name += f", {AT_ONCE} {best}"
+        way()
     if threads > 1:  # small operations may not be worth a second thread
         torch.set_num_threads(1)
         way.sample()

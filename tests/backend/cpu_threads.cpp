@@ -3,6 +3,8 @@
 #include <relay/layer/initialise.hpp>
 #include <relay/layer/rotary.hpp>
 
+#include <atomic>
+#include <thread>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -99,6 +101,33 @@ TEST_CASE_TEMPLATE("threads that share an operation change no bit", B, Cpu<float
       CHECK(computed<B>(lengths, {nullptr, &threads}) == alone);
     }
   }
+}
+
+TEST_CASE("rows are shared where there are enough, each by one thread") {
+  Threads threads(2);
+  const cpu::Device device{nullptr, &threads};
+  CHECK(cpu::row_parts({}, 1000) == 1);
+  CHECK(cpu::row_parts(device, 15) == 1);
+  CHECK(cpu::row_parts(device, 16) == 2);
+  std::vector<int> owners(17);
+  std::atomic<int> here = 0;
+  cpu::over_rows(device, 17, [&](int first, int last) {
+    for (int r = first; r < last; ++r) ++owners[static_cast<std::size_t>(r)];
+    ++here;
+    while (here < 2) std::this_thread::yield();  // two parts that wait for each other
+  });
+  CHECK(owners == std::vector<int>(17, 1));
+}
+
+TEST_CASE("sequences at once: what the cache holds, and at least what rows can be shared") {
+  Threads threads(4);
+  using B = Cpu<float>;
+  CHECK(B::sequences_at_once(1, {}) == 64);
+  CHECK(B::sequences_at_once(1 << 17, {}) == 16);  // half a MiB each
+  CHECK(B::sequences_at_once(1L << 40, {}) == 6);
+  CHECK(B::sequences_at_once(1L << 40, {nullptr, &threads}) == 32);
+  CHECK(B::sequences_at_once(1 << 17, {nullptr, &threads}) == 64);
+  CHECK(Cpu<bf16>::sequences_at_once(1 << 17, {}) == 32);
 }
 
 TEST_CASE("a tensor keeps its threads as it keeps its memory") {

@@ -96,3 +96,22 @@ TEST_CASE("a visitor may keep state of its own") {
   for_each_parameter(total, tree);
   CHECK(total.sum == 18);
 }
+
+TEST_CASE("a list of parameters: the same walk, each once, on any thread") {
+  Tree tree;
+  const Tree other;
+  ParameterList<Vec, const Vec> list;
+  Threads threads(3);
+  for (Threads* shared : {static_cast<Threads*>(nullptr), &threads}) {
+    list.assign(tree, other);
+    CHECK(list.size() == 6);
+    std::vector<const Vec*> first(6), second(6);
+    list.visit(shared, [&](std::size_t i, Vec& a, const Vec& b) {
+      first[i] = &a;
+      second[i] = &b;
+    });
+    CHECK(first == std::vector<const Vec*>{&tree.first.weight, &tree.first.bias, &tree.layers[0].weight, &tree.layers[0].bias,
+                                           &tree.layers[1].weight, &tree.layers[1].bias});
+    CHECK(second[4] == &other.layers[1].weight);
+  }
+}

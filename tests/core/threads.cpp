@@ -1,6 +1,7 @@
 #include <relay/core/threads.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <numeric>
 #include <string>
 
@@ -19,6 +20,41 @@ TEST_CASE("every task runs exactly once, for any number of threads and tasks, ag
         CHECK(runs == std::vector<int>(runs.size(), 1));
       }
   }
+}
+
+TEST_CASE("more tasks than shares, more threads than those, and threads that have fallen asleep") {
+  Threads threads(40);
+  for (int round = 0; round < 20; ++round) {
+    std::vector<int> runs(100);
+    threads.run(100, [&](int i) { ++runs[static_cast<std::size_t>(i)]; });
+    CHECK(runs == std::vector<int>(100, 1));
+    if (round % 4 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));  // no thread looks for work that long
+  }
+  for (const int milliseconds : {0, 2}) {  // ended while they look, and while they sleep
+    Threads idle(3);
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+  }
+}
+
+TEST_CASE("inside a task of several a run works alone, inside a single task it has all threads") {
+  Threads threads(2);
+  std::atomic<int> runs = 0;
+  threads.run(4, [&](int) {
+    const auto outer = std::this_thread::get_id();
+    threads.run(3, [&](int) { runs += std::this_thread::get_id() == outer ? 1 : 100; });
+  });
+  CHECK(runs == 12);
+  std::atomic<int> here = 0;  // two tasks that wait for each other, so there are two threads
+  threads.run(1, [&](int) {
+    threads.run(2, [&](int) {
+      ++here;
+      while (here < 2) std::this_thread::yield();
+    });
+  });
+  CHECK(here == 2);
+  CHECK_THROWS_WITH_AS(threads.run(2, [&](int) { threads.run(2, [](int i) { require(i == 0, "task ", i); }); }), "task 1", Error);
+  threads.run(2, [&](int) { ++here; });
+  CHECK(here == 4);
 }
 
 TEST_CASE("what the tasks wrote is seen when run returns") {

@@ -59,6 +59,26 @@ TEST_CASE("clipping: a gradient of norm 10 clipped to 2 is the gradient of norm 
   CHECK(after(10, 0) == doctest::Approx(0.1 * 8));
 }
 
+TEST_CASE("threads that share the parameters change no bit; weights are laid out again") {
+  using F = Cpu<float>;
+  Linear<F> layer(70, 50, Key(1)), shared = layer, gradient(70, 50, Key(2));
+  initialise_normal<F>(gradient.bias, 1, Key(3));
+  AdamW alone(layer, {}), together(shared, {});
+  Threads threads(3);
+  for (int n = 0; n < 3; ++n) CHECK(alone.step(layer, gradient, 1) == together.step(shared, gradient, 1, &threads));
+  CHECK(F::download(layer.weight) == F::download(shared.weight));
+  CHECK(F::download(layer.bias) == F::download(shared.bias));
+  Linear<F>::Trace trace;
+  cpu::Tensor<float> x(3, 70), again;
+  initialise_normal<F>(x, 1, Key(4));
+  const std::vector<int> lengths{3};
+  const Ragged<F> batch(lengths);
+  const auto prepared = F::download(shared.forward(x, Rows<F>(batch), trace));
+  const cpu::Tensor<float> bare = shared.weight;  // a copy has no layouts
+  F::linear(x, bare, shared.bias, again);
+  CHECK(prepared == F::download(again));
+}
+
 TEST_CASE("a gradient that is not finite stops the training, and nothing has changed") {
   for (const double bad : {NAN, INFINITY}) {
     Linear<B> layer(2, 2, Key(1)), gradient = zeros_like(layer);

@@ -3,7 +3,8 @@
 // A tensor is a row-major matrix [rows, cols] on a device; the host sees its elements by upload and download alone. What a
 // function overwrites it shapes itself, on the device of its first argument; what it adds to has its shape already. What is
 // written is no other argument of the same call, unless it is said here. A tensor may have no rows.
-// Functions may be called from several threads at once, on different tensors whose devices have different Memory.
+// Functions may be called from several threads at once, on different tensors whose devices have different Memory; add,
+// sum_of_squares, adamw and prepare, which take nothing from it, also on different tensors of one device.
 //
 // tests/backend/conformance.hpp checks what each function computes; backend/cpu.hpp is an example.
 #pragma once
@@ -51,7 +52,7 @@ concept ComputeBackend =
     requires(typename B::Memory& memory, Threads& threads, typename B::Device device, detail::In<B> x, detail::Out<B> y, int rows,
              int cols) {
       { typename B::Device{&memory} } -> std::same_as<typename B::Device>;
-      // These threads may share the work of one operation on such tensors, if the backend makes use of them. No result depends on it.
+      // These threads may share the work of one operation on such tensors. No result depends on it.
       { typename B::Device{&memory, &threads} } -> std::same_as<typename B::Device>;
       { memory.allocations() } -> std::convertible_to<long>;   // how often the system was asked for memory so far
       { memory.bytes() } -> std::convertible_to<std::size_t>;  // what it gave so far; it is kept for the next tensors
@@ -125,7 +126,7 @@ concept ComputeBackend =
       // causally, to all that is there. How a cache holds them is the backend's own matter.
       B::attention_cached(qkv, rows, slots, starts, count, keys, values, out);
       // How many sequences it is best to continue at once, each with so many elements of keys and values in all caches together.
-      { B::sequences_at_once(elements) } -> std::same_as<int>;
+      { B::sequences_at_once(elements, qkv.device()) } -> std::same_as<int>;
       B::make_cache(count, positions, count, heads.count, qkv.device(), keys, values);  // of so many slots, positions, width and heads
     } &&
 

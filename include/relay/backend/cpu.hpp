@@ -1,8 +1,9 @@
 // The CPU backend: Cpu<float> to train with, Cpu<bf16> to train faster with, Cpu<double> to check gradients with. The only file
 // that includes Eigen.
 //
-// A backend is a tensor type and the plain functions below on it; nothing else in the library knows a host pointer. All are
-// single-threaded: parallelism is over lanes of a batch, where it costs nothing (train/trainer.hpp). Cpu<bf16> differs in
+// A backend is a tensor type and the plain functions below on it; nothing else in the library knows a host pointer. A function
+// runs on the calling thread, or shares its rows among the threads of its tensors' device, if that has any (training needs none:
+// its lanes are parallel, where it costs nothing, train/trainer.hpp). Cpu<bf16> differs in
 // the products of linear layers and in attention to a cache: their operands are rounded to bf16 and summed up in float32; all other
 // tensors are float32, and everything is where the CPU has no AVX512_BF16.
 #pragma once
@@ -64,7 +65,9 @@ struct Functions : ComposedOps<Self> {
   static void copy_first(const Tensor& x, int count, Tensor& y) {
     y.resize_like(x, count, x.cols());
     S* const to = y.data();
-    cpu::over_rows(x.device(), count, [&](int first, int last) { std::copy(x.row(first), x.row(last), to + static_cast<long>(first) * x.cols()); });
+    cpu::over_rows(x.device(), count, [&](int first, int last) {
+      std::copy(x.row(first), x.row(last), to + static_cast<long>(first) * x.cols());
+    });
   }
   /// y += x, over the rows that both have
   static void add(const Tensor& x, Tensor& y) {
@@ -129,11 +132,14 @@ struct Functions : ComposedOps<Self> {
   static void make_cache(int slots, int positions, int width, int heads, Device device, Tensor& keys, Tensor& values) {
     run([&](auto kernels) { kernels.template make_cache<P>(slots, positions, width, heads, device, keys, values); });
   }
-  /// Every token reads all that its sequence has cached: several times faster from the processor's cache, of which 8 MiB are taken for a
-  /// core's share, than from memory. But the weights are read once for all sequences, and products want a whole tile of rows.
-  static int sequences_at_once(long elements) {
-    constexpr long share = 8 << 20;
-    return static_cast<int>(std::clamp<long>(share / std::max<long>(1, elements * static_cast<long>(sizeof(P))), 6, 64));
+  /// Every token reads all that its sequence has cached: several times faster from the processor's cache, of which 8 MiB are
+  /// taken for a core's share, than from memory. But the weights are read once for all sequences, products want a whole tile
+  /// of rows, and threads want rows that they can share.
+  static int sequences_at_once(long elements, const Device& device) {
+    constexpr long share = 8 << 20, tile = 6, most = 64;
+    const long threads = device.threads ? device.threads->count() : 1, bytes = std::max(1L, elements * long{sizeof(P)});
+    const long least = threads == 1 ? tile : cpu::rows_of_a_part * threads;
+    return static_cast<int>(std::clamp(threads * share / bytes, least, std::max(least, most)));
   }
   static void dropout(const Tensor& x, double rate, Key key, Tensor& y) {
     const Tensor* const base = nullptr;

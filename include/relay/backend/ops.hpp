@@ -56,7 +56,7 @@ struct ComposedOps {
     Backend::add(x, y);
   }
 
-  static int sequences_at_once(long /*elements*/) { return 64; }
+  static int sequences_at_once(long /*elements*/, const auto& /*device*/) { return 64; }
 
   /// The list and the elements where there are `indices` and `values` already, whose memory can be kept.
   static void indices_to(std::span<const std::int32_t> list, const auto& device, auto& indices) {

@@ -120,7 +120,7 @@ class ParameterList {
 };
 
 /// Lets the backend lay out every weight for products (Backend::prepare), which then cost less until the weights are written
-/// again. The trainer does so at every step (embeddings, which are small, go along); do it once to a model that was loaded.
+/// again. AdamW does so after every update (embeddings, which are small, go along); do it once to a model that was loaded.
 template <class Layer>
 void prepare(Layer& layer) {
   for_each_parameter(

@@ -1,8 +1,7 @@
 // A pool of threads that runs f(0) .. f(count - 1), each exactly once, on any thread; returns when all are done.
 //
 // What a task computes must not depend on its thread: then neither does the result. The first exception is thrown again.
-// Task i is thread i's, modulo the number of threads, as long as that has not fallen behind: what it wrote in one run is then in its own
-// cache in the next.
+// Thread i begins with task i, then takes the next that nobody has begun: what it wrote in one run is in its own cache in the next.
 // A thread with nothing to do looks for work for some microseconds before it sleeps: runs that follow each other closely, such as
 // the products of one token, then start in less time than it takes the system to wake a thread.
 #pragma once
@@ -17,6 +16,7 @@
 #include <system_error>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <relay/core/require.hpp>
@@ -42,9 +42,9 @@ class Threads {
 
   int count() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// A task must not run tasks on the threads that run it.
+  /// One run at a time. Inside a task of several, a run works alone; a single task has all threads.
   void run(int count, const std::invocable<int> auto& f) {
-    if (workers_.empty() || count <= 1) {
+    if (workers_.empty() || count <= 1 || at_work() == this) {
       for (int i = 0; i < count; ++i) f(i);
       return;
     }
@@ -59,8 +59,14 @@ class Threads {
     void (*call)(const void*, int) = nullptr;
   };
 
-  /// Tasks go in at most so many shares: task i is in share i modulo their number.
+  /// Tasks go in at most so many shares, a bit each: task i is in share i modulo their number.
   static constexpr unsigned most_shares = 31, stopped = 1u << most_shares;
+
+  /// The threads, if any, of which the calling thread is running a task.
+  static const Threads*& at_work() {
+    thread_local const Threads* threads = nullptr;
+    return threads;
+  }
 
   void run_all(int count, Task f) {
     // Nobody reads these before it has taken a share of this run, and all of the last run's are done.
@@ -69,9 +75,12 @@ class Threads {
     shares_ = std::min(count, static_cast<int>(most_shares));
     error_ = nullptr;
     unfinished_.store(static_cast<unsigned>(shares_), std::memory_order_relaxed);
-    waiting_.store(static_cast<unsigned>((std::uint64_t{1} << shares_) - 1), std::memory_order_release);
+    // Sequentially consistent: the notification looks whether anybody sleeps, and must not look before this is seen.
+    waiting_.store(static_cast<unsigned>((std::uint64_t{1} << shares_) - 1));
     waiting_.notify_all();
+    const Threads* before = std::exchange(at_work(), this);
     take(0);
+    at_work() = before;
     wait_while(unfinished_, [](unsigned n) { return n > 0; });
     if (error_) std::rethrow_exception(error_);
   }
@@ -83,6 +92,7 @@ class Threads {
   }
 
   void work(int thread) {
+    at_work() = this;
     while (true) {
       wait_while(waiting_, [](unsigned shares) { return shares == 0; });
       if (waiting_.load(std::memory_order_relaxed) == stopped) return;
@@ -99,24 +109,26 @@ class Threads {
       const unsigned behind = waiting & (~0u << first);  // the share `first` and those after it
       const unsigned share = static_cast<unsigned>(std::countr_zero(behind != 0 ? behind : waiting)), bit = 1u << share;
       if ((waiting_.fetch_and(~bit, std::memory_order_acquire) & bit) == 0) continue;  // another thread has it
-      for (int i = static_cast<int>(share); i < count_; i += shares_) try {
+      for (int i = static_cast<int>(share); i < count_; i += shares_) {
+        try {
           f_.call(f_.object, i);
         } catch (...) {
           const std::lock_guard lock(error_mutex_);
           if (!error_) error_ = std::current_exception();
         }
+      }
       if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_all();
     }
   }
 
-  /// Returns once unless(value) is false: looks again and again for a while, then sleeps until it is told of a change.
-  static void wait_while(const std::atomic<unsigned>& value, auto&& unless) {
-    constexpr int looks = 2000;  // some ten microseconds
+  /// Returns once condition(value) is false: looks again and again for a while, then sleeps until it is told of a change.
+  static void wait_while(const std::atomic<unsigned>& value, auto&& condition) {
+    constexpr int looks = 2000;  // ten to a hundred microseconds
     for (int i = 0; i < looks; ++i) {
-      if (!unless(value.load(std::memory_order_acquire))) return;
+      if (!condition(value.load(std::memory_order_acquire))) return;
       relax();
     }
-    for (unsigned now = value.load(std::memory_order_acquire); unless(now); now = value.load(std::memory_order_acquire)) value.wait(now);
+    for (unsigned now; condition(now = value.load(std::memory_order_acquire));) value.wait(now);
   }
 
   /// Leaves the core to its other thread for a moment.
@@ -131,7 +143,7 @@ class Threads {
   // Lines of the cache of their own: the one is asked by those without work, the other written by those who have done some.
   alignas(64) std::atomic<unsigned> waiting_ = 0;  // a bit for each share of the run at hand that nobody has started
   alignas(64) std::atomic<unsigned> unfinished_ = 0;
-  Task f_;
+  alignas(64) Task f_;
   int count_ = 0, shares_ = 0;
   std::mutex error_mutex_;
   std::exception_ptr error_;

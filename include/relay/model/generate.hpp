@@ -72,7 +72,7 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
   }
   if (prompts.empty()) return written;
   const int most = static_cast<int>(std::min<long>(static_cast<long>(longest) + config.new_tokens, positions));  // tokens of a sequence
-  const int at_once = config.batch.value_or(B::sequences_at_once(KvCache<B>::elements(model, most)));
+  const int at_once = config.batch.value_or(B::sequences_at_once(KvCache<B>::elements(model, most), device));
   const int slots = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(at_once), prompts.size()));
   KvCache<B> cache(model, slots, most, device);
 

@@ -178,9 +178,10 @@ void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tenso
   lse.resize_like(qkv, qkv.rows(), heads.count);
   S *const to = out.data(), *const kept = lse.data();
   const long room = detail::Forward<S>::room(rows.longest(), size);
-  detail::Scratch<S> scratch(room * row_parts(qkv.device(), rows.count()), qkv.device());
+  detail::Scratch<S> memory(room * row_parts(qkv.device(), rows.count()), qkv.device());
+  S* const scratch = memory.begin();
   detail::over_heads(qkv.device(), rows, heads.count, [&](int part, int first, int last) {
-    detail::Forward<S> forward(rows.longest(), size, scratch.begin() + part * room);
+    detail::Forward<S> forward(rows.longest(), size, scratch + part * room);
     for (int i = first; i < last; ++i) {
       const int sequence = i / heads.count, begin = rows.begin(sequence);
       forward(qkv, begin, rows.end(sequence) - begin, heads, i % heads.count, to, kept);

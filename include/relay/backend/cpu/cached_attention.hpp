@@ -78,12 +78,13 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   require(layout.keys(longest) <= keys.cols() && layout.values(longest) <= values.cols(), "a cache has no room for ", longest,
           " positions: make it for as many as will be written");
   const long capacity = CacheLayout<F>::capacity(longest), prompt_room = detail::Forward<S>::room(longest_prompt, size);
-  const long room = round_up<S>(static_cast<int>(prompt_room)) + 2 * capacity + 3 * layout.padded();
-  detail::Scratch<S> scratch(room * row_parts(qkv.device(), rows.count()), qkv.device());
+  const long room = prompt_room + 2 * capacity + 3 * layout.padded();
+  detail::Scratch<S> memory(room * row_parts(qkv.device(), rows.count()), qkv.device());
+  S* const scratch = memory.begin();
   S *const all_keys = keys.data(), *const all_values = values.data(), *const to = out.data();
   const long keys_stride = keys.cols(), values_stride = values.cols();
   detail::over_heads(qkv.device(), rows, heads, [&](int part, int first, int last) {
-    S* const p = scratch.begin() + part * room;
+    S* const p = scratch + part * room;
     S* const p_factors = p + capacity;
     S* const q = p_factors + capacity;
     S* const q_factors = q + layout.padded();

@@ -37,6 +37,7 @@ class Scratch {
     memory_.resize(1, static_cast<int>(elements), device);
     next_ = memory_.data();
   }
+  /// All of it; asked for before threads share it, for it marks the tensor as written.
   S* begin() { return memory_.data(); }
   S* take(long elements) {
     S* here = next_;
@@ -58,7 +59,8 @@ inline constexpr int panel_depth = std::min<int>(256, 32768 / (panel_columns<F> 
 
 /// The first `count` columns' factors from a row and, in a pair, the next.
 template <class F, class S = SumOf<F>>
-[[gnu::always_inline]] inline Vector<F> column_factors(const S* row, [[maybe_unused]] int stride, [[maybe_unused]] bool pair, auto count) {
+[[gnu::always_inline]] inline Vector<F> column_factors(const S* row, [[maybe_unused]] int stride,
+                                                       [[maybe_unused]] bool pair, auto count) {
   if constexpr (steps<F> == 1)
     return load_first(row, count);
   else
@@ -91,7 +93,8 @@ void pack_panel_transposed(ConstMatrix<S> b, int depth, int columns, F* panel) {
       const S* from = b.data + static_cast<long>(c) * b.stride + k * steps<F>;
       const int count = depth - k * steps<F>, kept = end - k;
 #pragma GCC unroll 16
-      for (int r = 0; r < lanes<S>; ++r) square.row[r] = load_factors<F>(r < rows ? from + static_cast<long>(r) * b.stride : from, r < rows ? count : 0);
+      for (int r = 0; r < lanes<S>; ++r)
+        square.row[r] = load_factors<F>(r < rows ? from + static_cast<long>(r) * b.stride : from, r < rows ? count : 0);
       transpose<F>(square);
 #pragma GCC unroll 16
       for (int i = 0; i < lanes<S>; ++i)
@@ -116,7 +119,10 @@ void pack_tiles(ConstMatrix<S> a, int depth, int rows, F* to) {
       const bool pair = steps<F> == 2 && k + 1 < depth;
       if (count == group)
 #pragma GCC unroll 3
-        for (int c = 0; c < group; c += lanes<S>) store(to + c, column_factors<F>(from + c, a.stride, pair, std::integral_constant<int, lanes<S>>{}));
+        for (int c = 0; c < group; c += lanes<S>) {
+          const std::integral_constant<int, lanes<S>> all;
+          store(to + c, column_factors<F>(from + c, a.stride, pair, all));
+        }
       else
         by_vector<S>(count, [&](long c, auto n) { store(to + c, column_factors<F>(from + c, a.stride, pair, n)); });
     }
@@ -215,7 +221,7 @@ struct ProductScratch {
     panel = packed || b_in_place ? 0 : static_cast<long>(deepest) * panel_columns<F>;
     a = a_in_place ? 0 : static_cast<long>(deepest) * rows;
   }
-  long size() const { return panel + a; }
+  long size() const { return (panel + a + lanes<F> - 1) / lanes<F> * lanes<F>; }  // the next thread's begins at a whole vector
 };
 
 /// The columns first .. last-1 of a product; `first` is a multiple of a panel's width.
@@ -265,27 +271,34 @@ inline constexpr long shared_product = 1 << 15;
 
 /// C [m, n] (+)= op(A) [m, k] op(B) [k, n] + bias, the products of factors F; a transposed A lies in memory as [k, m], a
 /// transposed B as [n, k]. `bias` [n] is added to every row; null: none. `packed`: op(B) as `pack` lays it out; null: not made yet.
-/// The device's threads share the rows of a plain A, as in all operations, or, where these are few, the panels: no bit depends on it.
+/// The device's threads share the rows of a plain A, where they are enough and B is laid out already, or else the panels, for
+/// each of which A is packed again, if need be. No bit depends on it.
 template <Operand A, Operand B, class F>
-void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed, const SumOf<F>* bias,
-             Matrix<SumOf<F>> c, Store how, Device device) {
+void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
+             const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, Device device) {
   if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
   if (k == 0) return detail::add_nothing(m, n, bias, c, how);
+  using S = SumOf<F>;
   constexpr int width = detail::panel_columns<F>;
-  const int row_parts = A == Operand::plain && packed ? cpu::row_parts(device, m) : 1, panels = (n + width - 1) / width;
-  const bool by_columns = row_parts == 1 && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
-  const int parts = by_columns ? std::min(device.threads->count(), panels) : row_parts;
-  const detail::ProductScratch<A, B, F> need(row_parts == 1 ? m : m / row_parts + 1, n, k, b.stride, packed);
+  const int panels = (n + width - 1) / width;
+  const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1;
+  const bool by_panels = !by_rows && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
+  const int parts = by_rows ? row_parts(device, m) : by_panels ? std::min(device.threads->count(), panels) : 1;
+  const detail::ProductScratch<A, B, F> need(by_rows ? m / parts + 1 : m, n, k, b.stride, packed);
   detail::Scratch<F> memory(parts * need.size(), device);
-  F* const scratch = memory.take(parts * need.size());
+  F* const scratch = memory.begin();
   const auto part = [&](int i) {
-    const int row = static_cast<int>(static_cast<long>(m) * i / parts), rows = static_cast<int>(static_cast<long>(m) * (i + 1) / parts) - row;
-    if (row_parts > 1)
-      detail::product_columns<A, B, F>(rows, n, k, 0, n, {a.data + static_cast<long>(row) * a.stride, a.stride}, b, packed, bias,
-                                       {c.data + static_cast<long>(row) * c.stride, c.stride}, how, need, scratch + i * need.size());
-    else
-      detail::product_columns<A, B, F>(m, n, k, panels * i / parts * width, std::min(n, panels * (i + 1) / parts * width), a, b, packed,
-                                       bias, c, how, need, scratch + i * need.size());
+    const auto edge = [&](int whole, int p) { return static_cast<int>(static_cast<long>(whole) * p / parts); };
+    F* const own = scratch + i * need.size();
+    if (by_rows) {
+      const int row = edge(m, i), rows = edge(m, i + 1) - row;
+      const ConstMatrix<S> a_rows{a.data + static_cast<long>(row) * a.stride, a.stride};
+      const Matrix<S> c_rows{c.data + static_cast<long>(row) * c.stride, c.stride};
+      detail::product_columns<A, B, F>(rows, n, k, 0, n, a_rows, b, packed, bias, c_rows, how, need, own);
+    } else {
+      const int first = edge(panels, i) * width, last = std::min(n, edge(panels, i + 1) * width);
+      detail::product_columns<A, B, F>(m, n, k, first, last, a, b, packed, bias, c, how, need, own);
+    }
   };
   if (parts == 1) return part(0);
   device.threads->run(parts, part);

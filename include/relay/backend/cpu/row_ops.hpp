@@ -55,7 +55,9 @@ template <class S>
 void residual(const Tensor<S>& x, const Tensor<S>& branch, Tensor<S>& y) {
   y.resize_like(x, x.rows(), x.cols());
   S* const to = y.data();
-  over_elements(x, [&](long i, auto n) { store_first(to + i, load_first(x.data() + i, n) + load_first(branch.data() + i, n), n); });
+  over_elements(x, [&](long i, auto n) {
+    store_first(to + i, load_first(x.data() + i, n) + load_first(branch.data() + i, n), n);
+  });
 }
 
 /// y = scale * (x - mean) * rstd + shift, per row; rstd = 1 / sqrt(variance + eps). statistics [rows, 2]: mean, rstd.
@@ -68,26 +70,26 @@ void layer_norm(const Tensor<S>& x, const Tensor<S>& scale, const Tensor<S>& shi
   S *const to = y.data(), *const kept = statistics.data();
   over_rows(x.device(), x.rows(), [&](int first, int last) {
     for (int r = first; r < last; ++r) {
-    const S* xr = x.row(r);
-    S* yr = to + static_cast<long>(r) * width;
-    Vector<S> total{};
-    by_vector<S>(width, [&](long i, auto n) { total += load_first(xr + i, n); });
-    const S mean = sum<S>(total) / static_cast<S>(width);
-    Vector<S> squares{};
-    by_vector<S>(width, [&](long i, auto n) {
-      Vector<S> d = load_first(xr + i, n) - mean;
-      if constexpr (std::is_same_v<decltype(n), int>)
-        for (int j = n; j < lanes<S>; ++j) d[j] = 0;  // what lies behind the row is no deviation
-      squares += d * d;
-    });
-    const S rstd = S(1) / std::sqrt(sum<S>(squares) / static_cast<S>(width) + static_cast<S>(eps));
-    by_vector<S>(width, [&](long i, auto n) {
-      const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
-      store_first(yr + i, normal * load_first(scale.data() + i, n) + load_first(shift.data() + i, n), n);
-    });
-    kept[2L * r] = mean;
-    kept[2L * r + 1] = rstd;
-  }
+      const S* xr = x.row(r);
+      S* yr = to + static_cast<long>(r) * width;
+      Vector<S> total{};
+      by_vector<S>(width, [&](long i, auto n) { total += load_first(xr + i, n); });
+      const S mean = sum<S>(total) / static_cast<S>(width);
+      Vector<S> squares{};
+      by_vector<S>(width, [&](long i, auto n) {
+        Vector<S> d = load_first(xr + i, n) - mean;
+        if constexpr (std::is_same_v<decltype(n), int>)
+          for (int j = n; j < lanes<S>; ++j) d[j] = 0;  // what lies behind the row is no deviation
+        squares += d * d;
+      });
+      const S rstd = S(1) / std::sqrt(sum<S>(squares) / static_cast<S>(width) + static_cast<S>(eps));
+      by_vector<S>(width, [&](long i, auto n) {
+        const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
+        store_first(yr + i, normal * load_first(scale.data() + i, n) + load_first(shift.data() + i, n), n);
+      });
+      kept[2L * r] = mean;
+      kept[2L * r + 1] = rstd;
+    }
   });
 }
 

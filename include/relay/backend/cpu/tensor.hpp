@@ -25,15 +25,18 @@ struct System {
 using Memory = BlockPool<System>;
 
 /// Where tensors live: on the CPU, which pool they use (none: the system's memory), which threads may share the work of one
-/// operation on them (none: the calling one does it alone).
+/// operation on them (none: the calling one does it alone). Both must outlive the tensors.
 struct Device {
   Memory* memory = nullptr;
   Threads* threads = nullptr;
 };
 
-/// Among how many threads an operation on so many rows is shared: all of the device's, where each gets some tiles of a product.
+/// Fewer rows are not worth a thread's while.
+inline constexpr int rows_of_a_part = 8;
+
+/// Among how many threads an operation on so many rows is shared: all of the device's, or none.
 inline int row_parts(const Device& device, int rows) {
-  return device.threads && rows >= 8 * device.threads->count() ? device.threads->count() : 1;
+  return device.threads && rows >= rows_of_a_part * device.threads->count() ? device.threads->count() : 1;
 }
 
 /// Calls f(first, last) for all rows first .. last-1, a part on each of the device's threads: the same part in every operation, so
