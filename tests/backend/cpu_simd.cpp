@@ -143,11 +143,11 @@ TEST_CASE_TEMPLATE("halves of a vector" * here, S, float, double) {
   Vector<S> v;
   for (int i = 0; i < lanes<S>; ++i) v[i] = static_cast<S>(i + 1);
   const int half = lanes<S> / 2;
-  for (int i = 0; i < lanes<S>; ++i) {
-    CHECK(swapped_halves<S>(v)[i] == v[(i + half) % lanes<S>]);
-    CHECK(both_halves<S, 0>(v)[i] == v[i % half]);
-    CHECK(both_halves<S, 1>(v)[i] == v[half + i % half]);
-    CHECK(negative_half<S>(v)[i] == (i < half ? -v[i] : v[i]));
+  for (int i = 0; i < lanes<S>; ++i) {  // v[i] is i + 1
+    CHECK(swapped_halves<S>(v)[i] == static_cast<S>((i + half) % lanes<S> + 1));
+    CHECK(both_halves<S, 0>(v)[i] == static_cast<S>(i % half + 1));
+    CHECK(both_halves<S, 1>(v)[i] == static_cast<S>(half + i % half + 1));
+    CHECK(negative_half<S>(v)[i] == static_cast<S>(i < half ? -i - 1 : i + 1));
   }
 }
 
