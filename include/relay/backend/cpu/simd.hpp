@@ -220,7 +220,8 @@ template <class V>
   const V k = _mm512_maskz_roundscale_ps(0xffff, t, 0);
 #else
   using I = Vector<std::int32_t>;
-  const I n = __builtin_convertvector(t + (t < 0.0f ? broadcast(-0.5f) : broadcast(0.5f)), I);
+  const V number = t == t ? t : V{};  // what is not a number cannot be converted; it comes back with x
+  const I n = __builtin_convertvector(number + (t < 0.0f ? broadcast(-0.5f) : broadcast(0.5f)), I);
   const V k = __builtin_convertvector(n, V);
 #endif
   const V r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
