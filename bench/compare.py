@@ -337,15 +337,15 @@ def main():
     chosen = [job for job in library.jobs.values() if re.search(options.jobs, job["name"])]
     if not chosen:
         raise Problem(f"no job matches --jobs '{options.jobs}': there are {', '.join(library.jobs)}")
-    todo = [(job, scalars, threads) for threads in options.threads for scalars in options.scalars for job in chosen
+    measurements = [(job, scalars, threads) for threads in options.threads for scalars in options.scalars for job in chosen
             if f"{job['name']}/{scalars}/threads:{threads}" in library.benchmarks]
-    if not todo:
+    if not measurements:
         raise Problem(f"{options.bench} has no jobs with {', '.join(options.scalars)}")
 
     about = dict(revision=revision(), date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"), cpu=cpu_model(),
                  torch=", ".join(pythons) or "none", command=shlex.join(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv))
     about["compiler"], about["flags"] = build_of(library)
-    kinds = dict.fromkeys((scalars, threads) for _, scalars, threads in todo)
+    kinds = dict.fromkeys((scalars, threads) for _, scalars, threads in measurements)
     limits = {kind: flops for kind in kinds if (flops := limit(library, *kind))}
     results = []
     print(markdown([], HEADER), flush=True)  # the rows follow as they are measured
@@ -355,7 +355,7 @@ def main():
             json.dump(library.description, file)
         environment = tuned(options.mkl, directory)
         about["environment"] = "of PyTorch: OMP_NUM_THREADS=threads " + " ".join(f"{k}={os.path.basename(v)}" for k, v in environment.items())
-        for job, scalars, threads in todo:
+        for job, scalars, threads in measurements:
             results.append(compare(library, job, scalars, threads, pythons, options, description, environment))
             print("| " + " | ".join(row(results[-1], limits)) + " |", flush=True)
             if options.out:  # after every job: what has been measured is not lost
