@@ -4,7 +4,7 @@
 //
 // The looped model is trained on 1..8 additions and solves 9 and 10, too: it learns the step, and the loop repeats it. A round
 // lies flush right in the model's row, as in the paper; a task whose values belong elsewhere gives loop_objective and solve an
-// AtColumns (train/placement.hpp).
+// AtColumns (task/placement.hpp).
 #include <cstdio>
 
 #include <relay/relay.hpp>

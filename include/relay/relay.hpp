@@ -16,6 +16,7 @@
 // What is to be learned. No tensor is known here.
 #include <relay/task/vocabulary.hpp>
 #include <relay/task/example.hpp>
+#include <relay/task/placement.hpp>
 #include <relay/task/expression.hpp>
 #include <relay/task/expression_parser.hpp>
 #include <relay/task/arithmetic.hpp>
@@ -56,7 +57,6 @@
 
 // Training.
 #include <relay/train/supervision.hpp>
-#include <relay/train/placement.hpp>
 #include <relay/train/loss.hpp>
 #include <relay/train/asked_rows.hpp>
 #include <relay/train/unroll.hpp>

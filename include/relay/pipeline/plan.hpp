@@ -36,19 +36,6 @@ struct StagePlan {
   const MemoryPlan& of(Keep keep) const { return keep == Keep::inputs ? recomputed.value() : stored; }
 };
 
-/// The largest problem of so many operators, and a chain for it: a round of n operators has 4 n tokens at most, as it has when there
-/// are brackets around all but one. It is not arithmetic: only its size is of interest.
-inline Example largest_problem(int operators, int extra_columns) {
-  const auto tokens = [](int n) { return Tokens(static_cast<std::size_t>(n), expression::equals); };
-  Example e;
-  e.length = e.iterations = operators;
-  e.width = 4 * operators + extra_columns;
-  e.problem = tokens(4 * operators);
-  for (int left = operators - 1; left >= 0; --left) e.rounds.push_back(tokens(std::max(1, 4 * left)));
-  e.answer = expression::zero;
-  return e;
-}
-
 /// An example of which an auto-regressive model reads so many tokens, nearly all of them written after the problem.
 inline Example largest_text(int tokens) {
   Example e = largest_problem(1, 0);

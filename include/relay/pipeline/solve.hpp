@@ -14,7 +14,7 @@
 #include <relay/model/generate.hpp>
 #include <relay/model/looped_transformer.hpp>
 #include <relay/task/example.hpp>
-#include <relay/train/placement.hpp>
+#include <relay/task/placement.hpp>
 
 namespace relay {
 

@@ -18,6 +18,7 @@
 #include <relay/task/example.hpp>
 #include <relay/task/expression.hpp>
 #include <relay/task/expression_parser.hpp>
+#include <relay/task/placement.hpp>
 
 namespace relay {
 
@@ -158,6 +159,26 @@ struct Arithmetic {
     return verdict;
   }
 
+  /// What the last round says.
+  Token answer(const Example& written) const {
+    return written.rounds.empty() || written.rounds.back().empty() ? Vocabulary::pad : written.rounds.back().back();
+  }
+
+  FlushRight placement() const { return {}; }
+
+  /// A round of n operators has 4 n tokens at most, as it has when there are brackets around all but one. It is not arithmetic.
+  Example largest(int length) const {
+    const auto tokens = [](int n) { return Tokens(static_cast<std::size_t>(n), expression::equals); };
+    Example e;
+    e.length = e.iterations = length;
+    e.problem = tokens(4 * length);
+    for (int left = length - 1; left >= 0; --left) e.rounds.push_back(tokens(std::max(1, 4 * left)));
+    e.answer = expression::zero;
+    return e;
+  }
+
+  std::string options() const { return message("modulus=", modulus); }
+
   /// As people write it: "(1+2)*3=".
   std::string print(const Tokens& tokens) const { return expression::print(tokens); }
 
@@ -243,6 +264,6 @@ struct Arithmetic {
   }
 };
 
-static_assert(Task<Arithmetic>);
+static_assert(ReasoningTask<Arithmetic>);
 
 }  // namespace relay

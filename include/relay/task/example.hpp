@@ -22,6 +22,8 @@ struct Example {
   Tokens problem;
   std::vector<Tokens> rounds;   // rounds[t - 1] is what iteration t is aligned with
   Token answer = Vocabulary::pad;
+  int task = 0;                 // of a mixture: which of its tasks
+  double weight = 1;            // of its loss among a batch's
 
   int columns() const { return std::max(width, static_cast<int>(problem.size())); }
   bool operator==(const Example&) const = default;
@@ -56,11 +58,34 @@ struct Verdict {
 /// tokens already, and `text_size(example)`.
 template <class T>
 concept Task = requires(const T& task, const Example& example, Random& random, const Tokens& tokens) {
-  { T::name } -> std::convertible_to<std::string_view>;
+  { task.name } -> std::convertible_to<std::string_view>;
   { task.vocabulary() } -> std::same_as<Vocabulary>;
   { task.generate(1, random) } -> std::same_as<Example>;
   { task.text(example) } -> std::same_as<Tokens>;
   { task.read(example, tokens) } -> std::same_as<Example>;
+};
+
+/// A task that the whole pipeline can be run on. Promises, on top of Task's:
+///  4. `parse(text)` is the problem that a person typed, still to be solved: its length and iterations are known, its rounds
+///     and answer are not. Errors say what is wrong and where.
+///  5. `solve(problem)` gives a problem's true rounds and answer.
+///  6. `verify(written)` judges a chain, whatever a model wrote, and never throws.
+///  7. `answer(written)` is the answer that the rounds themselves give, <pad> where they give none.
+///  8. `placement()` says where the looped model's rows have a round's tokens (task/placement.hpp).
+///  9. `largest(length)` is as large as any example of that length, in columns, iterations and text; only its size is of interest.
+/// 10. `options()` names what its examples depend on besides their length: "modulus=5".
+template <class T>
+concept ReasoningTask = Task<T> && requires(const T& task, const Example& example, std::string_view text, const Tokens& tokens, Tokens& out) {
+  task.text(example, out);
+  { task.text_size(example) } -> std::same_as<std::size_t>;
+  { task.parse(text) } -> std::same_as<Example>;
+  { task.solve(tokens) } -> std::same_as<Example>;
+  { task.verify(example) } -> std::same_as<Verdict>;
+  { task.answer(example) } -> std::same_as<Token>;
+  { task.print(tokens) } -> std::same_as<std::string>;
+  task.placement();
+  { task.largest(1) } -> std::same_as<Example>;
+  { task.options() } -> std::same_as<std::string>;
 };
 
 }  // namespace relay

@@ -13,7 +13,7 @@
 #include <relay/model/looped_transformer.hpp>
 #include <relay/train/asked_rows.hpp>
 #include <relay/train/loss.hpp>
-#include <relay/train/placement.hpp>
+#include <relay/task/placement.hpp>
 #include <relay/train/supervision.hpp>
 
 namespace relay {

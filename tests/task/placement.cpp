@@ -1,4 +1,4 @@
-#include <relay/train/placement.hpp>
+#include <relay/task/placement.hpp>
 
 #include <relay/task/arithmetic.hpp>
 
