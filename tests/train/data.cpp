@@ -90,7 +90,7 @@ TEST_CASE("problems held out for testing are in no training stream") {
 TEST_CASE("merged data: a share of the others, each step its own") {
   const ExampleStream<Arithmetic> stream(task, {.shortest = 1, .longest = 2, .power = 1}, 100, Key(11));
   const auto others = examples_of_length(task, 6, 50, Key(12), Split::all);
-  const MergedStream<Arithmetic> merged(stream, others, 0.6, Key(13));
+  const MergedStream merged(stream, others, 0.6, Key(13));
   int from_others = 0;
   std::set<Tokens> seen;
   for (int step = 0; step < 100; ++step) {
@@ -108,11 +108,11 @@ TEST_CASE("merged data: a share of the others, each step its own") {
   }
   CHECK(std::abs(from_others - 6000) < 5 * std::sqrt(10000 * 0.6 * 0.4));
   CHECK(seen.size() >= 49);  // all are used
-  CHECK(merged(17) == MergedStream<Arithmetic>(stream, others, 0.6, Key(13))(17));
-  CHECK(merged(17) != MergedStream<Arithmetic>(stream, others, 0.6, Key(14))(17));
-  CHECK(MergedStream<Arithmetic>(stream, {}, 0, Key(13))(3) == stream(3));
-  CHECK(MergedStream<Arithmetic>(stream, others, 0, Key(13))(3) == stream(3));
-  for (const Example& e : MergedStream<Arithmetic>(stream, others, 1, Key(13))(3)) CHECK(e.length == 6);
+  CHECK(merged(17) == MergedStream(stream, others, 0.6, Key(13))(17));
+  CHECK(merged(17) != MergedStream(stream, others, 0.6, Key(14))(17));
+  CHECK(MergedStream(stream, {}, 0, Key(13))(3) == stream(3));
+  CHECK(MergedStream(stream, others, 0, Key(13))(3) == stream(3));
+  for (const Example& e : MergedStream(stream, others, 1, Key(13))(3)) CHECK(e.length == 6);
 }
 
 TEST_CASE("widened rows: the same problems, 0 .. n columns more, each step and example its own") {
@@ -153,5 +153,5 @@ TEST_CASE("what makes no stream") {
   CHECK_THROWS_AS(Stream(task, {.shortest = 0, .longest = 2, .power = 1}, 1, Key(1)), Error);
   CHECK_THROWS_AS(Stream(task, {.shortest = 3, .longest = 2, .power = 1}, 1, Key(1)), Error);
   const Stream stream(task, {.shortest = 1, .longest = 2, .power = 1}, 1, Key(1));
-  CHECK_THROWS_AS(MergedStream<Arithmetic>(stream, {}, 0.5, Key(1)), Error);
+  CHECK_THROWS_AS(MergedStream(stream, {}, 0.5, Key(1)), Error);
 }

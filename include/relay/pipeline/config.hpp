@@ -17,29 +17,50 @@
 #include <relay/layer/looped.hpp>
 #include <relay/layer/transformer_block.hpp>
 #include <relay/task/arithmetic.hpp>
+#include <relay/task/edit_distance.hpp>
+#include <relay/task/longest_increasing_subsequence.hpp>
+#include <relay/task/mixture.hpp>
 #include <relay/train/adamw.hpp>
 #include <relay/train/data.hpp>
 #include <relay/train/supervision.hpp>
 
 namespace relay {
 
-/// One training: how many steps at what peak learning rate.
+/// One training: how many steps at what peak learning rate, and what each task's loss weighs in it.
 struct StageConfig {
   int steps = 1000;
   double rate = 1e-3;
+  std::vector<double> weights{};  // in the order of `tasks`; none: all the same
 };
 
 /// What the products of linear layers are computed in; everything else is float32 (backend/cpu.hpp).
 enum class Precision { float32, bf16 };
 
+/// Where the answer of a looped model that was taught rounds is read: by its answer head, or as what its rounds say.
+enum class AnswerFrom { head, rounds };
+
+/// How one task is trained and tested.
+struct TaskConfig {
+  Lengths lengths;                           // trained
+  int test_shortest = 0, test_longest = 0;   // 0: as trained; four more than trained
+  int split_from = 3;                        // shorter problems are too few to keep any for testing alone
+  double share = 1;                          // how often it is drawn, among those of all tasks
+
+  int first_test() const { return test_shortest > 0 ? test_shortest : lengths.shortest; }
+  int last_test() const { return test_longest > 0 ? test_longest : lengths.longest + 4; }
+};
+
 /// The defaults are the demo: five numbers, chains of up to six steps, minutes on two cores.
 struct PipelineConfig {
   std::int64_t seed = 1;
-  int modulus = 5;
-  Lengths lengths{.shortest = 1, .longest = 6, .power = 2};  // trained
-  int test_longest = 0;                                        // 0: four more than trained
+  std::vector<std::string> tasks{"arithmetic"};
+  Arithmetic arithmetic{.modulus = 5};
+  EditDistance edit_distance{};
+  LongestIncreasingSubsequence subsequence{};
+  TaskConfig arithmetic_training{.lengths = {.shortest = 1, .longest = 6, .power = 2}};
+  TaskConfig edit_distance_training{.lengths = {.shortest = 1, .longest = 6, .power = 1}};
+  TaskConfig subsequence_training{.lengths = {.shortest = 3, .longest = 15, .power = 1}};
   int extra_columns = 8;  // a looped model's rows in training are up to so many columns wider than their problems
-  int split_from = 3;  // lengths below have too few problems to keep any for testing alone
   TransformerConfig model{.width = 64,
                           .layers = 3,
                           .heads = 4,
@@ -47,6 +68,7 @@ struct PipelineConfig {
                           .directional_heads = 2,  // of the looped models; a causal one has none
                           .distance_bias = 4,
                           .positions = 1024};
+  bool ordered_numbers = false;  // embeddings of numbers start ordered by value
   LoopConfig loop{.normalise = true};
   bool recompute = false;
   AlignmentLoss loss{.lambda = 1, .answer_weight = 0.1, .over_round = Normalisation::sum};
@@ -54,8 +76,12 @@ struct PipelineConfig {
   double warm_up = 0.03, final = 0.02;
   int batch = 32, lanes = 4;
   StageConfig aligned{10000, 4e-3}, vanilla{1000, 4e-3}, ar{2500, 3e-3}, tuned{1400, 1.5e-3};
+  AnswerFrom answer = AnswerFrom::head;
   int chains = 2500;        // written for each longer length
   double share = 0.6;       // of them in a batch of the fine-tuning; the rest is the trained range
+  int phases = 0;           // of fine-tuning on the auto-regressive model's own chains, each a length longer; 0: not done
+  StageConfig self{500, 1e-3};
+  std::vector<double> self_chains{2500};  // problems it is asked for in each phase; the last number goes on
   int samples = 500;        // test problems of each length
   int checkpoint_every = 500;
   int memory_limit = 0;     // of one training, in MiB; 0: none
@@ -63,12 +89,16 @@ struct PipelineConfig {
 
   static void each(auto&& visit, auto& c) {
     visit("seed", c.seed);
-    visit("task.modulus", c.modulus);
-    visit("lengths.shortest", c.lengths.shortest);
-    visit("lengths.longest", c.lengths.longest);
-    visit("lengths.power", c.lengths.power);
-    visit("lengths.test_longest", c.test_longest);
-    visit("lengths.split_from", c.split_from);
+    visit("tasks", c.tasks);
+    visit("arithmetic.modulus", c.arithmetic.modulus);
+    each_of_task("arithmetic", visit, c.arithmetic_training);
+    visit("edit_distance.letters", c.edit_distance.letters);
+    visit("edit_distance.rows", c.edit_distance.rows);
+    each_of_task("edit_distance", visit, c.edit_distance_training);
+    visit("longest_increasing_subsequence.group", c.subsequence.group);
+    visit("longest_increasing_subsequence.limit", c.subsequence.limit);
+    visit("longest_increasing_subsequence.layout", c.subsequence.layout);
+    each_of_task("longest_increasing_subsequence", visit, c.subsequence_training);
     visit("lengths.extra_columns", c.extra_columns);
     visit("model.width", c.model.width);
     visit("model.layers", c.model.layers);
@@ -81,6 +111,7 @@ struct PipelineConfig {
     visit("model.query_key_bias", c.model.query_key_bias);
     visit("model.distance_bias", c.model.distance_bias);
     visit("model.positions", c.model.positions);
+    visit("model.ordered_numbers", c.ordered_numbers);
     visit("loop.inject", c.loop.inject);
     visit("loop.signal", c.loop.signal);
     visit("loop.normalise", c.loop.normalise);
@@ -97,23 +128,59 @@ struct PipelineConfig {
     visit("schedule.final", c.final);
     visit("batch", c.batch);
     visit("lanes", c.lanes);
-    visit("looped_aligned.steps", c.aligned.steps);
-    visit("looped_aligned.rate", c.aligned.rate);
-    visit("looped_vanilla.steps", c.vanilla.steps);
-    visit("looped_vanilla.rate", c.vanilla.rate);
-    visit("ar.steps", c.ar.steps);
-    visit("ar.rate", c.ar.rate);
-    visit("ar_relay.steps", c.tuned.steps);
-    visit("ar_relay.rate", c.tuned.rate);
+    each_of_stage("looped_aligned", visit, c.aligned);
+    visit("looped_aligned.answer", c.answer);
+    each_of_stage("looped_vanilla", visit, c.vanilla);
+    each_of_stage("ar", visit, c.ar);
+    each_of_stage("ar_relay", visit, c.tuned);
     visit("ar_relay.chains", c.chains);
     visit("ar_relay.share", c.share);
+    visit("ar_self.phases", c.phases);
+    each_of_stage("ar_self", visit, c.self);
+    visit("ar_self.chains", c.self_chains);
     visit("evaluate.samples", c.samples);
     visit("checkpoint_every", c.checkpoint_every);
     visit("memory_limit", c.memory_limit);
     visit("precision", c.precision);
   }
 
-  int longest_test() const { return test_longest > 0 ? test_longest : lengths.longest + 4; }
+  /// How a task is trained, by its name.
+  const TaskConfig& training(std::string_view task) const {
+    if (task == EditDistance::name) return edit_distance_training;
+    if (task == LongestIncreasingSubsequence::name) return subsequence_training;
+    require(task == Arithmetic::name, "unknown task '", task,
+            "': there are arithmetic, edit_distance and longest_increasing_subsequence");
+    return arithmetic_training;
+  }
+  /// The tasks, with room for all lengths that are asked of them.
+  Mixture mixture() const {
+    std::vector<AnyTask> list;
+    for (const std::string& name : tasks) {
+      const int longest = std::max(training(name).lengths.longest, training(name).last_test());
+      if (name == EditDistance::name) {
+        EditDistance task = edit_distance;
+        task.longest = longest;
+        list.emplace_back(task);
+      } else if (name == LongestIncreasingSubsequence::name) {
+        LongestIncreasingSubsequence task = subsequence;
+        task.longest = longest;
+        list.emplace_back(task);
+      } else {
+        list.emplace_back(arithmetic);
+      }
+    }
+    return Mixture(std::move(list));
+  }
+  /// What a training draws of each task.
+  std::vector<TaskShare> shares(const StageConfig& stage) const {
+    std::vector<TaskShare> list;
+    for (std::size_t i = 0; i < tasks.size(); ++i) {
+      const TaskConfig& t = training(tasks[i]);
+      list.push_back({t.lengths, t.share, stage.weights.empty() ? 1 : stage.weights[i], t.split_from});
+    }
+    return list;
+  }
+
   LinearSchedule schedule(const StageConfig& stage) const {
     return {.steps = stage.steps, .warm_up = warm_up, .final = final};
   }
@@ -129,6 +196,22 @@ struct PipelineConfig {
 
   /// Throws, naming the key, where a value makes no sense.
   void check() const;
+
+ private:
+  static void each_of_task(const std::string& name, auto&& visit, auto& t) {
+    visit(name + ".shortest", t.lengths.shortest);
+    visit(name + ".longest", t.lengths.longest);
+    visit(name + ".power", t.lengths.power);
+    visit(name + ".test_shortest", t.test_shortest);
+    visit(name + ".test_longest", t.test_longest);
+    visit(name + ".split_from", t.split_from);
+    visit(name + ".share", t.share);
+  }
+  static void each_of_stage(const std::string& name, auto&& visit, auto& stage) {
+    visit(name + ".steps", stage.steps);
+    visit(name + ".rate", stage.rate);
+    visit(name + ".weights", stage.weights);
+  }
 };
 
 namespace detail {
@@ -148,17 +231,50 @@ inline int edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+/// How the values of an enumeration are spelled, in their order.
+template <class E>
+constexpr std::vector<std::string_view> spellings() {
+  if constexpr (std::same_as<E, Normalisation>)
+    return {"mean", "sum"};
+  else if constexpr (std::same_as<E, Precision>)
+    return {"float32", "bf16"};
+  else if constexpr (std::same_as<E, AnswerFrom>)
+    return {"head", "rounds"};
+  else if constexpr (std::same_as<E, EditDistance::Rows>)
+    return {"values", "differences"};
+  else
+    return {"flush_right", "in_place"};
+}
+
+template <class T>
+inline constexpr bool is_list_of_values = false;
+template <class T>
+inline constexpr bool is_list_of_values<std::vector<T>> = true;
+
 template <class T>
 void read_value(std::string_view key, std::string_view text, T& value) {
-  if constexpr (std::same_as<T, bool>) {
+  if constexpr (is_list_of_values<T>) {
+    T list;
+    for (std::string_view rest = text; !rest.empty();) {
+      const std::size_t comma = rest.find(',');
+      list.emplace_back();
+      read_value(key, rest.substr(0, comma), list.back());
+      rest = comma == rest.npos ? "" : rest.substr(comma + 1);
+      require(comma == rest.npos || !rest.empty(), key, " ends in a comma: '", text, "'");
+    }
+    value = std::move(list);
+  } else if constexpr (std::same_as<T, std::string>) {
+    value = text;
+  } else if constexpr (std::same_as<T, bool>) {
     require(text == "true" || text == "false", key, " must be true or false, not '", text, "'");
     value = text == "true";
-  } else if constexpr (std::same_as<T, Normalisation>) {
-    require(text == "mean" || text == "sum", key, " must be mean or sum, not '", text, "'");
-    value = text == "mean" ? Normalisation::mean : Normalisation::sum;
-  } else if constexpr (std::same_as<T, Precision>) {
-    require(text == "float32" || text == "bf16", key, " must be float32 or bf16, not '", text, "'");
-    value = text == "float32" ? Precision::float32 : Precision::bf16;
+  } else if constexpr (std::is_enum_v<T>) {
+    const auto names = spellings<T>();
+    const auto found = std::find(names.begin(), names.end(), text);
+    std::string all;
+    for (const std::string_view name : names) all += (all.empty() ? "" : " or ") + std::string(name);
+    require(found != names.end(), key, " must be ", all, ", not '", text, "'");
+    value = static_cast<T>(found - names.begin());
   } else {
     T parsed{};
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), parsed);
@@ -171,24 +287,40 @@ void read_value(std::string_view key, std::string_view text, T& value) {
 
 template <class T>
 Json to_json(const T& value) {
-  if constexpr (std::same_as<T, Normalisation>)
-    return Json(value == Normalisation::mean ? "mean" : "sum");
-  else if constexpr (std::same_as<T, Precision>)
-    return Json(value == Precision::float32 ? "float32" : "bf16");
+  if constexpr (std::is_enum_v<T>)
+    return Json(spellings<T>()[static_cast<std::size_t>(value)]);
+  else if constexpr (is_list_of_values<T>)
+    return Json::array(value);
   else
     return Json(value);
+}
+
+/// "lengths.longest" and "task.modulus", where there is one task, are its own.
+inline std::string full_key(const PipelineConfig& config, std::string_view key) {
+  const std::size_t dot = key.find('.');
+  const bool its_own = (key.starts_with("lengths.") && key != "lengths.extra_columns") || key.starts_with("task.");
+  return its_own && config.tasks.size() == 1 ? message(config.tasks.front(), key.substr(dot)) : std::string(key);
+}
+
+/// Does the key belong to a task that is not among the configuration's?
+inline bool of_another_task(const PipelineConfig& config, std::string_view key) {
+  for (const std::string_view name : {Arithmetic::name, EditDistance::name, LongestIncreasingSubsequence::name})
+    if (key.starts_with(message(name, ".")))
+      return std::find(config.tasks.begin(), config.tasks.end(), name) == config.tasks.end();
+  return false;
 }
 
 }  // namespace detail
 
 /// Sets one key; an unknown one throws, suggesting the nearest.
 inline void set(PipelineConfig& config, std::string_view key, std::string_view value) {
+  const std::string wanted = detail::full_key(config, key);
   bool found = false;
   int nearest = 1 << 20;
   std::string suggestion;
   PipelineConfig::each(
       [&](std::string_view name, auto& field) {
-        if (name == key) {
+        if (name == wanted) {
           detail::read_value(key, value, field);
           found = true;
         }
@@ -206,9 +338,44 @@ inline void set(PipelineConfig& config, std::string_view assignment) {
   set(config, assignment.substr(0, equals), assignment.substr(equals + 1));
 }
 
+/// A preset: lines of `key = value`, applied to the defaults; `#` begins a comment. `where`, a file's name, begins every error.
+inline PipelineConfig read_preset(std::string_view text, std::string_view where) {
+  const auto trimmed = [](std::string_view part) {
+    const std::size_t first = part.find_first_not_of(" \t\r"), last = part.find_last_not_of(" \t\r");
+    return first == part.npos ? std::string_view() : part.substr(first, last - first + 1);
+  };
+  PipelineConfig config;
+  std::vector<std::string> seen;
+  int number = 0;
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::size_t end = rest.find('\n');
+    std::string_view line = rest.substr(0, end);
+    rest = end == rest.npos ? "" : rest.substr(end + 1);
+    ++number;
+    line = trimmed(line.substr(0, line.find('#')));
+    if (line.empty()) continue;
+    try {
+      const std::size_t equals = line.find('=');
+      require(equals != line.npos, "'", line, "' is not a setting: write key = value");
+      const std::string_view key = trimmed(line.substr(0, equals));
+      require(std::find(seen.begin(), seen.end(), key) == seen.end(), key, " is set twice: remove one of them");
+      seen.emplace_back(key);
+      set(config, key, trimmed(line.substr(equals + 1)));
+    } catch (const Error& error) {
+      fail(where, ":", number, ": ", error.what());
+    }
+  }
+  return config;
+}
+
+/// What the run depends on: the keys of other tasks are left out.
 inline Json to_json(const PipelineConfig& config) {
   Json json = Json::object();
-  PipelineConfig::each([&](std::string_view name, const auto& field) { json.set(name, detail::to_json(field)); }, config);
+  PipelineConfig::each(
+      [&](std::string_view name, const auto& field) {
+        if (!detail::of_another_task(config, name)) json.set(name, detail::to_json(field));
+      },
+      config);
   return json;
 }
 
@@ -216,7 +383,12 @@ inline Json to_json(const PipelineConfig& config) {
 inline PipelineConfig config_from_json(const Json& json, std::string_view where) {
   PipelineConfig config;
   for (const auto& member : json.as_object(where)) {
-    const std::string text = member.value.is_string() ? member.value.as_string() : member.value.dump();
+    std::string text = member.value.is_string() ? member.value.as_string() : member.value.dump();
+    if (member.value.is_array()) {
+      text.clear();
+      for (const Json& item : member.value.as_array())
+        text += (text.empty() ? "" : ",") + (item.is_string() ? item.as_string() : item.dump());
+    }
     try {
       set(config, member.key, text);
     } catch (const Error& error) {
@@ -225,7 +397,7 @@ inline PipelineConfig config_from_json(const Json& json, std::string_view where)
   }
   PipelineConfig::each(
       [&](std::string_view name, auto&) {
-        require(json.find(name) != nullptr, where, ": there is no \"", name,
+        require(detail::of_another_task(config, name) || json.find(name) != nullptr, where, ": there is no \"", name,
                 "\": the file is damaged, or of another version of relay, which this one cannot go on from: make a new run");
       },
       config);
@@ -233,7 +405,7 @@ inline PipelineConfig config_from_json(const Json& json, std::string_view where)
 }
 
 inline void PipelineConfig::check() const {
-  Arithmetic{.modulus = modulus}.check();
+  require(!tasks.empty(), "tasks is empty: name at least one, e.g. tasks=arithmetic");
   const auto show = [](double v) {  // whole numbers in full
     return v == std::floor(v) && std::abs(v) < 1e15 ? message(static_cast<std::int64_t>(v)) : message(v);
   };
@@ -242,11 +414,18 @@ inline void PipelineConfig::check() const {
   };
   constexpr std::int64_t most = std::int64_t{1} << 53;  // beyond it config.json could not tell two seeds apart
   require(-most < seed && seed < most, "seed is ", seed, ", but must be ", 1 - most, " .. ", most - 1);
-  in("lengths.longest", lengths.longest, 1, 200);
-  in("lengths.shortest", lengths.shortest, 1, lengths.longest);
-  in("lengths.power", lengths.power, -10, 10);
-  if (test_longest != 0) in("lengths.test_longest", test_longest, lengths.longest, 200);
-  in("lengths.split_from", split_from, 1, 1000);
+  for (const std::string& name : tasks) {
+    const TaskConfig& t = training(name);
+    const int most = name == Arithmetic::name ? 200 : name == EditDistance::name ? 100 : subsequence.limit - 2;
+    const std::string key = tasks.size() == 1 ? "lengths" : name;  // as a person writes it
+    in(key + ".longest", t.lengths.longest, 1, most);
+    in(key + ".shortest", t.lengths.shortest, 1, t.lengths.longest);
+    in(key + ".power", t.lengths.power, -10, 10);
+    if (t.test_longest != 0) in(key + ".test_longest", t.test_longest, t.lengths.longest, most);
+    in(key + ".test_shortest", t.test_shortest, 0, t.last_test());
+    in(key + ".split_from", t.split_from, 1, 1000);
+    in(key + ".share", t.share, 1e-6, 1e6);
+  }
   in("lengths.extra_columns", extra_columns, 0, 1000);
   in("model.width", model.width, 2, 16384);
   in("model.layers", model.layers, 1, 1000);
@@ -261,12 +440,17 @@ inline void PipelineConfig::check() const {
   in("model.query_key_bias", model.query_key_bias, 0, 100);
   in("model.distance_bias", model.distance_bias, 0, 100);
   in("model.positions", model.positions, 8, 1 << 20);
-  const int longest = longest_test(), tokens = 2 * longest * (longest + 1) + 1;
-  require(tokens <= model.positions, "model.positions is ", model.positions, ", but a chain of ", longest,
-          " operators may have ", tokens, " tokens: set model.positions=", tokens, " or more, or shorter lengths");
-  const int row = 4 * lengths.longest + extra_columns;
-  require(row <= model.positions, "model.positions is ", model.positions, ", but rows of the looped model may have ", row,
-          " columns in training: set model.positions=", row, " or more, or a smaller lengths.extra_columns");
+  const Mixture mixture = this->mixture();  // checks the tasks' own options
+  for (int i = 0; i < mixture.size(); ++i) {
+    const TaskConfig& t = training(mixture.task(i).name);
+    const Example longest = mixture.joint(i, mixture.task(i).largest(t.last_test()));
+    const int tokens = static_cast<int>(longest.problem.size() + mixture.text_size(longest)) - 1;
+    require(tokens <= model.positions, "model.positions is ", model.positions, ", but a chain of ", mixture.task(i).name, " of length ",
+            t.last_test(), " may have ", tokens, " tokens: set model.positions=", tokens, " or more, or shorter lengths");
+    const int row = std::max(mixture.joint(i, mixture.task(i).largest(t.lengths.longest)).columns() + extra_columns, longest.columns());
+    require(row <= model.positions, "model.positions is ", model.positions, ", but rows of the looped model may have ", row,
+            " columns: set model.positions=", row, " or more, or a smaller lengths.extra_columns");
+  }
   in("loop.window", loop.window, 0, 1000);
   in("loss.lambda", loss.lambda, 0, 1e6);
   in("loss.answer_weight", loss.answer_weight, 0, 1e6);
@@ -281,6 +465,9 @@ inline void PipelineConfig::check() const {
   const auto stage = [&](const std::string& name, const StageConfig& s) {
     in(name + ".steps", s.steps, 1, 1e9);
     in(name + ".rate", s.rate, 1e-12, 10);
+    require(s.weights.empty() || s.weights.size() == tasks.size(), name, ".weights has ", s.weights.size(), " numbers, but there are ",
+            tasks.size(), " tasks: give one each, or none");
+    for (const double weight : s.weights) in(name + ".weights", weight, 1e-6, 1e6);
   };
   stage("looped_aligned", aligned);
   stage("looped_vanilla", vanilla);
@@ -288,15 +475,13 @@ inline void PipelineConfig::check() const {
   stage("ar_relay", tuned);
   in("ar_relay.chains", chains, 1, 1e7);
   in("ar_relay.share", share, 0, 1);
+  in("ar_self.phases", phases, 0, 100);
+  stage("ar_self", self);
+  require(!self_chains.empty(), "ar_self.chains is empty: give a number of problems for each phase, e.g. ar_self.chains=2500");
+  for (const double n : self_chains) in("ar_self.chains", n, 1, 1e7);
   in("evaluate.samples", samples, 1, 1e7);
   in("checkpoint_every", checkpoint_every, 1, 1e9);
   in("memory_limit", memory_limit, 0, 1e9);
-}
-
-/// The configuration of a preset.
-inline PipelineConfig preset(std::string_view name) {
-  require(name == "demo", "unknown preset '", name, "': there is 'demo'");
-  return {};
 }
 
 }  // namespace relay

@@ -3,7 +3,9 @@
 //   1. train looped_aligned (iteration t prints round t), looped_vanilla (answer only) and ar (token by token) on short problems
 //   2. looped_aligned writes chains for longer problems, none filtered
 //   3. fine-tune ar on them, merged with the trained range: ar_relay
-//   4. evaluate all four by length
+//   4. the baselines, where phases are asked for: ar writes chains for problems a little longer than it knows, those are kept whose
+//      answer agrees with looped_vanilla (ar_self_loop) or with the truth (ar_self_truth), ar is fine-tuned on them, and again
+//   5. evaluate all models by task and length
 //
 // A stage whose result is in the run directory is not run again, and a training goes on from its checkpoint: a run that was
 // stopped, at any moment and in any way, ends in the same bits.
@@ -15,7 +17,10 @@
 
 #include <relay/core/threads.hpp>
 #include <relay/io/checkpoint.hpp>
+#include <relay/pipeline/claims.hpp>
+#include <relay/pipeline/diagnosis.hpp>
 #include <relay/pipeline/evaluate.hpp>
+#include <relay/pipeline/machine.hpp>
 #include <relay/pipeline/plan.hpp>
 #include <relay/pipeline/run_directory.hpp>
 #include <relay/pipeline/solve.hpp>
@@ -47,14 +52,20 @@ class Pipeline {
   static constexpr int steps_per_line = 50;  // of metrics.jsonl
 
   Pipeline(RunDirectory directory, const PipelineConfig& config, Threads& threads, Observer observer = {})
-      : directory_(std::move(directory)), config_(config), task_{.modulus = config.modulus}, vocabulary_(task_.vocabulary()),
-        threads_(&threads), observer_(std::move(observer)) {}
+      : Pipeline(std::move(directory), config, config.mixture(), threads, std::move(observer)) {}
+
+  /// Of tasks of one's own; the configuration says how each is trained.
+  Pipeline(RunDirectory directory, const PipelineConfig& config, Mixture mixture, Threads& threads, Observer observer = {})
+      : directory_(std::move(directory)), config_(config), mixture_(std::move(mixture)), threads_(&threads), observer_(std::move(observer)) {}
+
+  Pipeline(const Pipeline&) = delete;  // placements point at the mixture
+  Pipeline& operator=(const Pipeline&) = delete;
 
   /// All stages; what is done already is not done again. Returns the table's rows.
   std::vector<ResultRow> run() {
     config_.check();
     if (config_.limit())  // before anything is trained
-      for (const StagePlan& stage : plan_stages<typename B::Scalar>(config_)) stage.keep(config_);
+      for (const StagePlan& stage : plan_stages<typename B::Scalar>(mixture_, config_)) stage.keep(config_);
     make_directories(directory_.path());
     const FileLock lock(directory_.path() + "/lock",
                         message("another relay is at work in ", directory_.path(), ": wait for it, or choose another --out"));
@@ -62,16 +73,28 @@ class Pipeline {
     const Looped aligned = train_looped("looped_aligned", config_.aligned, Aligned{}, config_.loss);
     const Looped vanilla = train_looped("looped_vanilla", config_.vanilla, AnswerOnly{}, AlignmentLoss{});
     const Causal ar = train_ar();
-    write_chains(aligned);
-    const Causal tuned = fine_tune(ar);
-    std::vector<ResultRow> rows;
-    say("evaluating ", config_.samples, " problems of each length ", config_.lengths.shortest, "..", config_.longest_test());
-    evaluate("looped_aligned", looped_solver(aligned), rows);
-    evaluate("looped_vanilla", looped_solver(vanilla), rows);
-    evaluate("ar", causal_solver(ar), rows);
-    evaluate("ar_relay", causal_solver(tuned), rows);
-    write_file_atomically(directory_.results_file(), results_json(to_json(config_), rows).dump() + "\n");
-    return rows;
+    write_relay_chains(aligned);
+    const Causal tuned = fine_tune("ar_relay", ar, config_.tuned, {"looped_aligned"});
+    std::optional<Causal> self_loop, self_truth;
+    if (config_.phases > 0) {
+      self_loop = tune_on_own_chains("ar_self_loop", ar, [&](std::span<const Example> problems) {
+        std::vector<Token> answers;
+        for (const Solution& s : looped_solver("looped_vanilla", vanilla)(problems)) answers.push_back(s.example.answer);
+        return answers;
+      });
+      self_truth = tune_on_own_chains("ar_self_truth", ar, [](std::span<const Example> problems) {
+        std::vector<Token> answers;
+        for (const Example& e : problems) answers.push_back(e.answer);
+        return answers;
+      });
+    }
+    evaluate("looped_aligned", looped_solver("looped_aligned", aligned));
+    evaluate("looped_vanilla", looped_solver("looped_vanilla", vanilla));
+    evaluate("ar", causal_solver(ar));
+    evaluate("ar_relay", causal_solver(tuned));
+    if (self_loop) evaluate("ar_self_loop", causal_solver(*self_loop));
+    if (self_truth) evaluate("ar_self_truth", causal_solver(*self_truth));
+    return write_results();
   }
 
   /// A finished model of the run.
@@ -95,88 +118,188 @@ class Pipeline {
     const std::string file = directory_.model_file(name);
     require(exists(file), directory_.path(), " has no model '", name, "' yet: `relay pipeline --out ", directory_.path(),
             "` goes on with the run");
-    if (name.starts_with("looped")) return looped_solver(looped(name));
+    if (name.starts_with("looped")) return looped_solver(name, looped(name));
     return causal_solver(causal(name));
   }
-  static const std::vector<std::string>& models() {
-    static const std::vector<std::string> names{"looped_aligned", "looped_vanilla", "ar", "ar_relay"};
+  /// The names of the run's models, in the order they are trained.
+  std::vector<std::string> models() const {
+    std::vector<std::string> names{"looped_aligned", "looped_vanilla", "ar", "ar_relay"};
+    if (config_.phases > 0) names.insert(names.end(), {"ar_self_loop", "ar_self_truth"});
     return names;
   }
 
-  const Arithmetic& task() const { return task_; }
+  const Mixture& mixture() const { return mixture_; }
   const PipelineConfig& config() const { return config_; }
 
-  /// Test problems of one length, which no training has seen (where a length has enough problems).
-  std::vector<Example> test_examples(int length, int count, Key key) const {
-    return examples_of_length(task_, length, count, key,
-                              ExampleStream<Arithmetic>::split_of(length, config_.split_from, Split::test));
+  /// Test problems of one task and length, which no training has seen (where a length has enough problems).
+  std::vector<Example> test_examples(int task, int length, int count, Key key) const {
+    const int split_from = training(task).split_from;
+    return mixture_.examples(task, length, count, of_task(key, task), length >= split_from ? Split::test : Split::all);
   }
 
  private:
   /// Every stage draws from a stream of its own.
-  enum class Stream : std::uint64_t { model = 1, data, dropout, chains, merge, test, width };
+  enum class Stream : std::uint64_t { model = 1, data, dropout, chains, merge, test, width, numbers };
   Key key(Stream stream, std::string_view stage) const {
     Key k = Key(static_cast<std::uint64_t>(config_.seed)).fold(static_cast<std::uint64_t>(stream));
     for (const char c : stage) k = k.fold(static_cast<unsigned char>(c));
     return k;
   }
 
-  Looped new_looped() const {
-    return Looped(config_.model, config_.loop, vocabulary_.size(), Seed{key(Stream::model, "looped").value});
-  }
-  Causal new_causal() const { return Causal(config_.model, vocabulary_.size(), Seed{key(Stream::model, "ar").value}); }
+  /// Several tasks draw from streams of their own.
+  Key of_task(Key key, int task) const { return mixture_.single() ? key : key.fold(static_cast<std::uint64_t>(task)); }
+  const TaskConfig& training(int task) const { return config_.training(mixture_.task(task).name); }
 
-  ExampleStream<Arithmetic> stream(std::string_view stage) const {
-    return {task_, config_.lengths, config_.batch, key(Stream::data, stage), config_.split_from};
+  Looped new_looped() const {
+    Looped model(config_.model, config_.loop, mixture_.vocabulary().size(), Seed{key(Stream::model, "looped").value});
+    order_numbers(model.embedding, "looped");
+    return model;
+  }
+  Causal new_causal() const {
+    Causal model(config_.model, mixture_.vocabulary().size(), Seed{key(Stream::model, "ar").value});
+    order_numbers(model.embedding, "ar");
+    return model;
+  }
+  void order_numbers(Embedding<B>& embedding, std::string_view model) const {
+    if (!config_.ordered_numbers) return;
+    std::vector<std::optional<double>> numbers;
+    for (const std::string& spelling : mixture_.vocabulary().spellings()) numbers.push_back(Vocabulary::number(spelling));
+    initialise_ordered<B>(embedding.weight, 0.5, numbers, key(Stream::numbers, model));
+  }
+
+  MixtureStream stream(std::string_view name, const StageConfig& stage) const {
+    return {mixture_, config_.shares(stage), config_.batch, key(Stream::data, name)};
   }
 
   template <Supervision S>
   Looped train_looped(std::string_view name, const StageConfig& stage, S supervision, const AlignmentLoss& loss) {
     Looped model = new_looped();
-    const StagePlan plan = plan_looped<typename B::Scalar>(config_, name, supervision, loss);
-    const Unroll<Looped, S> objective(supervision, loss, {}, vocabulary_.first_value(), plan.keep(config_));
-    train(plan, model, objective, stage, WidenedStream(stream(name), config_.extra_columns, key(Stream::width, name)),
-          largest_problem(config_.lengths.longest, config_.extra_columns));
+    const StagePlan plan = plan_looped<typename B::Scalar>(mixture_, config_, name, supervision, loss);
+    const Unroll<Looped, S, Mixture::Placement> objective(supervision, loss, mixture_.placement(), mixture_.vocabulary().first_value(),
+                                                          plan.keep(config_));
+    train(plan, model, objective, stage, WidenedStream(stream(name, stage), config_.extra_columns, key(Stream::width, name)),
+          largest_row(mixture_, config_));
     return model;
   }
 
   Causal train_ar() {
     Causal model = new_causal();
-    const int longest = longest_text(config_.lengths.longest);
-    train(plan_causal<typename B::Scalar>(config_, "ar", longest), model, NextToken<Causal, Arithmetic>(task_), config_.ar,
-          stream("ar"), largest_text(longest));
+    const Example largest = largest_text(mixture_, config_);
+    train(plan_causal<typename B::Scalar>(mixture_, config_, "ar", largest), model, NextToken<Causal, Mixture>(mixture_), config_.ar,
+          stream("ar", config_.ar), largest);
     return model;
   }
 
-  Causal fine_tune(const Causal& ar) {
-    Causal model = ar;
+  /// `from`, tuned on the chains that `writers` wrote, merged with the trained range.
+  Causal fine_tune(std::string_view name, const Causal& from, const StageConfig& stage, const std::vector<std::string>& writers) {
+    Causal model = from;
     std::vector<Example> chains;
-    if (!exists(directory_.model_file("ar_relay"))) chains = chains_to_learn(model.positions());
+    if (!exists(directory_.model_file(name))) chains = chains_to_learn(name, writers, model.positions());
+    for (Example& e : chains) e.weight = stage.weights.empty() ? 1 : stage.weights[static_cast<std::size_t>(e.task)];
+    int longest = 0;
+    for (const Example& e : chains) longest = std::max(longest, text_tokens(mixture_, e));
     const double share = chains.empty() ? 0 : config_.share;
-    int longest = longest_text(config_.lengths.longest);
-    for (const Example& e : chains) longest = std::max(longest, text_tokens(task_, e));
-    train(plan_causal<typename B::Scalar>(config_, "ar_relay", longest), model, NextToken<Causal, Arithmetic>(task_), config_.tuned,
-          MergedStream<Arithmetic>(stream("ar_relay"), std::move(chains), share, key(Stream::merge, "ar_relay")),
-          largest_text(longest));
+    const Example largest = largest_text(mixture_, config_, longest);
+    train(plan_causal<typename B::Scalar>(mixture_, config_, name, largest), model, NextToken<Causal, Mixture>(mixture_), stage,
+          MergedStream(stream(name, stage), chains, share, key(Stream::merge, name)), largest);
     return model;
   }
 
-  /// What the looped model wrote, but for what a model of so many positions cannot read.
-  std::vector<Example> chains_to_learn(int positions) const {
-    std::vector<Example> chains;
-    for (int length = config_.lengths.longest + 1; length <= config_.longest_test(); ++length) {
-      auto some = read_jsonl(directory_.chains_file(length), Arithmetic::name, vocabulary_);
-      chains.insert(chains.end(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
+  /// ar, tuned phase by phase on its own chains for problems a length longer each time: those whose answer `judge` agrees with.
+  Causal tune_on_own_chains(const std::string& name, const Causal& ar, auto&& judge) {
+    const auto phase_name = [&](int phase) { return phase == config_.phases ? name : message(name, "_", phase); };
+    Causal model = ar;
+    std::vector<std::string> writers;
+    int done = config_.phases;  // the last finished phase; those before it need not be there any more
+    while (done > 0 && !exists(directory_.model_file(phase_name(done)))) --done;
+    for (int phase = 1; phase <= config_.phases; ++phase) {
+      const std::string stage = phase_name(phase);
+      writers.push_back(stage);
+      if (phase < done) continue;
+      if (phase > done) write_own_chains(stage, phase, model, judge);
+      StageConfig config = config_.self;
+      model = fine_tune(stage, model, config, writers);
+      if (phase > 1) remove_file(directory_.model_file(phase_name(phase - 1)));
     }
-    // A weak looped model may write more than the auto-regressive model, which reads all but the text's last token, can read.
+    return model;
+  }
+
+  void write_own_chains(const std::string& stage, int phase, const Causal& model, auto&& judge) {
+    const auto at = std::min(static_cast<std::size_t>(phase), config_.self_chains.size()) - 1;
+    const int count = static_cast<int>(config_.self_chains[at]);
+    for (int task = 0; task < mixture_.size(); ++task) {
+      const int length = training(task).lengths.longest + phase;
+      if (length > training(task).last_test()) continue;
+      write_chains(stage, task, length, count, [&](std::span<const Example> problems) {
+        const std::vector<Solution> written = causal_solver(model)(problems);
+        const std::vector<Token> answers = judge(problems);
+        std::vector<std::optional<Solution>> kept;
+        for (std::size_t i = 0; i < problems.size(); ++i)
+          kept.push_back(!written[i].cut && written[i].example.answer == answers[i] ? std::optional(written[i]) : std::nullopt);
+        return kept;
+      });
+    }
+  }
+
+  /// The looped model's chains for lengths beyond the trained ones, as they are.
+  void write_relay_chains(const Looped& model) {
+    for (int task = 0; task < mixture_.size(); ++task)
+      for (int length = training(task).lengths.longest + 1; length <= training(task).last_test(); ++length)
+        write_chains("looped_aligned", task, length, config_.chains, [&](std::span<const Example> problems) {
+          const std::vector<Solution> written = looped_solver("looped_aligned", model)(problems);
+          return std::vector<std::optional<Solution>>(written.begin(), written.end());
+        });
+  }
+
+  /// Writes what `solve` keeps of the chains for `count` problems, for `stage` to learn from.
+  void write_chains(std::string_view stage, int task, int length, int count, auto&& solve) {
+    const std::string& name = mixture_.task(task).name;
+    const std::string file = directory_.chains_file(stage, name, length);
+    if (exists(file)) return;
+    if (observer_.interrupted()) throw Interrupted("stopped while writing chains; the same command goes on from there");
+    const double started = seconds_now();
+    const std::string_view stream = stage == "looped_aligned" ? "" : stage;
+    const auto problems = mixture_.examples(task, length, count, of_task(key(Stream::chains, stream), task), Split::train);
+    const auto solutions = solve(std::span<const Example>(problems));
+    std::vector<Example> written;
+    Accuracy accuracy;
+    for (std::size_t i = 0; i < problems.size(); ++i)
+      if (solutions[i]) {
+        written.push_back(solutions[i]->example);
+        accuracy.add(written.back(), problems[i]);
+        if (!mixture_.single()) written.back().problem.erase(written.back().problem.begin());  // the task's token: "task" says it
+      }
+    make_directories(file.substr(0, file.rfind('/')));
+    write_jsonl(file, name, mixture_.vocabulary(), written);
+    say("chains of ", stage, " for ", name, " ", length, ": ", problems.size(), " written, ", written.size(), " kept, ", accuracy.chain(),
+        " of them right");
+    add_seconds(directory_.machine_file(), "chains", seconds_now() - started);
+  }
+
+  /// What `writers` wrote, but for what a model of so many positions cannot read.
+  std::vector<Example> chains_to_learn(std::string_view stage, const std::vector<std::string>& writers, int positions) const {
+    std::vector<Example> chains;
+    for (const std::string& writer : writers)
+      for (int task = 0; task < mixture_.size(); ++task)
+        for (int length = training(task).lengths.longest + 1; length <= training(task).last_test(); ++length) {
+          const std::string& name = mixture_.task(task).name;
+          const std::string file = directory_.chains_file(writer, name, length);
+          if (writer != "looped_aligned" && !exists(file)) continue;  // a phase writes one length
+          for (Example& e : read_jsonl(file, name, mixture_.vocabulary())) {
+            e.task = task;
+            if (!mixture_.single()) e.problem.insert(e.problem.begin(), mixture_.vocabulary().token(Mixture::task_token(name)));
+            chains.push_back(std::move(e));
+          }
+        }
+    // A weak model may write more than the auto-regressive one, which reads all but the text's last token, can read.
     // Only the length is looked at: whether a chain is right nobody knows.
     const std::size_t written = chains.size();
     const std::size_t dropped = std::erase_if(chains, [&](const Example& e) {
-      return text_tokens(task_, e) > positions;
+      return text_tokens(mixture_, e) > positions;
     });
     if (dropped > 0)
-      say("ar_relay: ", dropped, " of ", written, " written chains are dropped: with their problems they are longer than ",
-          positions, " tokens, the model's limit (model.positions)", chains.empty() ? "; none is left to learn from" : "");
+      say(stage, ": ", dropped, " of ", written, " written chains are dropped: with their problems they are longer than ", positions,
+          " tokens, the model's limit (model.positions)", chains.empty() ? "; none is left to learn from" : "");
     return chains;
   }
 
@@ -241,6 +364,7 @@ class Pipeline {
     } catch (const Error& error) {
       fail("training ", name, ": ", error.what());
     }
+    add_seconds(directory_.machine_file(), name, seconds_now() - started);
     if (!finished)
       throw Interrupted(message("stopped ", name, " after step ", trainer.optimiser.steps, " of ", stage.steps,
                                 "; the same command goes on from there"));
@@ -289,39 +413,112 @@ class Pipeline {
     return meter;
   }
 
-  /// The looped model's chains for lengths beyond the trained ones, as they are.
-  void write_chains(const Looped& model) {
-    for (int length = config_.lengths.longest + 1; length <= config_.longest_test(); ++length) {
-      const std::string file = directory_.chains_file(length);
-      if (exists(file)) continue;
-      if (observer_.interrupted()) throw Interrupted("stopped while writing chains; the same command goes on from there");
-      const auto problems = examples_of_length(task_, length, config_.chains, key(Stream::chains, ""), Split::train);
-      const auto chains = solve_looped(model, std::span<const Example>(problems), *threads_);
-      std::vector<Example> written;
-      for (const Solution& chain : chains) written.push_back(chain.example);
-      write_jsonl(file, Arithmetic::name, vocabulary_, written);
-      say("chains for ", length, " operators: ", chains.size(), " written, ",
-          static_cast<double>(accuracy(chains, problems).chains) / static_cast<double>(chains.size()), " of them right");
-    }
-  }
-
-  Solver looped_solver(Looped model) const {
-    return [model = std::move(model), threads = threads_](std::span<const Example> problems) {
-      return solve_looped(model, problems, *threads);
+  Solver looped_solver(std::string_view name, Looped model) const {
+    const bool from_rounds = name == "looped_aligned" && config_.answer == AnswerFrom::rounds;
+    return [this, from_rounds, model = std::move(model)](std::span<const Example> problems) {
+      std::vector<Solution> solutions = solve_looped(model, problems, *threads_, mixture_.placement());
+      for (Solution& s : solutions)
+        if (from_rounds) s.example.answer = mixture_.answer(s.example);
+      return solutions;
     };
   }
   Solver causal_solver(Causal model) const {
-    return [model = std::move(model), threads = threads_, task = task_](std::span<const Example> problems) {
-      return solve_causal(model, problems, *threads, task);
+    return [this, model = std::move(model)](std::span<const Example> problems) {
+      return solve_causal(model, problems, *threads_, mixture_);
     };
   }
 
-  void evaluate(std::string_view name, const Solver& solve, std::vector<ResultRow>& rows) const {
-    for (int length = config_.lengths.shortest; length <= config_.longest_test(); ++length) {
-      if (observer_.interrupted()) throw Interrupted("stopped while evaluating; the same command goes on from there");
-      const auto examples = test_examples(length, config_.samples, key(Stream::test, ""));
-      rows.push_back({std::string(name), std::string(Arithmetic::name), length, accuracy(solve(examples), examples)});
+  /// Writes what a model makes of the test problems: {"rows", "entries", "gallery"}.
+  void evaluate(const std::string& name, const Solver& solve) const {
+    const std::string file = directory_.evaluation_file(name);
+    if (exists(file)) return;
+    const double started = seconds_now();
+    say("evaluating ", name, " on ", config_.samples, " problems of each length");
+    Json rows = Json::array(), entries = Json::array(), gallery = Json::array();
+    for (int task = 0; task < mixture_.size(); ++task) {
+      const TaskConfig& t = training(task);
+      for (int length = t.first_test(); length <= t.last_test(); ++length) {
+        if (observer_.interrupted()) throw Interrupted("stopped while evaluating; the same command goes on from there");
+        const auto examples = test_examples(task, length, config_.samples, key(Stream::test, ""));
+        const auto solutions = solve(examples);
+        rows.push(to_json(ResultRow(name, mixture_.task(task).name, length, accuracy(solutions, examples))));
+        if (name == "looped_vanilla") continue;  // it was never taught rounds
+        Diagnosis diagnosis;
+        for (std::size_t i = 0; i < examples.size(); ++i) diagnosis.add(solutions[i], examples[i]);
+        Json entry = Json::object().set("model", name).set("task", mixture_.task(task).name).set("length", length);
+        diagnosis.write(entry);
+        entries.push(std::move(entry));
+        if (length == t.lengths.longest || length == t.last_test()) add_to_gallery(name, solutions, examples, gallery);
+      }
     }
+    write_file_atomically(file, Json::object().set("rows", rows).set("entries", entries).set("gallery", gallery).dump() + "\n");
+    add_seconds(directory_.machine_file(), "evaluation", seconds_now() - started);
+  }
+
+  /// The first chain that is right, and the first two that are not.
+  void add_to_gallery(const std::string& name, const std::vector<Solution>& solutions, const std::vector<Example>& truth, Json& gallery) const {
+    int right = 1, wrong = 2;
+    for (std::size_t i = 0; i < truth.size(); ++i) {
+      const Example& e = solutions[i].example;
+      int& left = e.rounds == truth[i].rounds && e.answer == truth[i].answer ? right : wrong;
+      if (left-- > 0) gallery.push(gallery_chain(mixture_, name, e, truth[i]));
+    }
+  }
+
+  /// results.json and diagnostics.json, from the evaluations of all models.
+  std::vector<ResultRow> write_results() const {
+    std::vector<ResultRow> rows;
+    Json entries = Json::array(), gallery = Json::array();
+    for (const std::string& name : models()) {
+      const std::string file = directory_.evaluation_file(name);
+      const Json json = parse_json(read_file(file), file);
+      for (const Json& row : json.at("rows", file).as_array(file)) rows.push_back(result_row(row, file));
+      for (const Json& entry : json.at("entries", file).as_array(file)) entries.push(entry);
+      for (const Json& chain : json.at("gallery", file).as_array(file)) gallery.push(chain);
+    }
+    write_file_atomically(directory_.results_file(), results_json(to_json(config_), rows).dump() + "\n");
+    Json claims = to_json(judge_claims(config_, rows, entries));
+    write_file_atomically(directory_.diagnostics_file(), Json::object()
+                                                             .set("entries", entries)
+                                                             .set("gallery", gallery)
+                                                             .set("claims", claims)
+                                                             .set("data", data_sets())
+                                                             .dump() +
+                                                             "\n");
+    return rows;
+  }
+
+  /// By what the data of each task can be known again: options, seed, and a hash of the test problems and of the first trained ones.
+  Json data_sets() const {
+    Json list = Json::array();
+    for (int task = 0; task < mixture_.size(); ++task) {
+      const TaskConfig& t = training(task);
+      const auto add = [&](const char* part, const std::vector<Example>& examples) {
+        std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+        for (const Example& e : examples)
+          for (const char c : to_jsonl(mixture_.task(task).name, mixture_.vocabulary(), e) + "\n")
+            hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+        char text[20];
+        std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash));
+        list.push(Json::object()
+                      .set("task", mixture_.task(task).name)
+                      .set("options", mixture_.task(task).options())
+                      .set("seed", config_.seed)
+                      .set("part", part)
+                      .set("samples", static_cast<long>(examples.size()))
+                      .set("hash", text));
+      };
+      std::vector<Example> trained;
+      for (int step = 0; step < 4; ++step)
+        for (Example& e : stream("looped_aligned", config_.aligned)(step))
+          if (e.task == task) trained.push_back(std::move(e));
+      add("trained, of the first four batches", trained);
+      std::vector<Example> tested;
+      for (int length = t.first_test(); length <= t.last_test(); ++length)
+        for (Example& e : test_examples(task, length, config_.samples, key(Stream::test, ""))) tested.push_back(std::move(e));
+      add("test", tested);
+    }
+    return list;
   }
 
   std::map<std::string, std::string> metadata(std::string_view name) const {
@@ -334,8 +531,7 @@ class Pipeline {
 
   RunDirectory directory_;
   PipelineConfig config_;
-  Arithmetic task_;
-  Vocabulary vocabulary_;
+  Mixture mixture_;
   Threads* threads_;
   Observer observer_;
 };

@@ -1,7 +1,7 @@
 // What each training of the pipeline needs in memory, before it runs, and whether its loop stores or recomputes.
 //
-// Planned is the worst: a batch of problems with brackets around all operators but one, widened as far as they may be, and for
-// ar_relay chains of looped_aligned as long as they could be if every round were wrong. What a stage is given is less, never more.
+// Planned is the worst: a batch of the largest problems of any task, widened as far as they may be, and for models that learn from
+// written chains, chains as long as they could be if every round were wrong. What a stage is given is less, never more.
 #pragma once
 
 #include <algorithm>
@@ -36,60 +36,90 @@ struct StagePlan {
   const MemoryPlan& of(Keep keep) const { return keep == Keep::inputs ? recomputed.value() : stored; }
 };
 
-/// An example of which an auto-regressive model reads so many tokens, nearly all of them written after the problem.
-inline Example largest_text(int tokens) {
-  Example e = largest_problem(1, 0);
-  const int written = std::max(0, tokens + 1 - static_cast<int>(e.problem.size()) - 2);  // without the answer and <eos>
-  e.rounds.insert(e.rounds.begin(), Tokens(static_cast<std::size_t>(written), expression::equals));
-  return e;
+/// An example with as many columns, and as many iterations, as any of the trained ones has.
+inline Example largest_row(const Mixture& mixture, const PipelineConfig& config) {
+  Example largest;
+  int columns = 0;
+  for (int i = 0; i < mixture.size(); ++i) {
+    Example e = mixture.joint(i, mixture.task(i).largest(config.training(mixture.task(i).name).lengths.longest));
+    columns = std::max(columns, e.columns());
+    if (e.iterations > largest.iterations) largest = std::move(e);
+  }
+  largest.width = columns + config.extra_columns;
+  return largest;
 }
 
-/// The most tokens that an auto-regressive model reads of a problem and a chain without a mistake.
-inline int longest_text(int operators) { return 2 * operators * (operators + 1) + 1; }
-
 /// Of an example, what an auto-regressive model reads: all but the text's last token.
-inline int text_tokens(const Arithmetic& task, const Example& e) {
-  return static_cast<int>(e.problem.size() + task.text_size(e)) - 1;
+inline int text_tokens(const Mixture& mixture, const Example& e) {
+  return static_cast<int>(e.problem.size() + mixture.text_size(e)) - 1;
+}
+
+/// The trained example of which an auto-regressive model reads the most; where that is less than `tokens`, with a longer first round.
+inline Example largest_text(const Mixture& mixture, const PipelineConfig& config, int tokens = 0) {
+  Example largest;
+  int most = 0;
+  for (int i = 0; i < mixture.size(); ++i) {
+    Example e = mixture.joint(i, mixture.task(i).largest(config.training(mixture.task(i).name).lengths.longest));
+    const int size = text_tokens(mixture, e);
+    if (size > most) most = size, largest = std::move(e);
+  }
+  if (tokens > most) {
+    if (largest.rounds.size() < 2) largest.rounds.insert(largest.rounds.begin(), Tokens());
+    Tokens& round = largest.rounds.front();
+    round.insert(round.begin(), static_cast<std::size_t>(tokens - most), largest.problem.back());
+  }
+  return largest;
+}
+
+/// The most tokens that an auto-regressive model may read of a chain that another model, or itself, wrote for a longer problem: rounds as wide
+/// as the problem's row, however wrong. What is too long to be read is dropped.
+inline int longest_written(const Mixture& mixture, const PipelineConfig& config) {
+  long most = 0;
+  for (int i = 0; i < mixture.size(); ++i) {
+    const TaskConfig& t = config.training(mixture.task(i).name);
+    if (t.last_test() <= t.lengths.longest) continue;
+    const Example e = mixture.joint(i, mixture.task(i).largest(t.last_test()));
+    most = std::max(most, static_cast<long>(e.columns()) * e.iterations + 4);
+  }
+  return static_cast<int>(std::min<long>(most, config.model.positions));
 }
 
 /// The memory of training a looped model.
 template <class Scalar, Supervision S>
-StagePlan plan_looped(const PipelineConfig& config, std::string_view name, const S& supervision, const AlignmentLoss& loss) {
+StagePlan plan_looped(const Mixture& mixture, const PipelineConfig& config, std::string_view name, const S& supervision,
+                      const AlignmentLoss& loss) {
   using Backend = Shapes<Scalar>;
   using Model = LoopedTransformer<Backend>;
-  const Vocabulary vocabulary = Arithmetic{.modulus = config.modulus}.vocabulary();
+  const Vocabulary& vocabulary = mixture.vocabulary();
   const auto plan = [&](Keep keep) {
     return plan_memory(
         [&](typename Backend::Device device) { return Model(config.model, config.loop, vocabulary.size(), Seed{}, device); },
-        Unroll<Model, S>(supervision, loss, {}, vocabulary.first_value(), keep),
-        largest_problem(config.lengths.longest, config.extra_columns), config.batch, config.lanes);
+        Unroll<Model, S, Mixture::Placement>(supervision, loss, mixture.placement(), vocabulary.first_value(), keep),
+        largest_row(mixture, config), config.batch, config.lanes);
   };
   return {std::string(name), plan(Keep::everything), plan(Keep::inputs)};
 }
 
-/// The memory of training an auto-regressive model that reads at most so many tokens of an example.
+/// The memory of training an auto-regressive model on examples no larger than `largest`.
 template <class Scalar>
-StagePlan plan_causal(const PipelineConfig& config, std::string_view name, int tokens) {
+StagePlan plan_causal(const Mixture& mixture, const PipelineConfig& config, std::string_view name, const Example& largest) {
   using Backend = Shapes<Scalar>;
   using Model = CausalTransformer<Backend>;
-  const Arithmetic task{.modulus = config.modulus};
-  const int size = task.vocabulary().size();
+  const int size = mixture.vocabulary().size();
   return {std::string(name),
           plan_memory([&](typename Backend::Device device) { return Model(config.model, size, Seed{}, device); },
-                      NextToken<Model, Arithmetic>(task), largest_text(tokens), config.batch, config.lanes),
+                      NextToken<Model, Mixture>(mixture), largest, config.batch, config.lanes),
           {}};
 }
 
-/// All trainings, in their order.
+/// All trainings, in their order; those on own chains need what ar_relay needs.
 template <class Scalar>
-std::vector<StagePlan> plan_stages(const PipelineConfig& config) {
-  const int longest = longest_text(config.lengths.longest), tested = config.longest_test();
-  // The looped model may print rounds as wide as the problem's row, however wrong; what is too long to be read is dropped.
-  const bool chains = tested > config.lengths.longest && config.share > 0;
-  const int written = chains ? std::min(config.model.positions, 4 * tested * tested + 1) : 0;
-  return {plan_looped<Scalar>(config, "looped_aligned", Aligned{}, config.loss),
-          plan_looped<Scalar>(config, "looped_vanilla", AnswerOnly{}, AlignmentLoss{}), plan_causal<Scalar>(config, "ar", longest),
-          plan_causal<Scalar>(config, "ar_relay", std::max(longest, written))};
+std::vector<StagePlan> plan_stages(const Mixture& mixture, const PipelineConfig& config) {
+  const int written = config.share > 0 ? longest_written(mixture, config) : 0;
+  return {plan_looped<Scalar>(mixture, config, "looped_aligned", Aligned{}, config.loss),
+          plan_looped<Scalar>(mixture, config, "looped_vanilla", AnswerOnly{}, AlignmentLoss{}),
+          plan_causal<Scalar>(mixture, config, "ar", largest_text(mixture, config)),
+          plan_causal<Scalar>(mixture, config, "ar_relay", largest_text(mixture, config, written))};
 }
 
 /// One line per training: what it needs, stored or recomputed, and which it is to be.

@@ -5,8 +5,12 @@
 //   metrics.jsonl                   one line per 50 steps of every training
 //   checkpoints/NAME.safetensors    a training under way: weights, moments, step
 //   models/NAME.safetensors         a finished model
-//   chains/length_08.jsonl          the looped model's chains for longer problems
-//   results.json                    accuracy by model and length
+//   chains/MODEL/TASK_08.jsonl      a model's chains for longer problems
+//   evaluation/NAME.json            what a finished model was found to do
+//   results.json                    accuracy by model, task and length
+//   diagnostics.json                the errors of each model, and some of its chains
+//   machine.json                    where the run was made, and how long it took
+//   report.html                     all of it, to look at
 //   lock                            held while a pipeline is at work here
 #pragma once
 
@@ -29,7 +33,12 @@ class RunDirectory {
   std::string results_file() const { return path_ + "/results.json"; }
   std::string model_file(std::string_view name) const { return message(path_, "/models/", name, ".safetensors"); }
   std::string checkpoint_file(std::string_view name) const { return message(path_, "/checkpoints/", name, ".safetensors"); }
-  std::string chains_file(int length) const { return message(path_, "/chains/length_", length < 10 ? "0" : "", length, ".jsonl"); }
+  std::string chains_file(std::string_view model, std::string_view task, int length) const {
+    return message(path_, "/chains/", model, "/", task, length < 10 ? "_0" : "_", length, ".jsonl");
+  }
+  std::string evaluation_file(std::string_view name) const { return message(path_, "/evaluation/", name, ".json"); }
+  std::string diagnostics_file() const { return path_ + "/diagnostics.json"; }
+  std::string machine_file() const { return path_ + "/machine.json"; }
 
   bool begun() const { return exists(config_file()); }
 
@@ -47,12 +56,13 @@ class RunDirectory {
     if (begun()) {
       const Json ours = to_json(wanted), theirs = to_json(config());
       for (const auto& member : theirs.as_object()) {
-        const Json& value = ours.at(member.key);
+        const Json* found = ours.find(member.key);
+        const Json value = found ? *found : Json("unset");
         require(value == member.value, path_, " was begun with ", member.key, "=", member.value.dump(), ", not ", value.dump(),
                 ": use the same settings to go on, or another --out");
       }
     }
-    for (const char* folder : {"/models", "/checkpoints", "/chains"}) make_directories(path_ + folder);
+    for (const char* folder : {"/models", "/checkpoints", "/chains", "/evaluation"}) make_directories(path_ + folder);
     if (!begun()) write_file_atomically(config_file(), to_json(wanted).dump() + "\n");
   }
 

@@ -21,7 +21,7 @@ namespace relay {
 /// What a model made of a problem: the chain as it wrote it.
 struct Solution {
   Example example;        // the problem with the model's rounds and answer
-  double confidence = 1;  // the least probability among the tokens read (looped models; auto-regressive ones: not measured)
+  double confidence = 1;  // the least probability that the model gave to one of the tokens that were read
   bool cut = false;       // the model's limit of positions came before <eos> (auto-regressive models)
 };
 
@@ -85,9 +85,9 @@ void read_iterations(const Model& model, std::span<Solution> chains, const P& pl
       Solution& c = chains[static_cast<std::size_t>(s)];
       const auto row = columns.subspan(static_cast<std::size_t>(live.begin(s)), static_cast<std::size_t>(lengths[static_cast<std::size_t>(s)]));
       c.example.rounds.push_back(placement.read(c.example, t, row));
-      const std::size_t read = c.example.rounds.back().size();
-      for (std::size_t i = 0; i < read; ++i)
-        c.confidence = std::min(c.confidence, probability[static_cast<std::size_t>(live.end(s)) - 1 - i]);
+      const auto first = static_cast<std::size_t>(live.begin(s));
+      for (const int column : placement.columns(c.example, t))
+        c.confidence = std::min(c.confidence, probability[first + static_cast<std::size_t>(column)]);
       if (t == c.example.iterations) {
         c.example.answer = best_answer[static_cast<std::size_t>(s)];
         c.confidence = std::min(c.confidence, answer_probability[static_cast<std::size_t>(s)]);
@@ -122,7 +122,7 @@ std::vector<Solution> solve_looped(const Model& model, std::span<const Example> 
 
 /// The chains that an auto-regressive model writes after each problem, greedily. It may write at most as many tokens as a
 /// chain of full rows would have; where the model's positions end before that, and before <eos>, the chain is marked as cut.
-template <class Model, Task TaskT>
+template <class Model, ChainText TaskT>
 std::vector<Solution> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
   using Backend = typename Model::Backend;
   std::vector<Solution> chains(problems.size());
@@ -138,13 +138,15 @@ std::vector<Solution> solve_causal(const Model& model, std::span<const Example> 
     }
     const GenerateConfig config{.new_tokens = most, .stop = Vocabulary::eos};
     std::vector<bool> stopped;
-    const auto written = generate(model, std::span<const Tokens>(prompts), config, device, &stopped);
+    std::vector<double> confidence;
+    const auto written = generate(model, std::span<const Tokens>(prompts), config, device, &stopped, &confidence);
     for (std::size_t i = 0; i < count; ++i) {
       const Example& e = problems[first + i];
       const auto own = static_cast<std::size_t>(room(e));
       Tokens text = written[i];  // a chain does not depend on the room that another in its group was given
       text.resize(std::min(text.size(), own));
       chains[first + i].cut = !stopped[i] && text.size() < own;
+      chains[first + i].confidence = confidence[i];
       chains[first + i].example = task.read(e, text);
     }
   });

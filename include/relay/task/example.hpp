@@ -49,20 +49,25 @@ struct Verdict {
   }
 };
 
-/// A task that models can be trained on. Promises:
-///  1. `generate(length, random)` draws an example of exactly that length; it depends on nothing else.
-///  2. `text(example)` is what an auto-regressive model writes after the problem, <eos> at its end;
-///     `read(problem, text)` is its inverse and never throws on what a model might have written.
-///  3. Every token is in `vocabulary()`.
-/// So that a step of training asks for no memory a task may also offer `text(example, tokens)`, which writes the text where there are
-/// tokens already, and `text_size(example)`.
+/// How chains are written: `text(example)` is what an auto-regressive model writes after the problem, <eos> at its end;
+/// `read(problem, text)` is its inverse and never throws on what a model might have written. So that a step of training asks for
+/// no memory there may also be `text(example, tokens)`, which writes the text where there are tokens already, and
+/// `text_size(example)`.
 template <class T>
-concept Task = requires(const T& task, const Example& example, Random& random, const Tokens& tokens) {
-  { task.name } -> std::convertible_to<std::string_view>;
-  { task.vocabulary() } -> std::same_as<Vocabulary>;
-  { task.generate(1, random) } -> std::same_as<Example>;
+concept ChainText = requires(const T& task, const Example& example, const Tokens& tokens) {
+  { task.vocabulary() } -> std::convertible_to<Vocabulary>;
   { task.text(example) } -> std::same_as<Tokens>;
   { task.read(example, tokens) } -> std::same_as<Example>;
+};
+
+/// A task that models can be trained on. Promises:
+///  1. `generate(length, random)` draws an example of exactly that length; it depends on nothing else.
+///  2. `text` and `read` are a ChainText.
+///  3. Every token is in `vocabulary()`.
+template <class T>
+concept Task = ChainText<T> && requires(const T& task, Random& random) {
+  { task.name } -> std::convertible_to<std::string_view>;
+  { task.generate(1, random) } -> std::same_as<Example>;
 };
 
 /// A task that the whole pipeline can be run on. Promises, on top of Task's:

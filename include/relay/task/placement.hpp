@@ -22,12 +22,14 @@ struct Placed {
   Token token;
 };
 
-/// Promises: `place` and `read` are inverse on every round that fits the row. It may also fill a list that is there already,
+/// Promises: `place` and `read` are inverse on every round that fits the row; `read` takes whatever a model may have printed; and
+/// `columns` names those that a round lies at, also one that was read and makes no sense. A placement may also fill a list that is there already,
 /// `place(example, round, placed)`, so that a step of training asks for no memory.
 template <class P>
 concept Placement = requires(const P& placement, const Example& example, int round, std::span<const Token> row) {
   { placement.place(example, round) } -> std::same_as<std::vector<Placed>>;
   { placement.read(example, round, row) } -> std::same_as<Tokens>;
+  { placement.columns(example, round) } -> std::same_as<std::vector<int>>;
 };
 
 struct FlushRight {
@@ -45,6 +47,13 @@ struct FlushRight {
     placed.clear();
     if (first > 0) placed.push_back({first - 1, Vocabulary::pad});
     for (std::size_t i = 0; i < tokens.size(); ++i) placed.push_back({first + static_cast<int>(i), tokens[i]});
+  }
+
+  std::vector<int> columns(const Example& example, int round) const {
+    const int size = static_cast<int>(example.rounds[static_cast<std::size_t>(round - 1)].size());
+    std::vector<int> columns;
+    for (int c = std::max(0, example.columns() - size - 1); c < example.columns(); ++c) columns.push_back(c);
+    return columns;
   }
 
   /// From the right end to the first <pad>.

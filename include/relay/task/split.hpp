@@ -9,6 +9,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include <relay/core/random.hpp>
 #include <relay/task/example.hpp>
@@ -31,12 +32,33 @@ constexpr bool held_out(const Tokens& problem) {
 
 /// An example of one side of the split, redrawn until it is: a pure function of the random stream. After 256 draws of
 /// the other side the last is taken as it is (by bad luck alone this happens to a test example once in 10^7 draws).
+/// A task that keeps its sides apart by itself has a `draw(length, random, split)` of its own.
 template <Task T>
 Example draw(const T& task, int length, Random& random, Split split) {
-  constexpr int patience = 256;
-  for (int i = 1;; ++i) {
-    Example example = task.generate(length, random);
-    if (split == Split::all || held_out(example.problem) == (split == Split::test) || i == patience) return example;
+  if constexpr (requires { task.draw(length, random, split); }) {
+    return task.draw(length, random, split);
+  } else {
+    constexpr int patience = 256;
+    for (int i = 1;; ++i) {
+      Example example = task.generate(length, random);
+      if (split == Split::all || held_out(example.problem) == (split == Split::test) || i == patience) return example;
+    }
+  }
+}
+
+/// `count` examples of one length: a pure function of the key. A task that has only so many has an
+/// `examples(length, count, key, split)` of its own.
+template <Task T>
+std::vector<Example> examples_of_length(const T& task, int length, int count, Key key, Split split) {
+  if constexpr (requires { task.examples(length, count, key, split); }) {
+    return task.examples(length, count, key, split);
+  } else {
+    std::vector<Example> examples;
+    for (int i = 0; i < count; ++i) {
+      Random random(key.fold(static_cast<std::uint64_t>(length)).fold(static_cast<std::uint64_t>(i)));
+      examples.push_back(draw(task, length, random, split));
+    }
+    return examples;
   }
 }
 

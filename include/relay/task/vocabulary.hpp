@@ -6,7 +6,9 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,6 +40,13 @@ class Vocabulary {
   bool contains(std::string_view spelling) const { return tokens_.count(std::string(spelling)) != 0; }
   bool is_value(Token token) const { return token >= first_value_; }
   Token first_value() const { return first_value_; }
+  /// The number that a spelling of digits stands for.
+  static std::optional<long> number(std::string_view spelling) {
+    long value = 0;
+    const auto [end, error] = std::from_chars(spelling.data(), spelling.data() + spelling.size(), value);
+    if (error != std::errc() || end != spelling.data() + spelling.size() || spelling.front() == '-') return std::nullopt;
+    return value;
+  }
   const std::vector<std::string>& spellings() const { return spellings_; }
 
   /// The token spelled so; throws for an unknown one.

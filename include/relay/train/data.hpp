@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include <relay/task/mixture.hpp>
 #include <relay/task/split.hpp>
 
 namespace relay {
@@ -58,27 +59,84 @@ class ExampleStream {
   int split_from_;
 };
 
+/// How a task of a mixture is trained.
+struct TaskShare {
+  Lengths lengths;
+  double share = 1;    // how often it is drawn, among those of all tasks
+  double weight = 1;   // of its examples' losses
+  int split_from = 3;  // shorter problems are too few to hold any out
+};
+
+/// Training examples of all tasks of a mixture. The mixture must outlive the stream.
+class MixtureStream {
+ public:
+  MixtureStream(const Mixture& mixture, std::vector<TaskShare> shares, int batch, Key key)
+      : mixture_(&mixture), shares_(std::move(shares)), batch_(batch), key_(key) {
+    require(static_cast<int>(shares_.size()) == mixture.size(), "a mixture of ", mixture.size(), " tasks was given ", shares_.size(),
+            " shares: give one each");
+    require(batch >= 1, "a batch needs at least one example, not ", batch);
+    for (const TaskShare& s : shares_) total_ += s.share;
+  }
+
+  /// The batch of step 0, 1, ...
+  std::vector<Example> operator()(int step) const {
+    const Key key = key_.fold(static_cast<std::uint64_t>(step));
+    std::vector<Example> examples;
+    for (int i = 0; i < batch_; ++i) {
+      Random random(key.fold(static_cast<std::uint64_t>(i)));
+      const int task = mixture_->single() ? 0 : draw_task(random);
+      const TaskShare& share = shares_[static_cast<std::size_t>(task)];
+      const int length = share.lengths(random);
+      examples.push_back(mixture_->draw(task, length, random, length >= share.split_from ? Split::train : Split::all));
+      examples.back().weight = share.weight;
+    }
+    return examples;
+  }
+
+ private:
+  int draw_task(Random& random) const {
+    double left = random.uniform() * total_;
+    for (int i = 0; i + 1 < mixture_->size(); ++i)
+      if ((left -= shares_[static_cast<std::size_t>(i)].share) < 0) return i;
+    return mixture_->size() - 1;
+  }
+
+  const Mixture* mixture_;
+  std::vector<TaskShare> shares_;
+  int batch_;
+  Key key_;
+  double total_ = 0;
+};
+
 /// A stream in which each example is, with probability `share`, replaced by one of `others`: the merged data of fine-tuning.
-template <Task T>
+/// Of a mixture's tasks each keeps its share: an example makes way for one of its own task alone, and stays where there is none.
+template <class Stream>
 class MergedStream {
  public:
-  MergedStream(ExampleStream<T> stream, std::vector<Example> others, double share, Key key)
-      : stream_(std::move(stream)), others_(std::move(others)), share_(share), key_(key) {
-    require(!others_.empty() || share_ == 0, "there are no examples to merge in");
+  MergedStream(Stream stream, const std::vector<Example>& others, double share, Key key)
+      : stream_(std::move(stream)), share_(share), key_(key) {
+    require(!others.empty() || share_ == 0, "there are no examples to merge in");
+    for (const Example& e : others) {
+      const auto task = static_cast<std::size_t>(e.task);
+      if (others_.size() <= task) others_.resize(task + 1);
+      others_[task].push_back(e);
+    }
   }
 
   std::vector<Example> operator()(int step) const {
     std::vector<Example> examples = stream_(step);
     Random random(key_.fold(static_cast<std::uint64_t>(step)));
-    for (Example& example : examples)
-      if (random.uniform() < share_)
-        example = others_[static_cast<std::size_t>(random.below(static_cast<int>(others_.size())))];
+    for (Example& example : examples) {
+      if (random.uniform() >= share_ || static_cast<std::size_t>(example.task) >= others_.size()) continue;
+      const std::vector<Example>& own = others_[static_cast<std::size_t>(example.task)];
+      if (!own.empty()) example = own[static_cast<std::size_t>(random.below(static_cast<int>(own.size())))];
+    }
     return examples;
   }
 
  private:
-  ExampleStream<T> stream_;
-  std::vector<Example> others_;
+  Stream stream_;
+  std::vector<std::vector<Example>> others_;  // by task
   double share_;
   Key key_;
 };
@@ -105,16 +163,5 @@ class WidenedStream {
   int columns_;
   Key key_;
 };
-
-/// `count` examples of one length: a pure function of the key.
-template <Task T>
-std::vector<Example> examples_of_length(const T& task, int length, int count, Key key, Split split) {
-  std::vector<Example> examples;
-  for (int i = 0; i < count; ++i) {
-    Random random(key.fold(static_cast<std::uint64_t>(length)).fold(static_cast<std::uint64_t>(i)));
-    examples.push_back(draw(task, length, random, split));
-  }
-  return examples;
-}
 
 }  // namespace relay

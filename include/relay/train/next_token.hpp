@@ -1,6 +1,6 @@
 // The objective of an auto-regressive model: cross-entropy of every token after the problem, given all before it.
 //
-// The loss is a mean over the tokens of the batch. What the model reads is the problem and the task's text of the chain.
+// The loss is a mean over the tokens of the batch, each with its example's weight. What the model reads is the problem and the task's text of the chain.
 #pragma once
 
 #include <functional>
@@ -14,7 +14,7 @@
 
 namespace relay {
 
-template <class Model, Task TaskT>
+template <class Model, ChainText TaskT>
 class NextToken {
  public:
   using Backend = typename Model::Backend;
@@ -34,13 +34,9 @@ class NextToken {
 
   explicit NextToken(TaskT task) : task_(std::move(task)), first_value_(task_.vocabulary().first_value()) {}
 
-  double size(const Example& example) const {
-    if constexpr (requires { task_.text_size(example); })
-      return static_cast<double>(task_.text_size(example));
-    else
-      return static_cast<double>(task_.text(example).size());
-  }
-  double cost(const Example& example) const { return static_cast<double>(example.problem.size()) + size(example); }
+  /// The loss is a mean over tokens: each counts as its example's weight.
+  double size(const Example& example) const { return example.weight * static_cast<double>(text_size(example)); }
+  double cost(const Example& example) const { return static_cast<double>(example.problem.size() + text_size(example)); }
 
   /// Adds the gradient of sum(loss of tokens) / total to `grad`.
   Losses operator()(const Model& model, std::span<const Example* const> examples, double total, std::optional<Key> dropout,
@@ -57,7 +53,7 @@ class NextToken {
       w.tokens.insert(w.tokens.end(), e->problem.begin(), e->problem.end());
       w.tokens.insert(w.tokens.end(), w.text.begin(), w.text.end() - 1);
       w.lengths.push_back(static_cast<int>(e->problem.size() + w.text.size()) - 1);
-      for (std::size_t i = 0; i < w.text.size(); ++i) w.asked.ask(1, first + static_cast<int>(i), w.text[i], 1 / total);
+      for (std::size_t i = 0; i < w.text.size(); ++i) w.asked.ask(1, first + static_cast<int>(i), w.text[i], e->weight / total);
     }
     w.batch.assign(w.lengths);
     const Rows<Backend> rows(w.batch, dropout);
@@ -78,6 +74,13 @@ class NextToken {
   }
 
  private:
+  std::size_t text_size(const Example& example) const {
+    if constexpr (requires { task_.text_size(example); })
+      return task_.text_size(example);
+    else
+      return task_.text(example).size();
+  }
+
   TaskT task_;
   Token first_value_;
 };

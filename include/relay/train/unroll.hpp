@@ -46,12 +46,12 @@ class Unroll {
                   Keep keep = Keep::everything)
       : supervision_(std::move(supervision)), loss_(loss), placement_(std::move(placement)), first_value_(first_value), keep_(keep) {}
 
-  /// The loss is a mean over examples: each counts one.
-  double size(const Example&) const { return 1; }
+  /// The loss is a mean over examples: each counts as its weight.
+  double size(const Example& example) const { return example.weight; }
   /// What an example costs, to cut a batch into lanes of like cost.
   double cost(const Example& example) const { return static_cast<double>(example.columns()) * example.iterations; }
 
-  /// Adds the gradient of sum(loss of examples) / total to `grad`. `dropout`: the key of what is dropped, if any.
+  /// Adds the gradient of sum(weight * loss of examples) / total to `grad`. `dropout`: the key of what is dropped, if any.
   Losses operator()(const Model& model, std::span<const Example* const> examples, double total, std::optional<Key> dropout,
                     Workspace& w, Model& grad) const {
     sort(examples, w);
@@ -131,11 +131,11 @@ class Unroll {
           else
             w.placed = placement_.place(*e, asked.round);
           const double share = loss_.over_round == Normalisation::mean ? 1.0 / static_cast<double>(w.placed.size()) : 1.0;
-          const double weight = asked.learns ? loss_.lambda * asked.weight * share / rounds / total : 0;
+          const double weight = asked.learns ? e->weight * loss_.lambda * asked.weight * share / rounds / total : 0;
           for (const Placed& p : w.placed) w.chain.ask(t, w.batch.begin(sequence) + p.column, p.token, weight);
         }
         if (asked.answer) {
-          const double weight = asked.learns ? loss_.answer_weight * asked.answer_weight / answers / total : 0;
+          const double weight = asked.learns ? e->weight * loss_.answer_weight * asked.answer_weight / answers / total : 0;
           w.answer.ask(t, w.batch.end(sequence) - 1, e->answer, weight);
         }
       }

@@ -1,0 +1,58 @@
+// machine.json: where a run was made, and the seconds that each of its stages took, added up over all the times it was gone on with.
+//
+// {"cpu", "cores", "compiler", "date", "seconds": {"looped_aligned": 63.1, ...}}. It is no result: no bit of one depends on it.
+#pragma once
+
+#include <ctime>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include <relay/core/file.hpp>
+#include <relay/core/json.hpp>
+#include <relay/core/json_parser.hpp>
+
+namespace relay {
+
+/// This machine, and the day.
+inline Json this_machine() {
+  std::string cpu = "unknown";
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with("model name")) {
+      cpu = line.substr(std::min(line.size(), line.find(':') + 2));
+      break;
+    }
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char date[32];
+  std::strftime(date, sizeof date, "%Y-%m-%d", &utc);
+  return Json::object()
+      .set("cpu", cpu)
+      .set("cores", static_cast<long>(std::thread::hardware_concurrency()))
+      .set("compiler", __VERSION__)
+      .set("date", date)
+      .set("seconds", Json::object());
+}
+
+/// Adds to what a stage took; a file that is not there, or damaged, begins anew.
+inline void add_seconds(const std::string& path, std::string_view stage, double seconds) {
+  Json machine = this_machine(), spent = Json::object();
+  if (exists(path)) {
+    try {
+      machine = parse_json(read_file(path), path);
+      spent = machine.at("seconds", path);
+      spent.as_object(path);
+    } catch (const Error&) {
+      machine = this_machine();
+    }
+  }
+  const Json* before = spent.find(stage);
+  spent.set(stage, seconds + (before && before->is_number() ? before->as_number() : 0));
+  machine.set("seconds", spent);
+  write_file_atomically(path, machine.dump() + "\n");
+}
+
+}  // namespace relay
