@@ -20,6 +20,8 @@
 #include <relay/task/expression.hpp>
 #include <relay/task/expression_parser.hpp>
 #include <relay/task/arithmetic.hpp>
+#include <relay/task/edit_distance.hpp>
+#include <relay/task/longest_increasing_subsequence.hpp>
 #include <relay/task/split.hpp>
 #include <relay/task/jsonl.hpp>
 
