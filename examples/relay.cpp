@@ -2,6 +2,7 @@
 //
 //   relay pipeline --preset demo --out DIR      relay solve --run DIR "(1+2)*2-1"
 //   relay data --task arithmetic --length 8     relay evaluate --run DIR --model ar_relay --lengths 1..12
+//   relay report --run DIR
 //   relay plan --preset demo --set model.width=256 memory_limit=2000
 #include <unistd.h>
 
@@ -20,6 +21,8 @@
 #include <vector>
 
 #include <relay/relay.hpp>
+
+#include "presets.hpp"  // made of presets/*.preset
 
 namespace {
 
@@ -68,8 +71,19 @@ Range parse_range(std::string_view text) {
   return range;
 }
 
+/// The configuration of a preset: a name, or the path of a file.
+PipelineConfig preset(const std::string& name) {
+  std::string names;
+  for (const Preset& p : presets) {
+    if (p.name == name) return read_preset(p.text, message("preset ", name));
+    names += (names.empty() ? "" : &p == &presets.back() ? " and " : ", ") + std::string(p.name);
+  }
+  require(exists(name), "unknown preset '", name, "': there are ", names, ", or give the path of a file");
+  return read_preset(read_file(name), name);
+}
+
 struct Options {
-  std::string preset = "demo", directory, task = "arithmetic", model, lengths;
+  std::string preset = "demo", directory, task, model, lengths;
   std::vector<std::string> settings, problems;
   std::int64_t seed = 1, count = 1000;
   int threads = 0, length = 0;
@@ -80,7 +94,7 @@ struct Options {
 void check_memory(const PipelineConfig& config) {
   const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
   double models = 0;
-  for (const StagePlan& stage : plan_stages<float>(config)) {
+  for (const StagePlan& stage : plan_stages<float>(config.mixture(), config)) {
     const double needed = models + static_cast<double>(stage.of(stage.keep(config)).total());
     require(needed <= there, "there is not enough memory: training ", stage.name, " needs ", std::ceil(needed / 1e9),
             " GB, but this machine has ", std::floor(there / 1e9),
@@ -110,30 +124,33 @@ void run_pipeline(const Options& options, Threads& threads) {
   with_backend(config, [&](auto backend) {
     rows = Pipeline<decltype(backend)>(directory, config, threads, {.interrupted = [] { return stop_asked != 0; }}).run();
   });
-  print(format("\nAccuracy of the answer by number of operators; trained on %d..%d, beyond the bar on none.\n\n",
-               config.lengths.shortest, config.lengths.longest) +
-        results_table(rows, config.lengths.longest) +
-        format("\n%s in %.0f s with %d threads. A guess is right once in %d.\n", directory.results_file().c_str(),
-               seconds_now() - started, threads.count(), config.modulus));
+  std::string out;
+  for (const std::string& task : config.tasks) {
+    const TaskConfig& t = config.training(task);
+    out += format("\n%s: accuracy of the answer by length; trained on %d..%d, beyond the bar on none.\n\n", task.c_str(), t.lengths.shortest,
+                  t.lengths.longest) +
+           results_table(rows, task, t.lengths.longest);
+  }
+  print(out + format("\n%s in %.0f s with %d threads.\n", directory.results_file().c_str(), seconds_now() - started, threads.count()));
 }
 
 void plan(const Options& options) {
   PipelineConfig config = preset(options.preset);
   for (const std::string& setting : options.settings) set(config, setting);
   config.check();
-  const auto stages = plan_stages<float>(config);
+  const auto stages = plan_stages<float>(config.mixture(), config);
   print(plan_table(stages, config));
   for (const StagePlan& stage : stages) stage.keep(config);  // throws where nothing fits
 }
 
 using Solver = std::function<std::vector<Solution>(std::span<const Example>)>;
 
-void solve_problem(const auto& pipeline, const std::vector<std::pair<std::string, Solver>>& solvers, const std::string& text) {
-  const Arithmetic& task = pipeline.task();
-  const Example problem = task.parse(text);
-  const Token truth = task.solve(problem.problem).answer;
-  std::string out = format("%s   modulo %d, the answer is %s\n", task.print(problem.problem).c_str(), task.modulus,
-                           task.vocabulary().spelling(truth).c_str());
+void solve_problem(const auto& pipeline, int task, const std::vector<std::pair<std::string, Solver>>& solvers, const std::string& text) {
+  const Mixture& mixture = pipeline.mixture();
+  const Example problem = mixture.parse(task, text);
+  const Example truth = mixture.solve(problem);
+  std::string out = mixture.print(task, problem.problem) + "   " + mixture.task(task).options() + ", the answer is " +
+                    mixture.print(task, {truth.answer}) + "\n";
   for (const auto& [name, solver] : solvers) {
     const Solution solution = solver(std::span(&problem, 1)).front();
     Example chain = solution.example;
@@ -142,7 +159,7 @@ void solve_problem(const auto& pipeline, const std::vector<std::pair<std::string
       out += "      (was never taught rounds: its answer only)\n";
       chain.rounds.clear();
     }
-    out += chain_text(task, chain);
+    out += chain_text(mixture, chain);
     if (solution.cut)
       out += format("      (cut: problem and chain came to the model's limit, model.positions=%d, before the chain ended)\n",
                     pipeline.config().model.positions);
@@ -150,44 +167,63 @@ void solve_problem(const auto& pipeline, const std::vector<std::pair<std::string
   print(out + "\n");
 }
 
+/// The task that --task names; a run of one task needs none.
+int task_of(const Options& options, const Mixture& mixture) {
+  if (!options.task.empty()) return mixture.index(options.task);
+  std::string names;
+  for (int i = 0; i < mixture.size(); ++i) names += (i == 0 ? "" : i + 1 == mixture.size() ? " or " : ", ") + mixture.task(i).name;
+  require(mixture.single(), options.directory, " has several tasks: say which, --task ", names);
+  return 0;
+}
+
 template <class Backend>
 void solve(const Options& options, const RunDirectory& directory, const PipelineConfig& config, Threads& threads) {
   const Pipeline<Backend> pipeline(directory, config, threads);
-  for (const std::string& text : options.problems) pipeline.task().parse(text);  // before anything is printed
+  const int task = task_of(options, pipeline.mixture());
+  for (const std::string& text : options.problems) pipeline.mixture().parse(task, text);  // before anything is printed
   std::vector<std::pair<std::string, Solver>> solvers;
-  for (const std::string& name : Pipeline<Backend>::models())
+  for (const std::string& name : pipeline.models())
     if (exists(directory.model_file(name))) solvers.emplace_back(name, pipeline.solver(name));
   require(!solvers.empty(), options.directory, " has no trained model yet: `relay pipeline --out ", options.directory,
           "` goes on with the run");
-  for (const std::string& text : options.problems) solve_problem(pipeline, solvers, text);
+  for (const std::string& text : options.problems) solve_problem(pipeline, task, solvers, text);
   if (!options.problems.empty()) return;
   std::string line;
   for (int number = 1; std::getline(std::cin, line); ++number) {
     try {
-      solve_problem(pipeline, solvers, line);
+      solve_problem(pipeline, task, solvers, line);
     } catch (const Error& error) {
       fail("line ", number, ": ", error.what());
     }
   }
-  require(!std::cin.bad() && std::ferror(stdin) == 0, "cannot read standard input: give a file or expressions");
+  require(!std::cin.bad() && std::ferror(stdin) == 0, "cannot read standard input: give a file or problems");
 }
 
 void data(const Options& options) {
-  require(options.task == Arithmetic::name, "unknown task '", options.task, "': there is 'arithmetic'");
   require(options.count >= 1 && options.count <= 1'000'000'000, "--count is ", options.count, ", but must be 1 .. 1000000000");
-  PipelineConfig config{.modulus = Arithmetic{}.modulus};
+  PipelineConfig config{.tasks = {options.task}, .arithmetic = {}};  // the paper's problems
+  config.training(options.task);                                      // throws for an unknown task
   for (const std::string& setting : options.settings) {
-    require(setting.starts_with("modulus="), "'", setting, "' is not a setting of arithmetic: there is modulus=PRIME");
-    set(config, "task." + setting);
+    const bool known = options.task == Arithmetic::name     ? setting.starts_with("modulus=")
+                       : options.task == EditDistance::name ? setting.starts_with("letters=")
+                                                            : setting.starts_with("group=") || setting.starts_with("limit=");
+    require(known, "'", setting, "' is not a setting of ", options.task, ": there is ",
+            options.task == Arithmetic::name     ? "modulus=PRIME"
+            : options.task == EditDistance::name ? "letters=NUMBER"
+                                                 : "group=NUMBER and limit=NUMBER");
+    set(config, options.task + "." + setting);
   }
-  const Arithmetic task{.modulus = config.modulus};
-  task.check();
-  const Vocabulary vocabulary = task.vocabulary();
+  TaskConfig& training = options.task == EditDistance::name                   ? config.edit_distance_training
+                         : options.task == LongestIncreasingSubsequence::name ? config.subsequence_training
+                                                                              : config.arithmetic_training;
+  training.lengths.longest = training.test_longest = std::max(1, options.length);
+  const Mixture mixture = config.mixture();
+  const AnyTask& task = mixture.task(0);
   const Key key(static_cast<std::uint64_t>(options.seed));
   std::string out;
   for (std::int64_t i = 0; i < options.count; ++i) {
     Random random(key.fold(static_cast<std::uint64_t>(options.length)).fold(static_cast<std::uint64_t>(i)));
-    out += to_jsonl(Arithmetic::name, vocabulary, task.generate(options.length, random)) + "\n";
+    out += to_jsonl(task.name, mixture.vocabulary(), task.generate(options.length, random)) + "\n";
     if (out.size() > 1 << 16 || i + 1 == options.count) {
       print(out);
       out.clear();
@@ -198,21 +234,23 @@ void data(const Options& options) {
 void check_evaluation(const Options& options) {
   parse_range(options.lengths);
   require(options.count >= 1 && options.count <= 1'000'000, "--count is ", options.count, ", but must be 1 .. 1000000");
-  const auto& names = Pipeline<Cpu<float>>::models();
-  require(std::find(names.begin(), names.end(), options.model) != names.end(), "unknown model '", options.model,
-          "': there are looped_aligned, looped_vanilla, ar and ar_relay");
 }
 
 template <class Backend>
 void evaluate(const Options& options, const RunDirectory& directory, const PipelineConfig& config, Threads& threads) {
   const Range lengths = parse_range(options.lengths);
   const Pipeline<Backend> pipeline(directory, config, threads);
+  const int task = task_of(options, pipeline.mixture());
+  const std::vector<std::string> models = pipeline.models();
+  std::string names;
+  for (const std::string& name : models) names += (names.empty() ? "" : name == models.back() ? " and " : ", ") + name;
+  require(std::find(models.begin(), models.end(), options.model) != models.end(), "unknown model '", options.model, "': there are ", names);
   const auto solver = pipeline.solver(options.model);
   print(format("%s\n%8s %8s %8s %8s %8s\n", options.model.c_str(), "length", "samples", "answer", "chain", "token"));
   long cut = 0;
   for (int length = lengths.first; length <= lengths.last; ++length) {
     const auto examples =
-        pipeline.test_examples(length, static_cast<int>(options.count), Key(static_cast<std::uint64_t>(options.seed)));
+        pipeline.test_examples(task, length, static_cast<int>(options.count), Key(static_cast<std::uint64_t>(options.seed)));
     const auto solutions = solver(examples);
     cut += std::count_if(solutions.begin(), solutions.end(), [](const Solution& s) { return s.cut; });
     const Accuracy a = accuracy(solutions, examples);
@@ -232,31 +270,33 @@ int run(int argc, char** argv) {
         ->check(CLI::Range(1, 1024));
   };
   CLI::App* pipeline = app.add_subcommand("pipeline", "train all models, or go on with a run");
-  pipeline->add_option("--preset", options.preset, "the configuration to start from: demo");
+  pipeline->add_option("--preset", options.preset, "the configuration to start from: a name, or a file");
   pipeline->add_option("--out", options.directory, "the directory of the run")->required();
   CLI::Option* seed = pipeline->add_option("--seed", options.seed, "everything random follows from it");
   pipeline->add_option("--set", options.settings, "key=value, e.g. task.modulus=7; the keys are those of config.json");
   threads_option(pipeline);
 
   CLI::App* plan_command = app.add_subcommand("plan", "print the memory that each training needs, before it runs");
-  plan_command->add_option("--preset", options.preset, "the configuration to start from: demo");
+  plan_command->add_option("--preset", options.preset, "the configuration to start from: a name, or a file");
   plan_command->add_option("--set", options.settings, "key=value, e.g. memory_limit=100 (MiB); the keys are those of config.json");
 
-  CLI::App* solve_command = app.add_subcommand("solve", "let the models of a run solve expressions, step by step");
+  CLI::App* solve_command = app.add_subcommand("solve", "let the models of a run solve problems, step by step");
   solve_command->add_option("--run", options.directory, "the directory of the run")->required();
-  solve_command->add_option("expression", options.problems, "e.g. \"(1+2)*2-1\"; none: one a line from standard input");
+  solve_command->add_option("--task", options.task, "which task the problems are of, where the run has several");
+  solve_command->add_option("problem", options.problems, "e.g. \"(1+2)*2-1\", \"kitten sitting\" or \"3 1 4 1 5\"; none: one a line from standard input");
   threads_option(solve_command);
 
   CLI::App* data_command = app.add_subcommand("data", "print examples of a task as JSONL");
-  data_command->add_option("--task", options.task, "arithmetic")->required();
-  data_command->add_option("--length", options.length, "operators")->required();
+  data_command->add_option("--task", options.task, "arithmetic, edit_distance or longest_increasing_subsequence")->required();
+  data_command->add_option("--length", options.length, "operators, letters of the shorter word, or numbers")->required();
   data_command->add_option("--count", options.count, "how many (default: 1000)");
   data_command->add_option("--seed", options.seed, "everything random follows from it");
-  data_command->add_option("--set", options.settings, "modulus=PRIME");
+  data_command->add_option("--set", options.settings, "modulus=PRIME, letters=NUMBER, group=NUMBER or limit=NUMBER");
 
   CLI::App* evaluate_command = app.add_subcommand("evaluate", "measure a model of a run by length");
   evaluate_command->add_option("--run", options.directory, "the directory of the run")->required();
-  evaluate_command->add_option("--model", options.model, "looped_aligned, looped_vanilla, ar or ar_relay")->required();
+  evaluate_command->add_option("--model", options.model, "looped_aligned, looped_vanilla, ar, ar_relay, ...")->required();
+  evaluate_command->add_option("--task", options.task, "where the run has several");
   evaluate_command->add_option("--lengths", options.lengths, "FIRST..LAST")->required();
   evaluate_command->add_option("--count", options.count, "problems of each length (default: 1000)");
   evaluate_command->add_option("--seed", options.seed, "of the test problems");

@@ -23,6 +23,8 @@
 #include <relay/task/edit_distance.hpp>
 #include <relay/task/longest_increasing_subsequence.hpp>
 #include <relay/task/split.hpp>
+#include <relay/task/any_task.hpp>
+#include <relay/task/mixture.hpp>
 #include <relay/task/jsonl.hpp>
 
 // Where the arithmetic happens.
@@ -77,4 +79,7 @@
 #include <relay/pipeline/plan.hpp>
 #include <relay/pipeline/run_directory.hpp>
 #include <relay/pipeline/evaluate.hpp>
+#include <relay/pipeline/claims.hpp>
+#include <relay/pipeline/diagnosis.hpp>
+#include <relay/pipeline/machine.hpp>
 #include <relay/pipeline/pipeline.hpp>

@@ -1,9 +1,15 @@
 // How parameters start: drawn from a key, the same on every backend.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include <relay/core/random.hpp>
+#include <relay/core/require.hpp>
 
 namespace relay {
 

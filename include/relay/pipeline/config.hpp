@@ -416,12 +416,12 @@ inline void PipelineConfig::check() const {
   require(-most < seed && seed < most, "seed is ", seed, ", but must be ", 1 - most, " .. ", most - 1);
   for (const std::string& name : tasks) {
     const TaskConfig& t = training(name);
-    const int most = name == Arithmetic::name ? 200 : name == EditDistance::name ? 100 : subsequence.limit - 2;
+    const int limit = name == Arithmetic::name ? 200 : name == EditDistance::name ? 100 : (subsequence.limit - 1) / 2;
     const std::string key = tasks.size() == 1 ? "lengths" : name;  // as a person writes it
-    in(key + ".longest", t.lengths.longest, 1, most);
+    in(key + ".longest", t.lengths.longest, 1, limit);
     in(key + ".shortest", t.lengths.shortest, 1, t.lengths.longest);
     in(key + ".power", t.lengths.power, -10, 10);
-    if (t.test_longest != 0) in(key + ".test_longest", t.test_longest, t.lengths.longest, most);
+    if (t.test_longest != 0) in(key + ".test_longest", t.test_longest, t.lengths.longest, limit);
     in(key + ".test_shortest", t.test_shortest, 0, t.last_test());
     in(key + ".split_from", t.split_from, 1, 1000);
     in(key + ".share", t.share, 1e-6, 1e6);

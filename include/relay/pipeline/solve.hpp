@@ -14,6 +14,7 @@
 #include <relay/model/generate.hpp>
 #include <relay/model/looped_transformer.hpp>
 #include <relay/task/example.hpp>
+#include <relay/task/mixture.hpp>
 #include <relay/task/placement.hpp>
 
 namespace relay {
@@ -162,16 +163,10 @@ Example solve(const Model& model, const Example& problem, const P& placement = {
 }
 
 /// The chain as text, a line per round and one for the answer, each judged by the task's verifier.
-template <Task TaskT>
-  requires requires(const TaskT& task, const Example& chain) {
-    { task.verify(chain) } -> std::same_as<Verdict>;
-    { task.print(chain.problem) } -> std::same_as<std::string>;
-  }
-std::string chain_text(const TaskT& task, const Example& chain) {
-  const Verdict verdict = task.verify(chain);
+inline std::string chain_text(const Verdict& verdict, const Example& chain, auto&& print) {
   std::string out;
   const auto line = [&](std::string begin, const Tokens& tokens, bool right, const std::string& why) {
-    begin += task.print(tokens) + " ";
+    begin += print(tokens) + " ";
     out += begin + std::string(begin.size() < 47 ? 47 - begin.size() : 0, ' ') + (right ? "right" : "WRONG" + why) + "\n";
   };
   for (std::size_t t = 0; t < chain.rounds.size(); ++t) {
@@ -180,6 +175,17 @@ std::string chain_text(const TaskT& task, const Example& chain) {
   }
   line("  answer ", {chain.answer}, verdict.answer_right, "");
   return out;
+}
+template <Task TaskT>
+  requires requires(const TaskT& task, const Example& chain) {
+    { task.verify(chain) } -> std::same_as<Verdict>;
+    { task.print(chain.problem) } -> std::same_as<std::string>;
+  }
+std::string chain_text(const TaskT& task, const Example& chain) {
+  return chain_text(task.verify(chain), chain, [&](const Tokens& tokens) { return task.print(tokens); });
+}
+inline std::string chain_text(const Mixture& mixture, const Example& chain) {
+  return chain_text(mixture.verify(chain), chain, [&](const Tokens& tokens) { return mixture.print(chain.task, tokens); });
 }
 
 }  // namespace relay

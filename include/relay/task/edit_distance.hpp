@@ -58,6 +58,8 @@ struct EditDistancePlacement {
     }
   }
 
+  std::vector<int> columns(const Example& example, int round) const { return FlushRight().columns(example, round); }
+
   Tokens read(const Example& example, int round, std::span<const Token> row) const {
     Tokens tokens = FlushRight().read(example, round, row);
     if (!differences) return tokens;

@@ -52,6 +52,14 @@ struct LongestIncreasingSubsequencePlacement {
     for (int i = 0; i < values; ++i) placed.push_back({column + i, tokens[static_cast<std::size_t>(i)]});
   }
 
+  std::vector<int> columns(const Example& example, int round) const {
+    if (!in_place) return FlushRight().columns(example, round);
+    const auto [column, values] = where(example, round);
+    std::vector<int> columns;
+    for (int i = 0; i < values; ++i) columns.push_back(column + i);
+    return columns;
+  }
+
   Tokens read(const Example& example, int round, std::span<const Token> row) const {
     if (!in_place) return FlushRight().read(example, round, row);
     const auto [column, values] = where(example, round);
