@@ -115,6 +115,7 @@ struct PipelineConfig {
     visit("loop.inject", c.loop.inject);
     visit("loop.signal", c.loop.signal);
     visit("loop.normalise", c.loop.normalise);
+    visit("loop.reembed", c.loop.reembed);
     visit("loop.window", c.loop.window);
     visit("loop.recompute", c.recompute);
     visit("loss.lambda", c.loss.lambda);

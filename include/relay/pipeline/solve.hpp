@@ -94,7 +94,7 @@ void read_iterations(const Model& model, std::span<Solution> chains, const P& pl
         c.confidence = std::min(c.confidence, answer_probability[static_cast<std::size_t>(s)]);
       }
     }
-  });
+  }, model.feedback());
 }
 
 }  // namespace detail
