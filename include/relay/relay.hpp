@@ -12,6 +12,7 @@
 #include <relay/core/file.hpp>
 #include <relay/core/json.hpp>
 #include <relay/core/json_parser.hpp>
+#include <relay/core/spelling.hpp>
 
 // What is to be learned. No tensor is known here.
 #include <relay/task/vocabulary.hpp>
@@ -22,6 +23,8 @@
 #include <relay/task/arithmetic.hpp>
 #include <relay/task/split.hpp>
 #include <relay/task/jsonl.hpp>
+#include <relay/task/records.hpp>
+#include <relay/task/recorded.hpp>
 
 // Where the arithmetic happens.
 #include <relay/backend/ops.hpp>
