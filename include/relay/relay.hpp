@@ -12,6 +12,7 @@
 #include <relay/core/file.hpp>
 #include <relay/core/json.hpp>
 #include <relay/core/json_parser.hpp>
+#include <relay/core/spelling.hpp>
 
 // What is to be learned. No tensor is known here.
 #include <relay/task/vocabulary.hpp>
@@ -26,6 +27,8 @@
 #include <relay/task/any_task.hpp>
 #include <relay/task/mixture.hpp>
 #include <relay/task/jsonl.hpp>
+#include <relay/task/records.hpp>
+#include <relay/task/recorded.hpp>
 
 // Where the arithmetic happens.
 #include <relay/backend/ops.hpp>

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <relay/core/json.hpp>
+#include <relay/core/spelling.hpp>
 #include <relay/layer/looped.hpp>
 #include <relay/layer/transformer_block.hpp>
 #include <relay/task/arithmetic.hpp>
@@ -216,21 +217,6 @@ struct PipelineConfig {
 };
 
 namespace detail {
-
-/// Of two words: how many letters must be changed, added or dropped.
-inline int edit_distance(std::string_view a, std::string_view b) {
-  std::vector<int> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int>(j);
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    int diagonal = row[0]++;
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const int changed = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({changed, row[j] + 1, row[j + 1] + 1});
-    }
-  }
-  return row.back();
-}
 
 /// How the values of an enumeration are spelled, in their order.
 template <class E>
