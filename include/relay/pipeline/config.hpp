@@ -21,6 +21,7 @@
 #include <relay/task/edit_distance.hpp>
 #include <relay/task/longest_increasing_subsequence.hpp>
 #include <relay/task/mixture.hpp>
+#include <relay/task/recorded.hpp>
 #include <relay/train/adamw.hpp>
 #include <relay/train/data.hpp>
 #include <relay/train/supervision.hpp>
@@ -51,6 +52,21 @@ struct TaskConfig {
   int last_test() const { return test_longest > 0 ? test_longest : lengths.longest + 4; }
 };
 
+/// A user's own examples (task/recorded.hpp).
+struct OwnDataConfig {
+  static constexpr std::string_view name = "own_data";
+  std::string train, test, problems;  // files; the last two may be left out
+  Splitting splitting = Splitting::whitespace;
+  std::string content;  // what the files hold, so that a run does not go on with others
+
+  RecordedTask load() const {
+    require(!train.empty(), "own_data.train is empty: give the file of examples to train on");
+    RecordedTask task = RecordedTask::load({.data = train, .test = test, .problems = problems, .tokens = splitting});
+    task.name = name;
+    return task;
+  }
+};
+
 /// The defaults are the demo: five numbers, chains of up to six steps, minutes on two cores.
 struct PipelineConfig {
   std::int64_t seed = 1;
@@ -58,9 +74,11 @@ struct PipelineConfig {
   Arithmetic arithmetic{.modulus = 5};
   EditDistance edit_distance{};
   LongestIncreasingSubsequence subsequence{};
+  OwnDataConfig own_data{};
   TaskConfig arithmetic_training{.lengths = {.shortest = 1, .longest = 6, .power = 2}};
   TaskConfig edit_distance_training{.lengths = {.shortest = 1, .longest = 6, .power = 1}};
   TaskConfig subsequence_training{.lengths = {.shortest = 3, .longest = 15, .power = 1}};
+  TaskConfig own_data_training{.lengths = {.shortest = 1, .longest = 1, .power = 0}, .split_from = 1};
   int extra_columns = 8;  // a looped model's rows in training are up to so many columns wider than their problems
   TransformerConfig model{.width = 64,
                           .layers = 3,
@@ -100,6 +118,12 @@ struct PipelineConfig {
     visit("longest_increasing_subsequence.limit", c.subsequence.limit);
     visit("longest_increasing_subsequence.layout", c.subsequence.layout);
     each_of_task("longest_increasing_subsequence", visit, c.subsequence_training);
+    visit("own_data.train", c.own_data.train);
+    visit("own_data.test", c.own_data.test);
+    visit("own_data.problems", c.own_data.problems);
+    visit("own_data.splitting", c.own_data.splitting);
+    visit("own_data.content", c.own_data.content);
+    each_of_task("own_data", visit, c.own_data_training);
     visit("lengths.extra_columns", c.extra_columns);
     visit("model.width", c.model.width);
     visit("model.layers", c.model.layers);
@@ -150,6 +174,7 @@ struct PipelineConfig {
   const TaskConfig& training(std::string_view task) const {
     if (task == EditDistance::name) return edit_distance_training;
     if (task == LongestIncreasingSubsequence::name) return subsequence_training;
+    if (task == OwnDataConfig::name) return own_data_training;
     require(task == Arithmetic::name, "unknown task '", task,
             "': there are arithmetic, edit_distance and longest_increasing_subsequence");
     return arithmetic_training;
@@ -167,6 +192,8 @@ struct PipelineConfig {
         LongestIncreasingSubsequence task = subsequence;
         task.longest = longest;
         list.emplace_back(task);
+      } else if (name == OwnDataConfig::name) {
+        list.emplace_back(own_data.load());
       } else {
         list.emplace_back(arithmetic);
       }
@@ -227,6 +254,8 @@ constexpr std::vector<std::string_view> spellings() {
     return {"float32", "bf16"};
   else if constexpr (std::same_as<E, AnswerFrom>)
     return {"head", "rounds"};
+  else if constexpr (std::same_as<E, Splitting>)
+    return {"whitespace", "characters"};
   else if constexpr (std::same_as<E, EditDistance::Rows>)
     return {"values", "differences"};
   else
@@ -291,7 +320,7 @@ inline std::string full_key(const PipelineConfig& config, std::string_view key) 
 
 /// Does the key belong to a task that is not among the configuration's?
 inline bool of_another_task(const PipelineConfig& config, std::string_view key) {
-  for (const std::string_view name : {Arithmetic::name, EditDistance::name, LongestIncreasingSubsequence::name})
+  for (const std::string_view name : {Arithmetic::name, EditDistance::name, LongestIncreasingSubsequence::name, OwnDataConfig::name})
     if (key.starts_with(message(name, ".")))
       return std::find(config.tasks.begin(), config.tasks.end(), name) == config.tasks.end();
   return false;
@@ -403,7 +432,9 @@ inline void PipelineConfig::check() const {
   require(-most < seed && seed < most, "seed is ", seed, ", but must be ", 1 - most, " .. ", most - 1);
   for (const std::string& name : tasks) {
     const TaskConfig& t = training(name);
-    const int limit = name == Arithmetic::name ? 200 : name == EditDistance::name ? 100 : (subsequence.limit - 1) / 2;
+    const int limit = name == Arithmetic::name ? 200 : name == EditDistance::name ? 100
+                      : name == OwnDataConfig::name                 ? 1000000
+                                                                    : (subsequence.limit - 1) / 2;
     const std::string key = tasks.size() == 1 ? "lengths" : name;  // as a person writes it
     in(key + ".longest", t.lengths.longest, 1, limit);
     in(key + ".shortest", t.lengths.shortest, 1, t.lengths.longest);

@@ -54,6 +54,7 @@
 #include <relay/task/example.hpp>
 #include <relay/task/placement.hpp>
 #include <relay/task/records.hpp>
+#include <relay/task/split.hpp>
 
 namespace relay {
 
@@ -154,6 +155,22 @@ class RecordedTask {
   }
   /// One of all training examples.
   Example generate(Random& random) const { return one_of(train().all(), random); }
+
+  /// One side of what was recorded, where lengths may be missing: a training example of that length, or of the next shorter one that
+  /// there is; a test example of that length. Problems alone are no examples to draw.
+  Example draw(int length, Random& random, Split split) const {
+    if (split == Split::test) return one_of(test().of_length(length), random);
+    const std::vector<int> lengths = train().lengths();
+    const auto above = std::upper_bound(lengths.begin(), lengths.end(), length);
+    return one_of(train().of_length(above == lengths.begin() ? lengths.front() : *(above - 1)), random);
+  }
+
+  /// Up to `count` of what was recorded of one length, in the order of the files: of the test side the test examples, else problems that
+  /// only a model solves.
+  std::vector<Example> examples(int length, int count, Key, Split split) const {
+    const auto all = (split == Split::train ? problems() : test()).of_length(length);
+    return {all.begin(), all.begin() + std::min<std::ptrdiff_t>(count, std::ssize(all))};
+  }
 
   /// What an auto-regressive model writes after the problem: every round and <sep>, the answer, <eos>.
   Tokens text(const Example& example) const {
