@@ -76,3 +76,4 @@
 #include <relay/pipeline/run_directory.hpp>
 #include <relay/pipeline/evaluate.hpp>
 #include <relay/pipeline/pipeline.hpp>
+#include <relay/pipeline/report.hpp>
