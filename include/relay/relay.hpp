@@ -86,3 +86,4 @@
 #include <relay/pipeline/diagnosis.hpp>
 #include <relay/pipeline/machine.hpp>
 #include <relay/pipeline/pipeline.hpp>
+#include <relay/pipeline/report.hpp>
