@@ -128,7 +128,9 @@ void run(const RunDirectory& directory, const PipelineConfig& config, Threads& t
                   t.lengths.longest) +
            results_table(rows, task, t.lengths.longest);
   }
-  print(out + format("\n%s in %.0f s with %d threads.\n", directory.results_file().c_str(), seconds_now() - started, threads.count()));
+  write_report(directory.path());
+  print(out + format("\n%s and %s in %.0f s with %d threads.\n", directory.results_file().c_str(), directory.report_file().c_str(),
+                     seconds_now() - started, threads.count()));
 }
 
 void run_pipeline(const Options& options, Threads& threads) {
@@ -160,6 +162,15 @@ void train(const Options& options, Threads& threads) {
     std::fprintf(stderr, "note: %zu tokens are in no training example, and no model can know them: %s%s\n", words.size(), words.front().c_str(),
                  words.size() > 1 ? ", ..." : "");
   run(RunDirectory(options.directory), config, threads);
+}
+
+void report(const Options& options) {
+  const RunDirectory directory(options.directory);
+  directory.config();  // says what is missing where there is no run
+  require(exists(directory.results_file()), options.directory, " has no results.json yet: `relay pipeline --out ", options.directory,
+          "` goes on with the run");
+  write_report(directory.path());
+  print(report_tables(read_report_data(directory.path())) + "\n" + directory.report_file() + "\n");
 }
 
 void plan(const Options& options) {
@@ -319,6 +330,9 @@ int run(int argc, char** argv) {
   plan_command->add_option("--preset", options.preset, "the configuration to start from: a name, or a file");
   plan_command->add_option("--set", options.settings, "key=value, e.g. memory_limit=100 (MiB); the keys are those of config.json");
 
+  CLI::App* report_command = app.add_subcommand("report", "write report.html of a finished run, and print its main figures");
+  report_command->add_option("--run", options.directory, "the directory of the run")->required();
+
   CLI::App* solve_command = app.add_subcommand("solve", "let the models of a run solve problems, step by step");
   solve_command->add_option("--run", options.directory, "the directory of the run")->required();
   solve_command->add_option("--task", options.task, "which task the problems are of, where the run has several");
@@ -347,16 +361,20 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
     const auto parsed = app.get_subcommands();
     if (parsed.empty() && argc > 1 && argv[1][0] != '-')
-      fail("unknown command '", argv[1], "': there are pipeline, train, plan, solve, data and evaluate");
+      fail("unknown command '", argv[1], "': there are pipeline, train, report, plan, solve, data and evaluate");
     fail(error.what(), ": see relay ", parsed.empty() ? "" : parsed.front()->get_name() + " ", "--help");
   }
-  for (CLI::App* command : {pipeline, train_command, solve_command, evaluate_command})
+  for (CLI::App* command : {pipeline, train_command, solve_command, evaluate_command, report_command})
     require(!command->parsed() || !options.directory.empty(), command == pipeline || command == train_command ? "--out" : "--run",
             " is empty: give the path of a folder");
   options.seed_given = seed->count() > 0 || train_seed->count() > 0;
   if (train_command->parsed() && train_command->count("--preset") == 0) options.preset = "own_data";
   if (plan_command->parsed()) {
     plan(options);
+    return 0;
+  }
+  if (report_command->parsed()) {
+    report(options);
     return 0;
   }
   if (data_command->parsed()) {
