@@ -326,6 +326,14 @@ inline bool of_another_task(const PipelineConfig& config, std::string_view key) 
   return false;
 }
 
+/// How far a name is from an unknown key, of which `wanted` is the full one: all of it, or what is behind the dot. Of names equally near,
+/// those of other tasks come last.
+inline int distance(const PipelineConfig& config, std::string_view name, std::string_view key, std::string_view wanted) {
+  const auto behind_dot = [](std::string_view k) { return k.substr(k.find('.') + 1); };
+  const int behind = name.find('.') == name.npos ? 1 << 20 : 1 + edit_distance(behind_dot(name), behind_dot(key));
+  return 2 * std::min({edit_distance(name, key), edit_distance(name, wanted), behind}) + (of_another_task(config, name) ? 1 : 0);
+}
+
 }  // namespace detail
 
 /// Sets one key; an unknown one throws, suggesting the nearest.
@@ -340,7 +348,7 @@ inline void set(PipelineConfig& config, std::string_view key, std::string_view v
           detail::read_value(key, value, field);
           found = true;
         }
-        const int distance = detail::edit_distance(name, key);
+        const int distance = detail::distance(config, name, key, wanted);
         if (distance < nearest) nearest = distance, suggestion = name;
       },
       config);
@@ -374,8 +382,9 @@ inline PipelineConfig read_preset(std::string_view text, std::string_view where)
       const std::size_t equals = line.find('=');
       require(equals != line.npos, "'", line, "' is not a setting: write key = value");
       const std::string_view key = trimmed(line.substr(0, equals));
-      require(std::find(seen.begin(), seen.end(), key) == seen.end(), key, " is set twice: remove one of them");
-      seen.emplace_back(key);
+      const std::string full = detail::full_key(config, key);
+      require(std::find(seen.begin(), seen.end(), full) == seen.end(), key, " is set twice: remove one of them");
+      seen.push_back(full);
       set(config, key, trimmed(line.substr(equals + 1)));
     } catch (const Error& error) {
       fail(where, ":", number, ": ", error.what());
