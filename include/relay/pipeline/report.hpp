@@ -7,7 +7,11 @@
 // Needs results.json; shows what config.json, diagnostics.json, metrics.jsonl and machine.json add where they are there.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include <relay/core/file.hpp>
 #include <relay/core/require.hpp>
@@ -60,9 +64,9 @@ inline std::string report_html(const ReportData& data) {
   const std::string footer =
       message("<p>Written by relay from the files of the run.",
               missing.empty() ? std::string() : message(" Not there, or empty, and so not shown: ", missing, "."), "</p>\n");
-  return page(message("relay: ", names), message("<h1>", escape(names.empty() ? "A run without results" : names), "</h1>\n<p class=\"lead\">",
+  return page(message("relay: ", names), message("<p class=\"kind\">RELAY run</p>\n<h1>", escape(names.empty() ? "A run without results" : names), "</h1>\n<p class=\"lead\">",
                                                  escape(facts), "</p>\n<nav aria-label=\"Sections\">\n", links, "</nav>\n"),
-              sections, footer, std::max<std::size_t>(3, view.tasks.size() + 8));
+              sections, footer, std::max<std::size_t>(3, view.tasks.size()));
 }
 
 /// Reads the results of the run in `directory` and writes its report.html.

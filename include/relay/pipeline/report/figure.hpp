@@ -82,13 +82,20 @@ inline std::string svg_marker(int style, double x, double y, double r, std::stri
 /// The step of round numbers of which at most `most` lie in the range.
 inline double round_step(double range, int most) {
   double step = 1;
-  while (range / step > most) {
-    for (const double factor : {2.0, 2.5, 2.0}) {
-      if (range / step <= most) break;
+  for (;;)
+    for (const double factor : {2.0, 2.5, 2.0}) {  // 1, 2, 5, 10, ...
+      if (range / step <= most) return step;
       step *= factor;
     }
-  }
-  return step == std::floor(step) ? step : std::ceil(step);
+}
+
+/// draw(i) for those of the n places that get a label: the first, the last, and between them every 2nd, 5th, 10th, ..., so that
+/// `apart` places lie between two labels.
+inline void each_tick(int n, double apart, auto&& draw) {
+  const int step = static_cast<int>(round_step(std::max(1.0, apart), 1));
+  for (int i = 0; i < n; i += i == 0 && step > 1 ? step - 1 : step)
+    if (i == 0 || (i >= apart && n - 1 - i >= apart)) draw(i);
+  if (n > 1) draw(n - 1);
 }
 
 /// Places labels at the heights they want, or as near as `gap` between them allows.
@@ -159,10 +166,11 @@ inline std::string line_chart(const LineChart& chart) {
                        power < 0 ? "\u2212" : "", std::abs(power), "</tspan></text>");
     }
   } else {
-    for (int quarter = 0; quarter <= 4; ++quarter) {
-      const double value = f.y0 + (f.y1 - f.y0) * quarter / 4, y = f.y(value);
+    const double step = f.y1 - f.y0 > 0.6 ? 0.25 : 0.1;
+    for (int i = 0; f.y0 + i * step <= f.y1 + 1e-9; ++i) {
+      const double y = f.y(f.y0 + i * step);
       out += svg_line(f.left, y, f.right(), y, "grid");
-      out += svg_text(f.left - 5, y + 4, "end", quarter == 0 ? "0" : quarter == 4 ? brief(f.y1) : brief(value, 2));
+      out += svg_text(f.left - 5, y + 4, "end", brief(f.y0 + i * step, 2));
     }
   }
   const double step = round_step(f.x1 - f.x0, std::max(2, static_cast<int>(f.width / (f.x1 >= 1000 ? 44 : 26))));
@@ -170,8 +178,8 @@ inline std::string line_chart(const LineChart& chart) {
     out += svg_line(f.x(x), f.bottom(), f.x(x), f.bottom() + 4, "tick");
     out += svg_text(f.x(x), f.bottom() + 16, "middle", f.x1 >= 10000 ? grouped(x) : brief(x));
   }
-  out += svg_text(f.left + f.width / 2, chart.height - 4, "middle", chart.x_name, "name");
-  out += svg_text(2, 13, "start", chart.y_name, "name");
+  out += svg_text(f.left + f.width / 2, chart.height - 4, "middle", chart.x_name, "axis");
+  out += svg_text(2, 13, "start", chart.y_name, "axis");
 
   std::vector<double> heights;
   for (const Curve& curve : chart.curves) heights.push_back(f.y(curve.points.empty() ? f.y0 : curve.points.back().y));
@@ -215,7 +223,7 @@ inline int heat_level(double share) {
 
 struct HeatMap {
   std::string title = {}, description = {}, x_name = {}, y_name = {};
-  double width = 170, tallest = 150;
+  double width = 208, tallest = 170;
   std::vector<std::vector<Tally>> rows = {};  // shares of errors, from the top; nothing where nothing was counted
   std::vector<std::string> row_names = {};    // by default 1, 2, ...
   int line_below = -1;                   // a line below so many rows
@@ -253,34 +261,27 @@ inline std::string heat_map(const HeatMap& map) {
     out += svg_line(f.left - 6, y, f.right(), y, "limit");
   }
 
-  const int row_step = static_cast<int>(std::ceil(12 / cell)), column_step = static_cast<int>(std::ceil(18 / wide));
-  // First and last always; between them every so many, while none meets the last.
-  const auto ticks = [](int n, int step, auto&& draw) {
-    for (int i = 0; i < n; i += step)
-      if (i == 0 || n - 1 - i >= step) draw(i);
-    if (n > 1) draw(n - 1);
-  };
   const auto name = [&](int i) {
     return map.row_names.empty() ? std::to_string(i + 1) : map.row_names[static_cast<std::size_t>(i)];
   };
-  ticks(static_cast<int>(rows), row_step, [&](int i) { out += svg_text(f.left - 4, f.top + cell * (i + 0.5) + 3.5, "end", name(i)); });
-  ticks(static_cast<int>(columns), column_step,
-        [&](int i) { out += svg_text(f.left + wide * (i + 0.5), f.bottom() + 12, "middle", std::to_string(i + 1)); });
-  out += svg_text(0, 10, "start", map.y_name, "name");
-  out += svg_text(f.left + f.width / 2, f.bottom() + 24, "middle", map.x_name, "name");
+  each_tick(static_cast<int>(rows), 12 / cell, [&](int i) { out += svg_text(f.left - 4, f.top + cell * (i + 0.5) + 3.5, "end", name(i)); });
+  each_tick(static_cast<int>(columns), 18 / wide,
+            [&](int i) { out += svg_text(f.left + wide * (i + 0.5), f.bottom() + 12, "middle", std::to_string(i + 1)); });
+  out += svg_text(0, 10, "start", map.y_name, "axis");
+  out += svg_text(f.left + f.width / 2, f.bottom() + 24, "middle", map.x_name, "axis");
   return out += "</svg>";
 }
 
 struct Histogram {
   std::string title = {}, description = {}, x_name = {}, y_name = {};
-  double width = 170, height = 120, highest = 1;
+  double width = 208, height = 126, highest = 1;
   int style = 0;
   std::vector<double> shares = {};  // of 1, 2, ...
 };
 
 inline std::string histogram(const Histogram& chart) {
   const int n = std::max(1, static_cast<int>(chart.shares.size()));
-  Frame f{.left = 32, .top = 18, .x0 = 0.5, .x1 = n + 0.5, .y0 = 0, .y1 = chart.highest > 0 ? chart.highest : 1};
+  Frame f{.left = 32, .top = 24, .x0 = 0.5, .x1 = n + 0.5, .y0 = 0, .y1 = chart.highest > 0 ? chart.highest : 1};
   f.width = chart.width - f.left - 2;
   f.height = chart.height - f.top - 28;
   std::string out = svg_begin(chart.width, chart.height, chart.title, chart.description, "panel");
@@ -295,25 +296,22 @@ inline std::string histogram(const Histogram& chart) {
       d += message("M", brief(f.x(i + 1) - bar / 2), " ", brief(f.bottom()), "V", brief(f.y(share)), "h", brief(bar), "V",
                    brief(f.bottom()), "z");
   out += message("<path class=\"bar s", chart.style, "\" d=\"", d, "\"/>");
-  const int step = static_cast<int>(std::ceil(18 / wide));
-  for (int i = 0; i < n; i += step)
-    if (i == 0 || n - 1 - i >= step) out += svg_text(f.x(i + 1), f.bottom() + 12, "middle", std::to_string(i + 1));
-  if (n > 1) out += svg_text(f.x(n), f.bottom() + 12, "middle", std::to_string(n));
-  out += svg_text(0, 10, "start", chart.y_name, "name");
-  out += svg_text(f.left + f.width / 2, chart.height - 4, "middle", chart.x_name, "name");
+  each_tick(n, 18 / wide, [&](int i) { out += svg_text(f.x(i + 1), f.bottom() + 12, "middle", std::to_string(i + 1)); });
+  out += svg_text(0, 10, "start", chart.y_name, "axis");
+  out += svg_text(f.left + f.width / 2, chart.height - 4, "middle", chart.x_name, "axis");
   return out += "</svg>";
 }
 
 struct Reliability {
   std::string title = {}, description = {};
-  double width = 170;
+  double width = 208;
   int style = 0;
   std::vector<Bin> trained = {}, beyond = {};
 };
 
 /// Share right over confidence, one dot per bin, larger for more chains; below, how many chains each bin has.
 inline std::string reliability(const Reliability& chart) {
-  Frame f{.left = 32, .top = 18};
+  Frame f{.left = 32, .top = 22};
   f.width = f.height = chart.width - f.left - 6;
   const double strip = 30, height = f.bottom() + 8 + strip + 30;
   std::string out = svg_begin(chart.width, height, chart.title, chart.description, "panel");
@@ -353,8 +351,8 @@ inline std::string reliability(const Reliability& chart) {
   out += svg_text(f.left - 4, base - strip + 8, "end", most >= 10000 ? message(brief(most / 1000, 0), "k") : brief(most, 0));
   for (const double value : {0.0, 0.5, 1.0})
     out += svg_text(f.x(value), base + 12, value == 1.0 ? "end" : "middle", brief(value));
-  out += svg_text(0, 10, "start", "share right", "name");
-  out += svg_text(f.left + f.width / 2, base + 25, "middle", "confidence", "name");
+  out += svg_text(0, 10, "start", "share right", "axis");
+  out += svg_text(f.left + f.width / 2, base + 25, "middle", "confidence", "axis");
   return out += "</svg>";
 }
 

@@ -27,9 +27,9 @@ struct Metric {
   bool of_chain;  // says nothing about a model that has no chain
 };
 constexpr Metric metrics[] = {
-    {"answer", "the answer is right", &Row::answer, false},
-    {"chain", "every round and the answer are right", &Row::chain, true},
-    {"token", "tokens of the true rounds that stand where they should", &Row::token, true}};
+    {"answer", "The share of problems whose answer is right.", &Row::answer, false},
+    {"chain", "The share of problems of which every round and the answer are right.", &Row::chain, true},
+    {"token", "The share of tokens of the true rounds that stand where they should.", &Row::token, true}};
 
 /// The data with what every section asks for again and again.
 class View {
@@ -129,6 +129,7 @@ inline std::string range_text(std::vector<int> lengths) {
 
 /// Mean accuracy of each model on each task, on both sides of the longest trained length.
 inline std::string summary_section(const View& view) {
+  if (view.tasks.empty()) return section("summary", "Summary", "", "<p>There is no result: results.json has no rows.</p>");
   std::string head = "<tr><th class=\"first\" rowspan=\"2\" scope=\"col\">model</th>", second = "<tr>";
   struct Column {
     std::string task;
@@ -159,14 +160,14 @@ inline std::string summary_section(const View& view) {
         body += message("<td class=\"", group, "none\">\u2013</td>");
         continue;
       }
-      const bool best = fixed(*mean, 3) == fixed(column.best, 3);
+      const bool best = column.beyond && fixed(*mean, 3) == fixed(column.best, 3);
       body += message("<td class=\"", group, best ? "best" : "", "\" style=\"--v:", brief(*mean * 100), "%\">", fixed(*mean, 3), "</td>");
     }
     body += "</tr>\n";
   }
   return section("summary", "Summary",
-                 "Accuracy of the answer, mean over the tested lengths within the trained range and beyond it. Bold: the best of its column.",
-                 message("<div class=\"scroll\"><table class=\"summary\"><caption>Accuracy of the answer</caption><thead>", head, "</tr>\n", second,
+                 "Accuracy of the answer, mean over the tested lengths within the trained range and beyond it. Bold: the best beyond it.",
+                 message("<div class=\"scroll\" tabindex=\"0\"><table class=\"summary full\" aria-label=\"Accuracy of the answer\"><thead>", head, "</tr>\n", second,
                          "</tr></thead><tbody>\n", body, "</tbody></table></div>"));
 }
 
@@ -189,9 +190,8 @@ inline std::string claims_section(const View& view) {
       if (claim.number != number) continue;
       if (text.empty()) text = claim.text;
       if (claim.holds) ++tested, held += *claim.holds ? 1 : 0;
-      items += message("<li><span>", verdict(claim.holds), "</span><div>", claim.task.empty() ? "" : "<b>", escape(spoken(claim.task)),
-                       claim.task.empty() ? "" : "</b> ", claim.text == text ? "" : message("(", escape(claim.text), ") "),
-                       escape(claim.detail), "</div></li>");
+      items += message("<li><b>", claim.task.empty() ? "all tasks" : escape(spoken(claim.task)), "</b>", verdict(claim.holds), "<div>",
+                       claim.text == text ? "" : message(escape(claim.text), ": "), escape(claim.detail), "</div></li>");
     }
     list += message("<li><p class=\"what\"><span>", number, "</span>", escape(text), "</p><ul>", items, "</ul></li>\n");
   }
@@ -211,10 +211,11 @@ inline std::string_view model_text(std::string_view model) {
   return at == std::end(known_models) ? "" : texts[at - std::begin(known_models)];
 }
 
-inline std::string accuracy_chart(const View& view, const std::string& task, const Metric& metric, double width, double height, bool tips) {
-  LineChart chart{.x_name = "length", .y_name = message(metric.name, " accuracy"), .width = width, .height = height, .tips = tips};
+inline std::string accuracy_chart(const View& view, const std::string& task, const Metric& metric, double lowest, double width, double height, bool tips) {
+  LineChart chart{.x_name = "length", .y_name = message(metric.name, " accuracy"), .width = width, .height = height, .y0 = lowest, .tips = tips};
   const std::vector<int> lengths = view.data.lengths(task);
-  chart.x0 = lengths.front() - 0.5, chart.x1 = lengths.back() + 0.5;
+  const double margin = std::max(0.5, 0.02 * (lengths.back() - lengths.front()));
+  chart.x0 = lengths.front() - margin, chart.x1 = lengths.back() + margin;
   chart.trained = view.data.trained(task);
   chart.title = message(spoken(task), ": ", metric.name, " accuracy by length");
   std::size_t longest = 0;
@@ -235,7 +236,7 @@ inline std::string accuracy_chart(const View& view, const std::string& task, con
                                  lengths.front(), ", ", fixed(curve.points.back().y, 3), " at ", lengths.back());
     chart.curves.push_back(std::move(curve));
   }
-  chart.label_width = std::min(150.0, 24 + 6.1 * static_cast<double>(longest));
+  chart.label_width = std::min(160.0, 24 + 6.9 * static_cast<double>(longest));
   return line_chart(chart);
 }
 
@@ -246,7 +247,7 @@ inline std::string accuracy_table(const View& view, const std::string& task, con
   const auto limit = [&](std::size_t i) {
     return range && i > 0 && lengths[i] > range->longest && lengths[i - 1] <= range->longest ? " class=\"limit-left\"" : "";
   };
-  std::string out = message("<div class=\"scroll\"><table><caption>", escape(spoken(task)), ": ", metric.name,
+  std::string out = message("<div class=\"scroll\" tabindex=\"0\"><table><caption>", escape(spoken(task)), ": ", metric.name,
                             " accuracy by length</caption><thead><tr><th class=\"first\" scope=\"col\">model</th>");
   for (std::size_t i = 0; i < lengths.size(); ++i) out += message("<th scope=\"col\"", limit(i), ">", lengths[i], "</th>");
   out += "</tr></thead><tbody>\n";
@@ -264,7 +265,7 @@ inline std::string accuracy_table(const View& view, const std::string& task, con
 
 /// Accuracy by length: a chart per task, for each kind of accuracy.
 inline std::string accuracy_section(const View& view) {
-  std::string legend = "<dl class=\"models\">";
+  std::string legend = message("<dl class=\"models", view.tasks.size() % 2 == 1 && view.tasks.size() > 1 ? " beside" : "", "\">");
   for (const std::string& model : view.models)
     legend += message("<dt class=\"s", view.style(model), "\">", view.key(model), escape(model), "</dt><dd>", model_text(model), "</dd>");
   legend += "</dl>";
@@ -273,15 +274,19 @@ inline std::string accuracy_section(const View& view) {
   for (const Metric& metric : metrics) {
     const std::size_t n = view.tasks.size();
     std::string charts, tables;
+    double lowest = 1;
+    for (const Row& row : view.data.rows)
+      if (!metric.of_chain || has_chain(row.model)) lowest = std::min(lowest, wilson(row.*metric.value, row.samples).low);
+    lowest = lowest < 0.5 ? 0 : 0.5;  // of all tasks, so that their charts compare
     for (const std::string& task : view.tasks) {
       const double wide = n == 1 ? 1104 : 540;
       charts += message("<figure><figcaption><b>", escape(spoken(task)), "</b></figcaption><div class=\"wide\">",
-                        accuracy_chart(view, task, metric, wide, n == 1 ? 380 : 320, true), "</div><div class=\"narrow\">",
-                        accuracy_chart(view, task, metric, 352, 290, false), "</div></figure>\n");
+                        accuracy_chart(view, task, metric, lowest, wide, n == 1 ? 380 : 320, true), "</div><div class=\"narrow\">",
+                        accuracy_chart(view, task, metric, lowest, 352, 290, false), "</div></figure>\n");
       tables += accuracy_table(view, task, metric);
     }
     panels.push_back({std::string(metric.name),
-                      message("<p class=\"note\">", metric.name, ": ", metric.what, ".</p><div class=\"charts ", n == 1 ? "one" : "two", "\">\n",
+                      message("<p class=\"note\">", metric.what, "</p><div class=\"charts ", n == 1 ? "one" : "two", "\">\n",
                               charts, legend, "</div>\n<details><summary>The numbers</summary>", tables, "</details>")});
   }
   return section("accuracy", "Accuracy by length",
@@ -297,6 +302,12 @@ inline std::string heat_scale() {
   for (int level = 0; level < 7; ++level)
     out += message("<span><i style=\"background:var(--h", level, ")\"></i>", names[level], "</span>");
   return out += "</p>";
+}
+
+/// Panels of one kind, one per model.
+inline std::string panel_row(const View& view, std::string_view panels) {
+  const auto chains = std::count_if(view.models.begin(), view.models.end(), has_chain);
+  return message("<div class=\"panels\" style=\"--n:", std::clamp<std::ptrdiff_t>(chains, 5, 6), "\">\n", panels, "</div>\n");
 }
 
 inline std::string panel(std::string_view head, std::string_view detail, const std::string& figure) {
@@ -323,20 +334,20 @@ inline std::string errors_section(const View& view) {
             if (cell.share() > worst) worst = cell.share(), round = y + 1, column = x + 1;
           }
         const std::string detail = worst == 0 ? std::string("no error")
-                                              : message(percent(all.share()), " of tokens; worst ", percent(worst), " at ", round, ",", column);
+                                              : message(percent(all.share()), ", worst ", percent(worst), " at ", round, ",\u202F", column);
         maps += panel(view.name(model), detail,
                       heat_map({.title = message(model, ", ", spoken(task), ", length ", length, ": share of wrong tokens by round and column"),
                                 .description = worst == 0 ? "no token is wrong"
                                                           : message("worst: round ", round, ", column ", column, ", ", percent(worst), " wrong"),
                                 .x_name = "column", .y_name = "round", .rows = entry->errors}));
       }
-      out += message("<h4>", view.at_length(task, length), "</h4><div class=\"panels\">\n", maps, "</div>\n");
+      out += message("<h3>", view.at_length(task, length), "</h3>", panel_row(view, maps));
     }
     return out;
   });
   return section("errors", "Where errors are",
                  "The share of wrong tokens, by round of the chain (down) and column of the round from its left (across). "
-                 "The hit matrix is one minus it: pale is right, dark is wrong.",
+                 "The hit matrix is one minus it. Above each map: the share of all tokens, and the worst place as round, column.",
                  content.empty() ? content : heat_scale() + content);
 }
 
@@ -366,15 +377,15 @@ inline std::string agreement_section(const View& view) {
       }
       if (map.rows.empty()) continue;
       const std::string detail = lowest == 1 ? std::string("always")
-                                             : message("lowest ", fixed(lowest, 3), ": length ", length_of, ", round ", round_of);
+                                             : message("lowest ", fixed(lowest, 3), " at ", length_of, ",\u202F", round_of);
       map.description = message("agreement: ", detail);
       maps += panel(view.name(model), detail, heat_map(map));
     }
-    return message("<div class=\"panels\">\n", maps, "</div>\n");
+    return panel_row(view, maps);
   });
   return section("agreement", "Agreement of iteration and round",
                  "How often iteration t of the loop prints round t whole, and without a fault; for the auto-regressive models, the t-th round they "
-                 "write. Below the line: lengths beyond the trained ones.",
+                 "write. Below the line: lengths beyond the trained ones. Above each map: the worst place as length, round.",
                  content.empty() ? content : heat_scale() + content);
 }
 
@@ -390,7 +401,7 @@ inline std::string first_wrong_section(const View& view) {
       for (const std::string& model : view.models)
         if (const Entry* entry = view.data.entry(model, task, length); entry && has(*entry) && has_chain(model))
           for (const double n : entry->first_wrong) highest = std::max(highest, n / entry->samples);
-      for (const double nice : {0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0})
+      for (const double nice : {0.02, 0.04, 0.06, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0})
         if (highest <= nice) {
           highest = nice;
           break;
@@ -407,7 +418,7 @@ inline std::string first_wrong_section(const View& view) {
         chart.description = detail;
         panels += panel(view.name(model), detail, histogram(chart));
       }
-      out += message("<h4>", view.at_length(task, length), "</h4><div class=\"panels\">\n", panels, "</div>\n");
+      out += message("<h3>", view.at_length(task, length), "</h3>", panel_row(view, panels));
     }
     return out;
   });
@@ -428,15 +439,15 @@ inline std::string calibration_section(const View& view) {
           add(view.beyond(task, entry.length) ? chart.beyond : chart.trained, entry.calibration);
       if (count_of(chart.trained) + count_of(chart.beyond) <= 0) continue;
       const auto error = [](const std::vector<Bin>& bins) { return count_of(bins) > 0 ? fixed(calibration_error(bins), 3) : "\u2013"; };
-      const std::string detail = message("ECE ", error(chart.trained), " in range, ", error(chart.beyond), " beyond");
+      const std::string detail = message("ECE ", error(chart.trained), ", beyond ", error(chart.beyond));
       chart.description = detail;
       panels += panel(view.name(model), detail, reliability(chart));
     }
-    return panels.empty() ? panels : message("<div class=\"panels\">\n", panels, "</div>\n");
+    return panels.empty() ? panels : panel_row(view, panels);
   });
   return section("calibration", "Calibration",
                  "How often chains are right, by the model's confidence in them; on the diagonal it knows what it knows. Hollow: trained lengths, "
-                 "filled: beyond; bars: chains per bin. ECE: expected calibration error, the mean distance from the diagonal.",
+                 "filled: beyond. Bars: chains per bin, with the number of the highest. ECE: expected calibration error, the mean distance from the diagonal.",
                  content);
 }
 
@@ -465,8 +476,8 @@ inline std::string losses_section(const View& view) {
   double low = 1e300, high = 0;
   std::vector<LineChart> charts;
   for (const Stage& stage : view.data.stages) {
-    LineChart chart{.title = message("Training of ", stage.name, ": losses by step"), .x_name = "step", .y_name = "loss", .width = 352, .height = 220,
-                    .label_width = 62, .x0 = 0, .x1 = 1, .log_y = true, .markers = false};
+    LineChart chart{.title = message("Training of ", stage.name, ": losses by step"), .x_name = "step", .y_name = "loss", .width = 352, .height = 200,
+                    .label_width = 76, .x0 = 0, .x1 = 1, .log_y = true, .markers = false};
     for (std::size_t k = 0; k < std::size(loss_names); ++k) {
       Curve curve{std::string(loss_names[k]), styles[k], smoothed(stage.points, k, 120)};
       if (curve.points.empty()) continue;
@@ -531,25 +542,19 @@ inline std::string written_chain(const View& view, const Written& chain) {
   const std::string head = first < n ? message("<span class=\"fails\">\u2717 wrong from round ", first + 1, "</span>")
                            : chain.answer_right ? std::string("<span class=\"holds\">\u2713 right</span>")
                                                 : std::string("<span class=\"fails\">\u2717 wrong answer</span>");
-  return message("<article><h4><span>", view.name(chain.model), ", length ", chain.length, "</span>", head,
-                 "</h4>\n<div class=\"chain\"><ol class=\"chain\"><li><span class=\"at\"></span>", escape(chain.problem), "</li></ol>", body,
+  return message("<article><h3><span>", view.name(chain.model), ", length ", chain.length, "</span>", head,
+                 "</h3>\n<div class=\"chain\"><ol class=\"chain\"><li><span class=\"at\"></span>", escape(chain.problem), "</li></ol>", body,
                  "<ol class=\"chain\"><li><span class=\"at\"></span>", end, "</li></ol></div></article>\n");
 }
 
 inline std::string gallery_section(const View& view) {
-  std::vector<Tab> panels;
-  std::vector<std::string> tasks = view.tasks;
-  for (const Written& chain : view.data.gallery)
-    if (std::find(tasks.begin(), tasks.end(), chain.task) == tasks.end()) tasks.push_back(chain.task);
-  for (const std::string& task : tasks) {
-    std::string chains;
-    for (const Written& chain : view.data.gallery)
-      if (chain.task == task) chains += written_chain(view, chain);
-    if (!chains.empty()) panels.push_back({spoken(task), message("<div class=\"gallery\">\n", chains, "</div>")});
-  }
-  if (panels.empty()) return "";
   return section("gallery", "Chains", "Chains right and wrong, as the models wrote them. The first wrong round is marked, with what is wrong in it.",
-                 tabs("chains-of", panels));
+                 by_task(view, "chains-of", [&](const std::string& task) {
+                   std::string chains;
+                   for (const Written& chain : view.data.gallery)
+                     if (chain.task == task) chains += written_chain(view, chain);
+                   return chains.empty() ? chains : message("<div class=\"gallery\">\n", chains, "</div>");
+                 }));
 }
 
 /// The configuration as tables by the part of the key before its point.
@@ -585,7 +590,7 @@ inline std::string origin_section(const View& view) {
   if (const std::string all = settings(view.data.config); !all.empty())
     out += message("<details><summary>Configuration, ", counted(view.data.config.as_object().size(), "key"), "</summary>", all, "</details>\n");
   if (!view.data.data.empty()) {
-    out += "<h3>Data</h3><div class=\"scroll\"><table class=\"text\"><thead><tr><th scope=\"col\">task</th><th scope=\"col\">options</th>"
+    out += "<h3>Data</h3><div class=\"scroll\" tabindex=\"0\"><table class=\"text\"><thead><tr><th scope=\"col\">task</th><th scope=\"col\">options</th>"
            "<th scope=\"col\">part</th><th class=\"n\" scope=\"col\">seed</th><th class=\"n\" scope=\"col\">samples</th><th scope=\"col\">hash"
            "</th></tr></thead><tbody>\n";
     for (const DataSet& set : view.data.data)
@@ -604,7 +609,7 @@ inline std::string origin_section(const View& view) {
   if (!times.empty()) times += message("<tr><th scope=\"row\">together</th><td class=\"plain best\">", duration(total), "</td></tr>\n");
   const auto table = [](std::string_view title, std::string_view classes, std::string_view first, std::string_view second, const std::string& rows) {
     if (rows.empty()) return std::string();
-    return message("<div><h3>", title, "</h3><div class=\"scroll\"><table class=\"", classes, "\"><thead><tr><th class=\"first\" scope=\"col\">", first,
+    return message("<div><h3>", title, "</h3><div class=\"scroll\" tabindex=\"0\"><table class=\"", classes, "\"><thead><tr><th class=\"first\" scope=\"col\">", first,
                    "</th><th scope=\"col\">", second, "</th></tr></thead><tbody>\n", rows, "</tbody></table></div></div>\n");
   };
   if (!machine.empty() || !times.empty())

@@ -62,7 +62,7 @@ inline std::string wrapped(std::string_view text, std::size_t begun, std::size_t
 inline std::string report_tables(const ReportData& data) {
   using namespace report;
   const View view(data);
-  constexpr std::size_t name_width = 17, most = 13;  // 17 + 13 * 6 + 2
+  constexpr std::size_t name_width = 15, most = 14;  // 15 + 14 * 6 + 1 = 100
   std::string out;
   const auto padded = [](std::string_view text, std::size_t width) {
     std::string cell(text.substr(0, width - 1));
@@ -81,7 +81,7 @@ inline std::string report_tables(const ReportData& data) {
     const auto row = [&](std::string_view name, auto&& value) {
       std::string text = padded(name, name_width);
       for (std::size_t i = 0; i < lengths.size(); ++i) {
-        if (lengths[i] > limit && (i == 0 || lengths[i - 1] <= limit)) text += " |";
+        if (lengths[i] > limit && (i == 0 || lengths[i - 1] <= limit)) text += lengths.size() < most ? " |" : "|";
         text += cell(value(lengths[i]));
       }
       line(text);
@@ -102,12 +102,12 @@ inline std::string report_tables(const ReportData& data) {
     out += "\n";
   }
   if (!data.claims.empty()) out += "claims\n";
+  const std::string* last = nullptr;
   for (const Claim& claim : data.claims) {
-    std::string text = message(claim.number < 10 ? " " : "", claim.number, "  ", !claim.holds ? "not tested    " : *claim.holds ? "holds         " : "does NOT hold ");
-    const std::size_t indent = text.size();
-    text += detail::wrapped(message(claim.task.empty() ? "" : message(spoken(claim.task), ": "), claim.text, claim.detail.empty() ? "" : message(" (", claim.detail, ")")),
-                            indent, indent, 100);
-    line(text);
+    if (!last || *last != claim.text) line(message(claim.number < 10 ? " " : "", claim.number, "  ", detail::wrapped(claim.text, 4, 4, 100)));
+    last = &claim.text;
+    const std::string text = message("    ", !claim.holds ? "not tested     " : *claim.holds ? "holds          " : "does NOT hold  ");
+    line(text + detail::wrapped(message(claim.task.empty() ? "" : message(spoken(claim.task), ": "), claim.detail), text.size(), text.size(), 100));
   }
   if (!data.claims.empty()) out += "\n";
 

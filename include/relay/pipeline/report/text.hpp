@@ -60,6 +60,7 @@ inline std::string significant(double value) {
 /// A share in percent: one digit after the point below ten.
 inline std::string percent(double share) {
   const double value = share * 100;
+  if (value > 0 && value < 0.05) return "<0.1\u00A0%";
   return message(fixed(value, value > 0 && value < 9.95 ? 1 : 0), "\u00A0%");
 }
 
