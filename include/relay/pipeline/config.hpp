@@ -35,6 +35,7 @@ struct StageConfig {
   double rate = 1e-3;
   std::vector<double> weights{};  // none: all the same
   std::vector<double> powers{};   // none: the tasks' own
+  double curriculum = 0;          // the part of the steps over which lengths grow from the shortest to all
 };
 
 /// What the products of linear layers are computed in; everything else is float32 (backend/cpu.hpp).
@@ -211,7 +212,8 @@ struct PipelineConfig {
       const TaskConfig& t = training(tasks[i]);
       Lengths lengths = t.lengths;
       if (!stage.powers.empty()) lengths.power = stage.powers[i];
-      list.push_back({lengths, t.share, stage.weights.empty() ? 1 : stage.weights[i], t.split_from});
+      list.push_back({lengths, t.share, stage.weights.empty() ? 1 : stage.weights[i], t.split_from,
+                      static_cast<int>(stage.curriculum * stage.steps)});
     }
     return list;
   }
@@ -253,6 +255,7 @@ struct PipelineConfig {
     visit(name + ".rate", stage.rate);
     visit(name + ".weights", stage.weights);
     visit(name + ".powers", stage.powers);
+    visit(name + ".curriculum", stage.curriculum);
   }
 };
 
@@ -512,6 +515,7 @@ inline void PipelineConfig::check() const {
     require(s.powers.empty() || s.powers.size() == tasks.size(), name, ".powers has ", s.powers.size(), " numbers, but there are ",
             tasks.size(), " tasks: give one each, or none");
     for (const double power : s.powers) in(name + ".powers", power, -10, 10);
+    in(name + ".curriculum", s.curriculum, 0, 1);
   };
   stage("looped_aligned", aligned);
   stage("looped_vanilla", vanilla);
