@@ -21,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include <relay/pipeline/report.hpp>
 #include <relay/relay.hpp>
 
 #include "presets.hpp"  // made of presets/*.preset
