@@ -6,13 +6,12 @@
 #include <string_view>
 #include <vector>
 
-#include <relay/core/require.hpp>
 #include <relay/pipeline/report/text.hpp>
 
 namespace relay::report {
 
 // The colours of series are Okabe and Ito's, darker on light paper where they would be too pale: --l of lines, --t of text.
-constexpr std::string_view style_sheet = R"css(
+inline constexpr std::string_view style_sheet = R"css(
 :root{color-scheme:light dark;--paper:#fff;--ink:#1a1d20;--muted:#596068;--rule:#d9dde1;--grid:#e6e9ec;--soft:#f4f6f7;--trained:#f1f3f0;
 --good:#00704f;--bad:#b34700;--bar:#dbe9f4;--mark:#fff3ea;
 --l0:#0072b2;--t0:#0067a1;--l1:#7d848b;--t1:#62686e;--l2:#d55e00;--t2:#b34f00;--l3:#009e73;--t3:#00785a;
@@ -145,10 +144,10 @@ inline std::string tabs(std::string_view id, const std::vector<Tab>& panels) {
   if (panels.size() == 1) return panels[0].content;
   std::string out = "<div class=\"tabs\">";
   for (std::size_t i = 0; i < panels.size(); ++i) {
-    out += message("<input type=\"radio\" name=\"", id, "\" id=\"", id, "-", i, "\"", i == 0 ? " checked" : "", "><label for=\"", id, "-",
-                   i, "\">", escape(panels[i].name), "</label>");
+    out += join({"<input type=\"radio\" name=\"", id, "\" id=\"", id, "-", i, "\"", i == 0 ? " checked" : "", "><label for=\"", id, "-",
+                   i, "\">", escape(panels[i].name), "</label>"});
   }
-  for (const Tab& panel : panels) out += message("<div>", panel.content, "</div>");
+  for (const Tab& panel : panels) out += join({"<div>", panel.content, "</div>"});
   return out += "</div>";
 }
 
@@ -157,12 +156,12 @@ inline std::string page(std::string_view title, std::string_view header, std::st
                         std::size_t most_tabs) {
   std::string rules;
   for (std::size_t i = 1; i <= most_tabs; ++i)
-    rules += message(i > 1 ? "," : "", ".tabs>input:nth-of-type(", i, "):checked~div:nth-of-type(", i, ")");
+    rules += join({i > 1 ? "," : "", ".tabs>input:nth-of-type(", i, "):checked~div:nth-of-type(", i, ")"});
   rules += "{display:block}\n";
-  return message("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+  return join({"<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
                  "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<link rel=\"icon\" href=\"data:,\">\n<title>",
                  escape(title), "</title>\n<style>", style_sheet, rules, "</style>\n</head>\n<body>\n<header>\n", header,
-                 "</header>\n<main>\n", main, "</main>\n<footer>\n", footer, "</footer>\n</body>\n</html>\n");
+                 "</header>\n<main>\n", main, "</main>\n<footer>\n", footer, "</footer>\n</body>\n</html>\n"});
 }
 
 }  // namespace relay::report

@@ -8,7 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include <relay/core/require.hpp>
 #include <relay/pipeline/report/data.hpp>
 #include <relay/pipeline/report/sections.hpp>
 #include <relay/pipeline/report/text.hpp>
@@ -86,11 +85,11 @@ inline std::string report_tables(const ReportData& data) {
       }
       line(text);
     };
-    line(message(spoken(task), range ? message(", trained on lengths ", range->shortest, " to ", range->longest) : std::string(),
-                 lengths.size() < all.size() ? message("; ", lengths.size(), " of ", all.size(), " lengths") : std::string()));
+    line(join({spoken(task), range ? join({", trained on lengths ", range->shortest, " to ", range->longest}) : std::string(),
+                 lengths.size() < all.size() ? join({"; ", lengths.size(), " of ", all.size(), " lengths"}) : std::string()}));
     row("length", [](int length) { return std::to_string(length); });
     for (const Metric& metric : metrics) {
-      line(message("  ", metric.name));
+      line(join({"  ", metric.name}));
       for (const std::string& model : view.models) {
         if (metric.of_chain && !has_chain(model)) continue;
         row(model, [&](int length) {
@@ -104,10 +103,10 @@ inline std::string report_tables(const ReportData& data) {
   if (!data.claims.empty()) out += "claims\n";
   const std::string* last = nullptr;
   for (const Claim& claim : data.claims) {
-    if (!last || *last != claim.text) line(message(claim.number < 10 ? " " : "", claim.number, "  ", detail::wrapped(claim.text, 4, 4, 100)));
+    if (!last || *last != claim.text) line(join({claim.number < 10 ? " " : "", claim.number, "  ", detail::wrapped(claim.text, 4, 4, 100)}));
     last = &claim.text;
-    const std::string text = message("    ", !claim.holds ? "not tested     " : *claim.holds ? "holds          " : "does NOT hold  ");
-    line(text + detail::wrapped(message(claim.task.empty() ? "" : message(spoken(claim.task), ": "), claim.detail), text.size(), text.size(), 100));
+    const std::string text = join({"    ", !claim.holds ? "not tested     " : *claim.holds ? "holds          " : "does NOT hold  "});
+    line(text + detail::wrapped(join({claim.task.empty() ? "" : join({spoken(claim.task), ": "}), claim.detail}), text.size(), text.size(), 100));
   }
   if (!data.claims.empty()) out += "\n";
 
@@ -122,12 +121,12 @@ inline std::string report_tables(const ReportData& data) {
     std::vector<int> all, shown;
     for (std::size_t t = 1; t <= rounds; ++t) all.push_back(static_cast<int>(t));
     shown = detail::thinned(all, static_cast<int>(rounds), most);
-    line(message(spoken(task), ", ", aligned, ": how often iteration t prints round t"));
+    line(join({spoken(task), ", ", aligned, ": how often iteration t prints round t"}));
     std::string text = padded("t", name_width);
     for (const int t : shown) text += cell(std::to_string(t));
     line(text);
     for (const Entry* entry : entries) {
-      text = padded(message("  length ", entry->length), name_width);
+      text = padded(join({"  length ", entry->length}), name_width);
       for (const int t : shown) {
         const std::size_t i = static_cast<std::size_t>(t) - 1;
         text += cell(i < entry->rounds.size() && entry->rounds[i].count > 0 ? fixed(entry->rounds[i].share(), 3) : std::string());
