@@ -193,6 +193,8 @@ TEST_CASE("a configuration from JSON has every key and no other") {
   }
   CHECK(read("{\"bacth\":3}") == "f: unknown key 'bacth': did you mean 'batch'?");
   CHECK(read("{\"batch\":\"three\"}") == "f: batch must be a whole number in range, not 'three'");
+  CHECK(read("{\"batch\":[3]}") == "f: batch must be a whole number in range, not '[3]'");
+  CHECK(says(read("{\"ar.weights\":[[3]]}"), "f: ar.weights must be a number"));
   CHECK(says(read("[]"), "f must be an object"));
 }
 
