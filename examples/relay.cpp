@@ -2,6 +2,7 @@
 //
 //   relay pipeline --preset demo --out DIR      relay solve --run DIR "(1+2)*2-1"
 //   relay data --task arithmetic --length 8     relay evaluate --run DIR --model ar_relay --lengths 1..12
+//   relay train --data train.jsonl --test test.jsonl --out DIR
 //   relay report --run DIR
 //   relay plan --preset demo --set model.width=256 memory_limit=2000
 #include <unistd.h>
@@ -20,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include <relay/pipeline/report.hpp>
 #include <relay/relay.hpp>
 
 #include "presets.hpp"  // made of presets/*.preset
@@ -83,11 +85,11 @@ PipelineConfig preset(const std::string& name) {
 }
 
 struct Options {
-  std::string preset = "demo", directory, task, model, lengths;
+  std::string preset = "demo", directory, task, model, lengths, data, test, longer;
   std::vector<std::string> settings, problems;
   std::int64_t seed = 1, count = 1000;
   int threads = 0, length = 0;
-  bool seed_given = false;
+  bool seed_given = false, characters = false;
 };
 
 /// Each training, and the models before it, must fit into the machine.
@@ -109,14 +111,10 @@ void stop_after_checkpoint(int signal) {
   std::signal(signal, SIG_DFL);
 }
 
-void run_pipeline(const Options& options, Threads& threads) {
+/// Trains and evaluates all that the configuration asks for, or goes on with it.
+void run(const RunDirectory& directory, const PipelineConfig& config, Threads& threads) {
   std::signal(SIGINT, stop_after_checkpoint);
   std::signal(SIGTERM, stop_after_checkpoint);
-  const RunDirectory directory(options.directory);
-  PipelineConfig config = directory.begun() ? directory.config() : preset(options.preset);
-  preset(options.preset);  // an unknown name is an error even when the run is there already
-  if (options.seed_given) config.seed = options.seed;
-  for (const std::string& setting : options.settings) set(config, setting);
   config.check();
   check_memory(config);
   const double started = seconds_now();
@@ -131,7 +129,49 @@ void run_pipeline(const Options& options, Threads& threads) {
                   t.lengths.longest) +
            results_table(rows, task, t.lengths.longest);
   }
-  print(out + format("\n%s in %.0f s with %d threads.\n", directory.results_file().c_str(), seconds_now() - started, threads.count()));
+  write_report(directory.path());
+  print(out + format("\n%s and %s in %.0f s with %d threads.\n", directory.results_file().c_str(), directory.report_file().c_str(),
+                     seconds_now() - started, threads.count()));
+}
+
+void run_pipeline(const Options& options, Threads& threads) {
+  const RunDirectory directory(options.directory);
+  PipelineConfig config = directory.begun() ? directory.config() : preset(options.preset);
+  preset(options.preset);  // an unknown name is an error even when the run is there already
+  if (options.seed_given) config.seed = options.seed;
+  for (const std::string& setting : options.settings) set(config, setting);
+  run(directory, config, threads);
+}
+
+/// The pipeline on a user's own examples. Their lengths are those of the files, where --set does not say otherwise.
+void train(const Options& options, Threads& threads) {
+  PipelineConfig config = preset(options.preset);
+  require(config.tasks == std::vector<std::string>{"own_data"}, "the preset ", options.preset, " is for other tasks: choose one with tasks = own_data");
+  config.own_data.train = options.data, config.own_data.test = options.test, config.own_data.problems = options.longer;
+  config.own_data.splitting = options.characters ? Splitting::characters : Splitting::whitespace;
+  const RecordedTask task = config.own_data.load();
+  config.own_data.content = task.options();
+  TaskConfig& lengths = config.own_data_training;
+  lengths.lengths.shortest = task.train().lengths().front();
+  lengths.lengths.longest = task.train().lengths().back();
+  lengths.test_longest = lengths.lengths.longest;
+  for (const ByLength* list : {&task.test(), &task.problems()})
+    if (!list->empty()) lengths.test_longest = std::max(lengths.test_longest, list->lengths().back());
+  if (options.seed_given) config.seed = options.seed;
+  for (const std::string& setting : options.settings) set(config, setting);
+  if (const auto words = task.untrained(); !words.empty())
+    std::fprintf(stderr, "note: %zu tokens are in no training example, and no model can know them: %s%s\n", words.size(), words.front().c_str(),
+                 words.size() > 1 ? ", ..." : "");
+  run(RunDirectory(options.directory), config, threads);
+}
+
+void report(const Options& options) {
+  const RunDirectory directory(options.directory);
+  directory.config();  // says what is missing where there is no run
+  require(exists(directory.results_file()), options.directory, " has no results.json yet: `relay pipeline --out ", options.directory,
+          "` goes on with the run");
+  write_report(directory.path());
+  print(report_tables(read_report_data(directory.path())) + "\n" + directory.report_file() + "\n");
 }
 
 void plan(const Options& options) {
@@ -276,9 +316,23 @@ int run(int argc, char** argv) {
   pipeline->add_option("--set", options.settings, "key=value, e.g. task.modulus=7; the keys are those of config.json");
   threads_option(pipeline);
 
+  CLI::App* train_command = app.add_subcommand("train", "the pipeline on your own examples");
+  train_command->add_option("--data", options.data, "examples to train on, JSON lines")->required();
+  train_command->add_option("--test", options.test, "examples to test with")->required();
+  train_command->add_option("--problems", options.longer, "longer problems, without rounds, for looped_aligned to write chains for");
+  train_command->add_flag("--characters", options.characters, "texts are split into characters, not at blanks");
+  train_command->add_option("--out", options.directory, "the directory of the run")->required();
+  train_command->add_option("--preset", options.preset, "the configuration to start from: a name, or a file (default: own_data)");
+  CLI::Option* train_seed = train_command->add_option("--seed", options.seed, "everything random follows from it");
+  train_command->add_option("--set", options.settings, "key=value; the keys are those of config.json");
+  threads_option(train_command);
+
   CLI::App* plan_command = app.add_subcommand("plan", "print the memory that each training needs, before it runs");
   plan_command->add_option("--preset", options.preset, "the configuration to start from: a name, or a file");
   plan_command->add_option("--set", options.settings, "key=value, e.g. memory_limit=100 (MiB); the keys are those of config.json");
+
+  CLI::App* report_command = app.add_subcommand("report", "write report.html of a finished run, and print its main figures");
+  report_command->add_option("--run", options.directory, "the directory of the run")->required();
 
   CLI::App* solve_command = app.add_subcommand("solve", "let the models of a run solve problems, step by step");
   solve_command->add_option("--run", options.directory, "the directory of the run")->required();
@@ -308,15 +362,20 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
     const auto parsed = app.get_subcommands();
     if (parsed.empty() && argc > 1 && argv[1][0] != '-')
-      fail("unknown command '", argv[1], "': there are pipeline, plan, solve, data and evaluate");
+      fail("unknown command '", argv[1], "': there are pipeline, train, report, plan, solve, data and evaluate");
     fail(error.what(), ": see relay ", parsed.empty() ? "" : parsed.front()->get_name() + " ", "--help");
   }
-  for (CLI::App* command : {pipeline, solve_command, evaluate_command})
-    require(!command->parsed() || !options.directory.empty(), command == pipeline ? "--out" : "--run",
+  for (CLI::App* command : {pipeline, train_command, solve_command, evaluate_command, report_command})
+    require(!command->parsed() || !options.directory.empty(), command == pipeline || command == train_command ? "--out" : "--run",
             " is empty: give the path of a folder");
-  options.seed_given = seed->count() > 0;
+  options.seed_given = seed->count() > 0 || train_seed->count() > 0;
+  if (train_command->parsed() && train_command->count("--preset") == 0) options.preset = "own_data";
   if (plan_command->parsed()) {
     plan(options);
+    return 0;
+  }
+  if (report_command->parsed()) {
+    report(options);
     return 0;
   }
   if (data_command->parsed()) {
@@ -325,6 +384,7 @@ int run(int argc, char** argv) {
   }
   Threads threads(options.threads > 0 ? options.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   if (pipeline->parsed()) run_pipeline(options, threads);
+  if (train_command->parsed()) train(options, threads);
   if (evaluate_command->parsed()) check_evaluation(options);
   if (solve_command->parsed() || evaluate_command->parsed()) {
     const RunDirectory directory(options.directory);

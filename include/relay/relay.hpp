@@ -1,4 +1,5 @@
-// relay, all of it, in reading order. For users: nothing in the library includes this file.
+// relay, all of it, in reading order. For users: nothing in the library includes this file. One header is not here, since it is some
+// 2000 lines that only a program that writes reports needs: <relay/pipeline/report.hpp>.
 #pragma once
 
 // What everything stands on.
@@ -12,6 +13,7 @@
 #include <relay/core/file.hpp>
 #include <relay/core/json.hpp>
 #include <relay/core/json_parser.hpp>
+#include <relay/core/spelling.hpp>
 
 // What is to be learned. No tensor is known here.
 #include <relay/task/vocabulary.hpp>
@@ -26,6 +28,8 @@
 #include <relay/task/any_task.hpp>
 #include <relay/task/mixture.hpp>
 #include <relay/task/jsonl.hpp>
+#include <relay/task/records.hpp>
+#include <relay/task/recorded.hpp>
 
 // Where the arithmetic happens.
 #include <relay/backend/ops.hpp>

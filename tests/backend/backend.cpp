@@ -74,6 +74,8 @@ struct Declared : ComposedOps<Self> {
   static void dropout(In, double, Key, Out) {}
   static void softmax_cross_entropy(Out, const Indices&, std::span<const double>, Out) {}
   static void argmax(In, std::vector<std::int32_t>&, std::vector<double>&) {}
+  static void softmax(Out) {}
+  static void softmax_backward(In, Out) {}
   static void adamw(Out, In, Out, Out, const AdamWStep&) {}
 };
 

@@ -56,6 +56,7 @@ class Conformance {
     SUBCASE("residual") { residual(); }
     SUBCASE("softmax cross-entropy") { softmax_cross_entropy(); }
     SUBCASE("argmax") { argmax(); }
+    SUBCASE("softmax") { softmax(); }
     SUBCASE("adamw") { adamw(); }
   }
 
@@ -523,6 +524,27 @@ class Conformance {
         for (int c = 0; c < classes; ++c) total += std::exp(logits(r, c) - logits(r, top));
         CHECK(best[static_cast<std::size_t>(r)] == top);
         CHECK(probability[static_cast<std::size_t>(r)] == doctest::Approx(1 / total).epsilon(4 * tolerance_));
+      }
+    }
+  }
+
+  void softmax() {
+    for (const int classes : {1, 3, 8, 21}) {
+      const Matrix logits = random(4, classes, 3), dy = random(4, classes);
+      Tensor y = put(logits), d = put(dy);
+      B::softmax(y);
+      const Matrix got = get(y);
+      B::softmax_backward(y, d);
+      const Matrix gradient = get(d);
+      for (int r = 0; r < 4; ++r) {
+        double total = 0, mean = 0;
+        for (int c = 0; c < classes; ++c) total += std::exp(logits(r, c));
+        for (int c = 0; c < classes; ++c) mean += std::exp(logits(r, c)) / total * dy(r, c);
+        for (int c = 0; c < classes; ++c) {
+          const double p = std::exp(logits(r, c)) / total;
+          CHECK(got(r, c) == doctest::Approx(p).epsilon(16 * tolerance_));
+          CHECK(std::abs(gradient(r, c) - p * (dy(r, c) - mean)) < 16 * tolerance_);
+        }
       }
     }
   }

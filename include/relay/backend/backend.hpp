@@ -142,6 +142,8 @@ concept ComputeBackend =
       // times weights[row].
       B::softmax_cross_entropy(logits, targets, weights, losses);
       B::argmax(x, best, probability);  // of each row: the largest one's class, the first of equals, and its probability
+      B::softmax(logits);               // each row becomes its softmax
+      B::softmax_backward(x, losses);   // x: a softmax, losses: its gradient, which becomes that of the logits
     } &&
 
     // 11. One step of AdamW on one tensor (train/adamw.hpp); first and second are its moments.

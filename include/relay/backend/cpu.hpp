@@ -152,6 +152,12 @@ struct Functions : ComposedOps<Self> {
   static void argmax(const Tensor& logits, std::vector<std::int32_t>& best, std::vector<double>& probability) {
     run([&](auto kernels) { kernels.argmax(logits, best, probability); });
   }
+  static void softmax(Tensor& y) {
+    run([&](auto kernels) { kernels.softmax(y); });
+  }
+  static void softmax_backward(const Tensor& y, Tensor& dy) {
+    run([&](auto kernels) { kernels.softmax_backward(y, dy); });
+  }
   /// (train/adamw.hpp)
   static void adamw(Tensor& weight, const Tensor& gradient, Tensor& first, Tensor& second, const AdamWStep& step) {
     run([&](auto kernels) { kernels.adamw(weight, gradient, first, second, step); });

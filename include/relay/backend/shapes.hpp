@@ -152,6 +152,8 @@ struct Shapes : ComposedOps<Shapes<S>> {
     best.assign(static_cast<std::size_t>(logits.rows()), 0);
     probability.assign(best.size(), 0);
   }
+  static void softmax(Tensor&) {}
+  static void softmax_backward(const Tensor&, Tensor&) {}
   static void adamw(Tensor&, const Tensor&, Tensor&, Tensor&, const AdamWStep&) {}
 
  private:

@@ -62,6 +62,11 @@ class Json {
   bool is_string() const { return value_.index() == 3; }
   bool is_array() const { return value_.index() == 4; }
   bool is_object() const { return value_.index() == 5; }
+  /// "a string", for errors.
+  const char* kind() const {
+    constexpr const char* names[] = {"null", "a boolean", "a number", "a string", "an array", "an object"};
+    return names[value_.index()];
+  }
 
   /// The value as a C++ type; an error says `what` had to be a number, a string, ...
   bool as_bool(std::string_view what = "the value") const { return as<bool>("true or false", what); }
@@ -90,10 +95,6 @@ class Json {
     const T* held = std::get_if<T>(&value_);
     require(held != nullptr, what, " must be ", wanted, ", but is ", kind());
     return *held;
-  }
-  const char* kind() const {
-    constexpr const char* names[] = {"null", "a boolean", "a number", "a string", "an array", "an object"};
-    return names[value_.index()];
   }
   void append_to(std::string& out) const;
 

@@ -18,7 +18,8 @@ namespace detail {
 
 class JsonParser {
  public:
-  JsonParser(std::string_view text, std::string_view where) : text_(text), where_(where) {}
+  JsonParser(std::string_view text, std::string_view where, bool one_line = false)
+      : text_(text), where_(where), one_line_(one_line) {}
 
   Json document() {
     Json value = this->value(0);
@@ -39,7 +40,8 @@ class JsonParser {
       else if ((static_cast<unsigned char>(c) & 0xC0u) != 0x80u)
         ++column;  // characters, not bytes
     }
-    fail(where_, ": line ", line, ", column ", column, at_ < text_.size() ? "" : " (end)", ": ", parts...);
+    fail(where_, ": ", one_line_ ? "" : message("line ", line, ", "), "column ", column, at_ < text_.size() ? "" : " (end)", ": ",
+         parts...);
   }
 
   char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
@@ -175,6 +177,7 @@ class JsonParser {
   }
 
   std::string_view text_, where_;
+  bool one_line_;
   std::size_t at_ = 0;
 };
 
@@ -183,6 +186,11 @@ class JsonParser {
 /// The value that `text` spells; errors begin with `where`, the name of a file, say.
 inline Json parse_json(std::string_view text, std::string_view where) {
   return detail::JsonParser(text, where).document();
+}
+
+/// The same for one line of a file, which `where` names: errors give the column alone.
+inline Json parse_json_line(std::string_view text, std::string_view where) {
+  return detail::JsonParser(text, where, true).document();
 }
 
 }  // namespace relay

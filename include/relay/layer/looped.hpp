@@ -1,7 +1,7 @@
 // Looped<Block>: one block applied again and again, a different number of times to each sequence of a batch.
 //
 //   u_t = s_{t-1} + [inject, t > 1] h_0 + [signal] tau(t)      s_0 = h_0
-//   e_t = block(u_t)        y_t = norm(e_t)        s_t = [normalise] y_t, else e_t
+//   e_t = block(u_t)        y_t = norm(e_t)        s_t = [normalise] y_t, [a feedback] feed(y_t), else e_t
 //
 // y_t is the state that heads read and that is open to the caller at every iteration. Dehghani et al. 2019 (Universal
 // Transformer) is the source of the loop and of the signal tau, a fixed sinusoid of t. Sequences are sorted by count, longest
@@ -26,7 +26,17 @@ struct LoopConfig {
   bool inject = false;     // add h_0 to the state before every iteration but the first
   bool signal = false;     // add a sinusoid of the iteration's number
   bool normalise = false;  // feed the normalised state back instead of the raw one
+  bool reembed = false;    // feed back what is read: the expected embedding of the chain head's tokens (model/looped_transformer.hpp)
   int window = 0;          // iterations a gradient flows back through; 0: all
+};
+
+/// What becomes of y_t before it is fed back, where the model wants it so: feed(y_t), row by row. Promises: `forward(y, rows, s)` writes
+/// the first `rows` rows of s = feed(y); `backward(y, ds, dy)` adds the gradient to as many rows of dy as ds has, and to that of its own
+/// parameters. Where `active()` is false it is not asked.
+struct NoFeedback {
+  static constexpr bool active() { return false; }
+  static void forward(const auto&, int, auto&) {}
+  static void backward(const auto&, const auto&, auto&) {}
 };
 
 /// What a forward pass through the loop keeps: what backward needs, only each iteration's input (backward applies the block
@@ -92,12 +102,13 @@ class Looped {
 
   /// Runs counts[s] iterations of sequence s, calling read(t, rows, y_t) after each. The counts must not increase; with a
   /// static number of iterations each must be that number.
-  template <std::invocable<int, const Rows<Backend>&, const Tensor&> Read>
-  void forward(const Input& h0, const Rows<Backend>& rows, std::span<const int> counts, Trace& trace, Read&& read) const {
+  template <std::invocable<int, const Rows<Backend>&, const Tensor&> Read, class Feedback = NoFeedback>
+  void forward(const Input& h0, const Rows<Backend>& rows, std::span<const int> counts, Trace& trace, Read&& read,
+               Feedback feedback = {}) const {
     start(rows, counts, trace);
     for (int t = 1; t <= trace.iterations(); ++t) {
       const auto live = rows.first(trace.live(t)).fold(static_cast<std::uint64_t>(t));
-      prepare(t, h0, live, trace);
+      prepare(t, h0, live, trace, feedback);
       read(t, live, apply(trace.input(t), live, trace.application(t)));
     }
   }
@@ -111,8 +122,9 @@ class Looped {
   }
   /// With a place for the iteration that is applied again, where it was not kept. That may be the one of the trace that forward
   /// left the last iteration in, trace.applications.front(), if nobody reads that any more.
-  template <std::invocable<int, const Rows<Backend>&, Tensor&> Give>
-  Input backward(const Input& h0, const Rows<Backend>& rows, const Trace& trace, Give&& give, Looped& grad, Application& again) const {
+  template <std::invocable<int, const Rows<Backend>&, Tensor&> Give, class Feedback = NoFeedback>
+  Input backward(const Input& h0, const Rows<Backend>& rows, const Trace& trace, Give&& give, Looped& grad, Application& again,
+                 Feedback feedback = {}) const {
     require(trace.keep != Keep::nothing, "this trace of a loop kept nothing: run forward with Keep::everything or Keep::inputs");
     Tensor dh0, carried;  // gradients of h_0 and, going down, of s_t
     dh0.resize_like(h0, h0.rows(), h0.cols());
@@ -128,9 +140,12 @@ class Looped {
       dy.resize_like(h0, live.count(), h0.cols());
       Backend::fill(dy, 0);
       give(t, live, dy);
-      if (config_.normalise) Backend::add(carried, dy);
+      if (feedback.active())
+        feedback.backward(application.norm.y, carried, dy);
+      else if (config_.normalise)
+        Backend::add(carried, dy);
       Tensor d = norm.backward(BlockT::output(application.block), live, application.norm, dy, grad.norm);
-      if (!config_.normalise) Backend::add(carried, d);
+      if (!config_.normalise && !feedback.active()) Backend::add(carried, d);
       carried = block.backward(u, live, application.block, d, grad.block);
       if (config_.inject && t > 1) Backend::add(carried, dh0);
     }
@@ -177,13 +192,16 @@ class Looped {
   }
 
   /// Writes u_t.
-  void prepare(int t, const Input& h0, const Rows<Backend>& live, Trace& trace) const {
+  void prepare(int t, const Input& h0, const Rows<Backend>& live, Trace& trace, auto& feedback) const {
     Tensor& u = trace.input(t);
     if (t == 1) {
       Backend::copy(h0, u);
     } else {
       const Application& before = trace.application(t - 1);
-      Backend::copy_first(config_.normalise ? before.norm.y : BlockT::output(before.block), live.count(), u);
+      if (feedback.active())
+        feedback.forward(before.norm.y, live.count(), u);
+      else
+        Backend::copy_first(config_.normalise ? before.norm.y : BlockT::output(before.block), live.count(), u);
       if (config_.inject) Backend::add(h0, u);
     }
     if (config_.signal) Backend::add_row(signal(t, u, trace), u);

@@ -16,7 +16,7 @@
 
 namespace relay {
 
-struct Claim {
+struct ClaimVerdict {
   int number;
   std::string task, text;
   bool holds;
@@ -44,9 +44,9 @@ inline std::string digits(double value) {
 }  // namespace detail
 
 /// `entries`: of diagnostics.json. A claim about models that the run does not have is left out.
-inline std::vector<Claim> judge_claims(const PipelineConfig& config, const std::vector<ResultRow>& rows, const Json& entries) {
+inline std::vector<ClaimVerdict> judge_claims(const PipelineConfig& config, const std::vector<ResultRow>& rows, const Json& entries) {
   using detail::digits;
-  std::vector<Claim> claims;
+  std::vector<ClaimVerdict> claims;
   for (const std::string& task : config.tasks) {
     const TaskConfig& t = config.training(task);
     const int longest = t.lengths.longest;
@@ -122,9 +122,9 @@ inline std::vector<Claim> judge_claims(const PipelineConfig& config, const std::
   return claims;
 }
 
-inline Json to_json(const std::vector<Claim>& claims) {
+inline Json to_json(const std::vector<ClaimVerdict>& claims) {
   Json list = Json::array();
-  for (const Claim& c : claims)
+  for (const ClaimVerdict& c : claims)
     list.push(Json::object().set("claim", c.number).set("task", c.task).set("text", c.text).set("holds", c.holds).set("detail", c.detail));
   return list;
 }

@@ -14,23 +14,28 @@
 #include <vector>
 
 #include <relay/core/json.hpp>
+#include <relay/core/spelling.hpp>
 #include <relay/layer/looped.hpp>
 #include <relay/layer/transformer_block.hpp>
 #include <relay/task/arithmetic.hpp>
 #include <relay/task/edit_distance.hpp>
 #include <relay/task/longest_increasing_subsequence.hpp>
 #include <relay/task/mixture.hpp>
+#include <relay/task/recorded.hpp>
 #include <relay/train/adamw.hpp>
 #include <relay/train/data.hpp>
 #include <relay/train/supervision.hpp>
 
 namespace relay {
 
-/// One training: how many steps at what peak learning rate, and what each task's loss weighs in it.
+/// One training: how many steps at what peak learning rate; for each task, in the order of `tasks`, what its loss weighs, and how its lengths
+/// are drawn, P(length) ~ length^power.
 struct StageConfig {
   int steps = 1000;
   double rate = 1e-3;
-  std::vector<double> weights{};  // in the order of `tasks`; none: all the same
+  std::vector<double> weights{};  // none: all the same
+  std::vector<double> powers{};   // none: the tasks' own
+  double curriculum = 0;          // the part of the steps over which lengths grow from the shortest to all
 };
 
 /// What the products of linear layers are computed in; everything else is float32 (backend/cpu.hpp).
@@ -50,6 +55,21 @@ struct TaskConfig {
   int last_test() const { return test_longest > 0 ? test_longest : lengths.longest + 4; }
 };
 
+/// A user's own examples (task/recorded.hpp).
+struct OwnDataConfig {
+  static constexpr std::string_view name = "own_data";
+  std::string train, test, problems;  // files; the last two may be left out
+  Splitting splitting = Splitting::whitespace;
+  std::string content;  // what the files hold, so that a run does not go on with others
+
+  RecordedTask load() const {
+    require(!train.empty(), "own_data.train is empty: give the file of examples to train on");
+    RecordedTask task = RecordedTask::load({.data = train, .test = test, .problems = problems, .tokens = splitting});
+    task.name = name;
+    return task;
+  }
+};
+
 /// The defaults are the demo: five numbers, chains of up to six steps, minutes on two cores.
 struct PipelineConfig {
   std::int64_t seed = 1;
@@ -57,9 +77,11 @@ struct PipelineConfig {
   Arithmetic arithmetic{.modulus = 5};
   EditDistance edit_distance{};
   LongestIncreasingSubsequence subsequence{};
+  OwnDataConfig own_data{};
   TaskConfig arithmetic_training{.lengths = {.shortest = 1, .longest = 6, .power = 2}};
   TaskConfig edit_distance_training{.lengths = {.shortest = 1, .longest = 6, .power = 1}};
   TaskConfig subsequence_training{.lengths = {.shortest = 3, .longest = 15, .power = 1}};
+  TaskConfig own_data_training{.lengths = {.shortest = 1, .longest = 1, .power = 0}, .split_from = 1};
   int extra_columns = 8;  // a looped model's rows in training are up to so many columns wider than their problems
   TransformerConfig model{.width = 64,
                           .layers = 3,
@@ -68,6 +90,7 @@ struct PipelineConfig {
                           .directional_heads = 2,  // of the looped models; a causal one has none
                           .distance_bias = 4,
                           .positions = 1024};
+  int ar_heads_without_rotary = 0;  // of the auto-regressive models; model.heads_without_rotary is the looped ones'
   bool ordered_numbers = false;  // embeddings of numbers start ordered by value
   LoopConfig loop{.normalise = true};
   bool recompute = false;
@@ -99,6 +122,12 @@ struct PipelineConfig {
     visit("longest_increasing_subsequence.limit", c.subsequence.limit);
     visit("longest_increasing_subsequence.layout", c.subsequence.layout);
     each_of_task("longest_increasing_subsequence", visit, c.subsequence_training);
+    visit("own_data.train", c.own_data.train);
+    visit("own_data.test", c.own_data.test);
+    visit("own_data.problems", c.own_data.problems);
+    visit("own_data.splitting", c.own_data.splitting);
+    visit("own_data.content", c.own_data.content);
+    each_of_task("own_data", visit, c.own_data_training);
     visit("lengths.extra_columns", c.extra_columns);
     visit("model.width", c.model.width);
     visit("model.layers", c.model.layers);
@@ -115,6 +144,7 @@ struct PipelineConfig {
     visit("loop.inject", c.loop.inject);
     visit("loop.signal", c.loop.signal);
     visit("loop.normalise", c.loop.normalise);
+    visit("loop.reembed", c.loop.reembed);
     visit("loop.window", c.loop.window);
     visit("loop.recompute", c.recompute);
     visit("loss.lambda", c.loss.lambda);
@@ -132,6 +162,7 @@ struct PipelineConfig {
     visit("looped_aligned.answer", c.answer);
     each_of_stage("looped_vanilla", visit, c.vanilla);
     each_of_stage("ar", visit, c.ar);
+    visit("ar.heads_without_rotary", c.ar_heads_without_rotary);
     each_of_stage("ar_relay", visit, c.tuned);
     visit("ar_relay.chains", c.chains);
     visit("ar_relay.share", c.share);
@@ -148,6 +179,7 @@ struct PipelineConfig {
   const TaskConfig& training(std::string_view task) const {
     if (task == EditDistance::name) return edit_distance_training;
     if (task == LongestIncreasingSubsequence::name) return subsequence_training;
+    if (task == OwnDataConfig::name) return own_data_training;
     require(task == Arithmetic::name, "unknown task '", task,
             "': there are arithmetic, edit_distance and longest_increasing_subsequence");
     return arithmetic_training;
@@ -165,6 +197,8 @@ struct PipelineConfig {
         LongestIncreasingSubsequence task = subsequence;
         task.longest = longest;
         list.emplace_back(task);
+      } else if (name == OwnDataConfig::name) {
+        list.emplace_back(own_data.load());
       } else {
         list.emplace_back(arithmetic);
       }
@@ -176,11 +210,20 @@ struct PipelineConfig {
     std::vector<TaskShare> list;
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       const TaskConfig& t = training(tasks[i]);
-      list.push_back({t.lengths, t.share, stage.weights.empty() ? 1 : stage.weights[i], t.split_from});
+      Lengths lengths = t.lengths;
+      if (!stage.powers.empty()) lengths.power = stage.powers[i];
+      list.push_back({lengths, t.share, stage.weights.empty() ? 1 : stage.weights[i], t.split_from,
+                      static_cast<int>(stage.curriculum * stage.steps)});
     }
     return list;
   }
 
+  /// Of the auto-regressive models.
+  TransformerConfig causal_model() const {
+    TransformerConfig config = model;
+    config.heads_without_rotary = ar_heads_without_rotary;
+    return config;
+  }
   LinearSchedule schedule(const StageConfig& stage) const {
     return {.steps = stage.steps, .warm_up = warm_up, .final = final};
   }
@@ -211,25 +254,12 @@ struct PipelineConfig {
     visit(name + ".steps", stage.steps);
     visit(name + ".rate", stage.rate);
     visit(name + ".weights", stage.weights);
+    visit(name + ".powers", stage.powers);
+    visit(name + ".curriculum", stage.curriculum);
   }
 };
 
 namespace detail {
-
-/// Of two words: how many letters must be changed, added or dropped.
-inline int edit_distance(std::string_view a, std::string_view b) {
-  std::vector<int> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int>(j);
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    int diagonal = row[0]++;
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const int changed = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({changed, row[j] + 1, row[j + 1] + 1});
-    }
-  }
-  return row.back();
-}
 
 /// How the values of an enumeration are spelled, in their order.
 template <class E>
@@ -240,6 +270,8 @@ constexpr std::vector<std::string_view> spellings() {
     return {"float32", "bf16"};
   else if constexpr (std::same_as<E, AnswerFrom>)
     return {"head", "rounds"};
+  else if constexpr (std::same_as<E, Splitting>)
+    return {"whitespace", "characters"};
   else if constexpr (std::same_as<E, EditDistance::Rows>)
     return {"values", "differences"};
   else
@@ -304,7 +336,7 @@ inline std::string full_key(const PipelineConfig& config, std::string_view key) 
 
 /// Does the key belong to a task that is not among the configuration's?
 inline bool of_another_task(const PipelineConfig& config, std::string_view key) {
-  for (const std::string_view name : {Arithmetic::name, EditDistance::name, LongestIncreasingSubsequence::name})
+  for (const std::string_view name : {Arithmetic::name, EditDistance::name, LongestIncreasingSubsequence::name, OwnDataConfig::name})
     if (key.starts_with(message(name, ".")))
       return std::find(config.tasks.begin(), config.tasks.end(), name) == config.tasks.end();
   return false;
@@ -428,7 +460,9 @@ inline void PipelineConfig::check() const {
   require(-most < seed && seed < most, "seed is ", seed, ", but must be ", 1 - most, " .. ", most - 1);
   for (const std::string& name : tasks) {
     const TaskConfig& t = training(name);
-    const int limit = name == Arithmetic::name ? 200 : name == EditDistance::name ? 100 : (subsequence.limit - 1) / 2;
+    const int limit = name == Arithmetic::name ? 200 : name == EditDistance::name ? 100
+                      : name == OwnDataConfig::name                 ? 1000000
+                                                                    : (subsequence.limit - 1) / 2;
     const std::string key = tasks.size() == 1 ? "lengths" : name;  // as a person writes it
     in(key + ".longest", t.lengths.longest, 1, limit);
     in(key + ".shortest", t.lengths.shortest, 1, t.lengths.longest);
@@ -448,6 +482,7 @@ inline void PipelineConfig::check() const {
   in("model.dropout", model.dropout, 0, 0.99);
   in("model.rotary_base", model.rotary_base, 1.001, 1e9);
   in("model.heads_without_rotary", model.heads_without_rotary, 0, model.heads);
+  in("ar.heads_without_rotary", ar_heads_without_rotary, 0, model.heads);
   in("model.directional_heads", model.directional_heads, 0, model.heads - model.heads_without_rotary);
   in("model.query_key_bias", model.query_key_bias, 0, 100);
   in("model.distance_bias", model.distance_bias, 0, 100);
@@ -480,6 +515,10 @@ inline void PipelineConfig::check() const {
     require(s.weights.empty() || s.weights.size() == tasks.size(), name, ".weights has ", s.weights.size(), " numbers, but there are ",
             tasks.size(), " tasks: give one each, or none");
     for (const double weight : s.weights) in(name + ".weights", weight, 1e-6, 1e6);
+    require(s.powers.empty() || s.powers.size() == tasks.size(), name, ".powers has ", s.powers.size(), " numbers, but there are ",
+            tasks.size(), " tasks: give one each, or none");
+    for (const double power : s.powers) in(name + ".powers", power, -10, 10);
+    in(name + ".curriculum", s.curriculum, 0, 1);
   };
   stage("looped_aligned", aligned);
   stage("looped_vanilla", vanilla);

@@ -156,7 +156,7 @@ class Pipeline {
     return model;
   }
   Causal new_causal() const {
-    Causal model(config_.model, mixture_.vocabulary().size(), Seed{key(Stream::model, "ar").value});
+    Causal model(config_.causal_model(), mixture_.vocabulary().size(), Seed{key(Stream::model, "ar").value});
     order_numbers(model.embedding, "ar");
     return model;
   }
@@ -271,8 +271,10 @@ class Pipeline {
       }
     make_directories(file.substr(0, file.rfind('/')));
     write_jsonl(file, name, mixture_.vocabulary(), written);
-    say("chains of ", stage, " for ", name, " ", length, ": ", problems.size(), " written, ", written.size(), " kept, ", accuracy.chain(),
-        " of them right");
+    const bool known = std::all_of(problems.begin(), problems.end(), [](const Example& e) { return !e.rounds.empty(); });
+    if (!problems.empty())
+      say("chains of ", stage, " for ", name, " ", length, ": ", problems.size(), " written, ", written.size(), " kept, ",
+          known ? message(accuracy.chain(), " of them right") : "nobody knows how many of them right");
     add_seconds(directory_.machine_file(), "chains", seconds_now() - started);
   }
 
@@ -440,6 +442,7 @@ class Pipeline {
       for (int length = t.first_test(); length <= t.last_test(); ++length) {
         if (observer_.interrupted()) throw Interrupted("stopped while evaluating; the same command goes on from there");
         const auto examples = test_examples(task, length, config_.samples, key(Stream::test, ""));
+        if (examples.empty()) continue;  // recorded data have what they have
         const auto solutions = solve(examples);
         rows.push(to_json(ResultRow(name, mixture_.task(task).name, length, accuracy(solutions, examples))));
         if (name == "looped_vanilla") continue;  // it was never taught rounds

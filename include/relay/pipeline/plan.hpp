@@ -122,7 +122,7 @@ StagePlan plan_causal(const Mixture& mixture, const PipelineConfig& config, std:
   using Model = CausalTransformer<Backend>;
   const int size = mixture.vocabulary().size();
   return {std::string(name),
-          plan_memory([&](typename Backend::Device device) { return Model(config.model, size, Seed{}, device); },
+          plan_memory([&](typename Backend::Device device) { return Model(config.causal_model(), size, Seed{}, device); },
                       NextToken<Model, Mixture>(mixture), largest, config.batch, config.lanes),
           {}};
 }

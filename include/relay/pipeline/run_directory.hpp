@@ -38,6 +38,7 @@ class RunDirectory {
   }
   std::string evaluation_file(std::string_view name) const { return message(path_, "/evaluation/", name, ".json"); }
   std::string diagnostics_file() const { return path_ + "/diagnostics.json"; }
+  std::string report_file() const { return path_ + "/report.html"; }
   std::string machine_file() const { return path_ + "/machine.json"; }
 
   bool begun() const { return exists(config_file()); }

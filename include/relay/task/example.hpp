@@ -40,6 +40,7 @@ struct Verdict {
   std::vector<Step> steps;      // one per round
   bool answer_right = false;    // against the truth, not against the chain
   bool complete = false;        // as many rounds as the problem needs
+  bool known = true;            // false: nobody knows the truth, and of the above only `complete` means anything
 
   bool right() const {
     if (!answer_right || !complete) return false;

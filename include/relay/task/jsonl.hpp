@@ -22,6 +22,20 @@
 
 namespace relay {
 
+namespace detail {
+
+/// Calls visit(line, number) for every line that is not blank; numbers begin at 1.
+inline void each_line(std::string_view text, auto&& visit) {
+  for (int number = 1; !text.empty(); ++number) {
+    const std::size_t end = text.find('\n');
+    const std::string_view line = text.substr(0, end);
+    text = end == text.npos ? "" : text.substr(end + 1);
+    if (line.find_first_not_of(" \t\r") != line.npos) visit(line, number);
+  }
+}
+
+}  // namespace detail
+
 /// One line, without the line break.
 inline std::string to_jsonl(std::string_view task, const Vocabulary& vocabulary, const Example& example) {
   const auto spelled = [&](const Tokens& tokens) {
@@ -69,17 +83,10 @@ inline Example from_jsonl(std::string_view line, std::string_view task, const Vo
 }
 
 inline std::vector<Example> read_jsonl(const std::string& path, std::string_view task, const Vocabulary& vocabulary) {
-  const std::string bytes = read_file(path);
   std::vector<Example> examples;
-  std::size_t number = 0;
-  for (std::string_view rest = bytes; !rest.empty();) {
-    const std::size_t end = rest.find('\n');
-    const std::string_view line = rest.substr(0, end);
-    rest = end == rest.npos ? "" : rest.substr(end + 1);
-    ++number;
-    if (line.find_first_not_of(" \t\r") != line.npos)
-      examples.push_back(from_jsonl(line, task, vocabulary, message(path, ":", number)));
-  }
+  detail::each_line(read_file(path), [&](std::string_view line, int number) {
+    examples.push_back(from_jsonl(line, task, vocabulary, message(path, ":", number)));
+  });
   return examples;
 }
 

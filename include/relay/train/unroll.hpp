@@ -63,7 +63,7 @@ class Unroll {
     model.loop.forward(h0, rows, w.counts, w.loop, [&](int t, const auto&, const Tensor& y) {
       w.chain.gather(t, y);
       w.answer.gather(t, y);
-    });
+    }, model.feedback());
     Losses losses;
     w.chain.learn(model.chain_head, grad.chain_head, [&](Token target, double weight, double loss, bool right) {
       losses.objective += weight * loss;
@@ -79,7 +79,7 @@ class Unroll {
           w.chain.scatter(t, dy);
           w.answer.scatter(t, dy);
         },
-        grad.loop, w.loop.applications.front());
+        grad.loop, w.loop.applications.front(), model.feedback(grad));
     model.embedding.backward(w.x, rows, w.embedding, dh0, grad.embedding);
     return losses;
   }

@@ -41,6 +41,8 @@ struct Kernels {
   static void residual(auto&&... a) { RELAY_CPU_LEVEL::residual(a...); }
   static void softmax_cross_entropy(auto&&... a) { RELAY_CPU_LEVEL::softmax_cross_entropy(a...); }
   static void argmax(auto&&... a) { RELAY_CPU_LEVEL::argmax(a...); }
+  static void softmax(auto&&... a) { RELAY_CPU_LEVEL::softmax(a...); }
+  static void softmax_backward(auto&&... a) { RELAY_CPU_LEVEL::softmax_backward(a...); }
   static void adamw(auto&&... a) { RELAY_CPU_LEVEL::adamw(a...); }
 #endif
   template <class P>

@@ -252,6 +252,38 @@ void argmax(const Tensor<S>& logits, std::vector<std::int32_t>& best, std::vecto
   });
 }
 
+/// Each row's logits become their softmax.
+template <class S>
+void softmax(Tensor<S>& y) {
+  over_rows(y.device(), y.rows(), [&](int first, int last) {
+    for (int r = first; r < last; ++r) {
+      S* row = y.row(r);
+      const S top = *std::max_element(row, row + y.cols());
+      S total = 0;
+      by_vector<S>(y.cols(), [&](long i, auto n) {
+        const Vector<S> e = exp(load_first(row + i, n) - top);
+        store_first(row + i, e, n);
+        for (int j = 0; j < n; ++j) total += e[j];
+      });
+      by_vector<S>(y.cols(), [&](long i, auto n) { store_first(row + i, load_first(row + i, n) * (1 / total), n); });
+    }
+  });
+}
+
+/// Each row of dy, the gradient of the softmax y, becomes that of its logits: y (dy - sum(y dy)).
+template <class S>
+void softmax_backward(const Tensor<S>& y, Tensor<S>& dy) {
+  over_rows(y.device(), y.rows(), [&](int first, int last) {
+    for (int r = first; r < last; ++r) {
+      const S* p = y.row(r);
+      S* d = dy.row(r);
+      S total = 0;
+      for (int c = 0; c < y.cols(); ++c) total += p[c] * d[c];
+      by_vector<S>(y.cols(), [&](long i, auto n) { store_first(d + i, load_first(p + i, n) * (load_first(d + i, n) - total), n); });
+    }
+  });
+}
+
 /// (train/adamw.hpp)
 template <class S>
 void adamw(Tensor<S>& weight, const Tensor<S>& gradient, Tensor<S>& first, Tensor<S>& second, const AdamWStep& step) {
