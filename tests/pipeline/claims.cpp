@@ -59,9 +59,9 @@ Json entries(std::vector<Json> list) {
 }
 
 /// Whether each claim of that number holds: '+' or '-', in the order of the claims.
-std::string verdict(int number, const std::vector<Claim>& claims) {
+std::string verdict(int number, const std::vector<ClaimVerdict>& claims) {
   std::string out;
-  for (const Claim& c : claims)
+  for (const ClaimVerdict& c : claims)
     if (c.number == number) out += c.holds ? '+' : '-';
   return out;
 }
@@ -149,7 +149,7 @@ TEST_CASE("each task has claims of its own, with its numbers, and as JSON") {
   for (const ResultRow& row : rows_of("edit_distance", {{"looped_aligned", 0.5, 0.9}, {"looped_vanilla", 1, 0.8}, {"ar", 1, 0.79}})) rows.push_back(row);
   const auto claims = judge_claims(config_of("arithmetic,edit_distance"), rows, Json::array());
   std::string all;
-  for (const Claim& c : claims) all += message(c.task[0], c.number, c.holds ? "+ " : "- ");
+  for (const ClaimVerdict& c : claims) all += message(c.task[0], c.number, c.holds ? "+ " : "- ");
   CHECK(all == "a1+ a2+ a3+ a5+ e1- e2- ");
   const Json json = to_json(claims);
   REQUIRE(json.as_array().size() == claims.size());

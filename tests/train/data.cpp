@@ -208,6 +208,23 @@ TEST_CASE("a mixture: each task as often as its share, with its lengths and weig
   CHECK_THROWS_AS(MixtureStream(mixture, shares, 0, Key(3)), Error);
 }
 
+TEST_CASE("a curriculum: the longest length grows from the shortest to all, and then stays") {
+  const TaskShare share{.lengths = {.shortest = 2, .longest = 5, .power = 0}, .curriculum = 40};
+  int longest = 0;
+  for (int step = 0; step < 100; ++step) {
+    CHECK(share.at(step).shortest == 2);
+    CHECK(share.at(step).longest >= longest);
+    longest = share.at(step).longest;
+    CHECK(longest == (step < 10 ? 2 : step < 20 ? 3 : step < 30 ? 4 : 5));
+  }
+  const Mixture alone({task});
+  const MixtureStream stream(alone, {share}, 30, Key(7));
+  for (const Example& e : stream(5)) CHECK(e.length == 2);
+  std::set<int> lengths;
+  for (const Example& e : stream(40)) lengths.insert(e.length);
+  CHECK(lengths == std::set<int>{2, 3, 4, 5});
+}
+
 TEST_CASE("merged data of a mixture: an example makes way for one of its own task alone") {
   const Mixture mixture({task, distance, subsequence});
   const std::vector<TaskShare> shares(3, {{.shortest = 3, .longest = 4, .power = 1}});

@@ -52,11 +52,11 @@ inline Example largest_row(const Mixture& mixture, const PipelineConfig& config)
   for (Example& e : all) e.width = columns + config.extra_columns;
   for (Example e : all) {  // one of them with more and longer rounds, of a task that can place them
     e.iterations = static_cast<int>(asked.size());
-    e.rounds.resize(asked.size(), Tokens(e.rounds.back()));
+    e.rounds.resize(asked.size(), e.rounds.empty() ? Tokens() : Tokens(e.rounds.back()));
     bool enough = true;
     for (std::size_t t = 0; t < asked.size(); ++t) {
       const auto placed = [&] { return placement.columns(e, static_cast<int>(t) + 1).size(); };
-      if (const std::size_t n = placed(); n < asked[t]) e.rounds[t].resize(e.rounds[t].size() + asked[t] - n, Token{e.rounds[t].front()});
+      if (const std::size_t n = placed(); n < asked[t]) e.rounds[t].resize(e.rounds[t].size() + asked[t] - n, e.problem.back());
       enough = enough && placed() >= asked[t];
     }
     if (enough) return e;
