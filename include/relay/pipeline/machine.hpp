@@ -52,6 +52,7 @@ inline void add_seconds(const std::string& path, std::string_view stage, double 
       spent.as_object(path);
     } catch (const Error&) {
       machine = this_machine();
+      spent = Json::object();
     }
   }
   const Json* before = spent.find(stage);
