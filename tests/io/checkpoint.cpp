@@ -362,7 +362,7 @@ TEST_CASE("a large checkpoint is several files, none larger than asked, and the 
   for (const std::size_t limit : {whole.size() / 2, whole.size() / 3, whole.size() / 10, std::size_t{1}}) {
     save_checkpoint(path, training.model, training.trainer.optimiser, {{"seed", "3"}}, limit);
     const auto files = contents(folder);
-    CHECK(files.size() >= 3);
+    CHECK(files.size() >= 2);
     std::size_t tensors = 0;
     for (const auto& [name, bytes] : files) {
       const Safetensors file = Safetensors::read(folder / name);
@@ -416,7 +416,7 @@ TEST_CASE("parts that are missing, damaged or another checkpoint's are refused b
     const std::string part = folder / name;
     remove_file(part);
     refused(path + " is a checkpoint of several files, of which " + part + " is missing" + advice);
-    for (const std::string& damaged : {std::string(), bytes.substr(0, bytes.size() - 1), bytes + " ", others.begin()->second}) {
+    for (const std::string& damaged : {std::string(), bytes.substr(0, bytes.size() - 1), bytes + " ", others.at("c.safetensors")}) {
       put_file(part, damaged);
       refused(part + " is damaged, or another file: it does not hold what " + path + " was written with" + advice);
     }
