@@ -58,7 +58,7 @@ for name in $trainings; do
       small $run
       [[ -e $run/checkpoints/$name.safetensors ]] && parts=$(find $run/checkpoints -name "$name.part_*" | wc -l)
       if [[ $name == ar_relay && -e $run/checkpoints/$name.safetensors ]]; then
-        ((parts == 1)) || fail "a checkpoint of ar_relay has $parts parts besides"
+        ((parts >= 1)) || fail "a checkpoint of ar_relay is one file"
         echo "at a stop in ar_relay: $(size $run) bytes"
       fi
     fi
