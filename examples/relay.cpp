@@ -89,6 +89,7 @@ struct Options {
   std::vector<std::string> settings, problems;
   std::int64_t seed = 1, count = 1000;
   int threads = 0, length = 0;
+  double minutes = 0;  // after which a run stops; 0: none
   bool seed_given = false, characters = false;
 };
 
@@ -111,16 +112,17 @@ void stop_after_checkpoint(int signal) {
   std::signal(signal, SIG_DFL);
 }
 
-/// Trains and evaluates all that the configuration asks for, or goes on with it.
-void run(const RunDirectory& directory, const PipelineConfig& config, Threads& threads) {
+/// Trains and evaluates all that the configuration asks for, or goes on with it, for as many minutes as were given.
+void run(const RunDirectory& directory, const PipelineConfig& config, const Options& options, Threads& threads) {
+  const double started = seconds_now();
   std::signal(SIGINT, stop_after_checkpoint);
   std::signal(SIGTERM, stop_after_checkpoint);
   config.check();
   check_memory(config);
-  const double started = seconds_now();
+  const auto stop = [&] { return stop_asked != 0 || (options.minutes > 0 && seconds_now() - started >= 60 * options.minutes); };
   std::vector<ResultRow> rows;
   with_backend(config, [&](auto backend) {
-    rows = Pipeline<decltype(backend)>(directory, config, threads, {.interrupted = [] { return stop_asked != 0; }}).run();
+    rows = Pipeline<decltype(backend)>(directory, config, threads, {.interrupted = stop}).run();
   });
   std::string out;
   for (const std::string& task : config.tasks) {
@@ -140,7 +142,7 @@ void run_pipeline(const Options& options, Threads& threads) {
   preset(options.preset);  // an unknown name is an error even when the run is there already
   if (options.seed_given) config.seed = options.seed;
   for (const std::string& setting : options.settings) set(config, setting);
-  run(directory, config, threads);
+  run(directory, config, options, threads);
 }
 
 /// The pipeline on a user's own examples. Their lengths are those of the files, where --set does not say otherwise.
@@ -162,7 +164,7 @@ void train(const Options& options, Threads& threads) {
   if (const auto words = task.untrained(); !words.empty())
     std::fprintf(stderr, "note: %zu tokens are in no training example, and no model can know them: %s%s\n", words.size(), words.front().c_str(),
                  words.size() > 1 ? ", ..." : "");
-  run(RunDirectory(options.directory), config, threads);
+  run(RunDirectory(options.directory), config, options, threads);
 }
 
 void report(const Options& options) {
@@ -309,12 +311,19 @@ int run(int argc, char** argv) {
     command->add_option("--threads", options.threads, "threads to compute with; changes no result (default: all cores)")
         ->check(CLI::Range(1, 1024));
   };
+  const auto minutes_option = [&](CLI::App* command) {
+    command
+        ->add_option("--minutes", options.minutes,
+                     "stop after so long, with a checkpoint and exit code 130: the same command goes on (default: no limit)")
+        ->check(CLI::Range(1e-3, 1e6));
+  };
   CLI::App* pipeline = app.add_subcommand("pipeline", "train all models, or go on with a run");
   pipeline->add_option("--preset", options.preset, "the configuration to start from: a name, or a file");
   pipeline->add_option("--out", options.directory, "the directory of the run")->required();
   CLI::Option* seed = pipeline->add_option("--seed", options.seed, "everything random follows from it");
   pipeline->add_option("--set", options.settings, "key=value, e.g. task.modulus=7; the keys are those of config.json");
   threads_option(pipeline);
+  minutes_option(pipeline);
 
   CLI::App* train_command = app.add_subcommand("train", "the pipeline on your own examples");
   train_command->add_option("--data", options.data, "examples to train on, JSON lines")->required();
@@ -326,6 +335,7 @@ int run(int argc, char** argv) {
   CLI::Option* train_seed = train_command->add_option("--seed", options.seed, "everything random follows from it");
   train_command->add_option("--set", options.settings, "key=value; the keys are those of config.json");
   threads_option(train_command);
+  minutes_option(train_command);
 
   CLI::App* plan_command = app.add_subcommand("plan", "print the memory that each training needs, before it runs");
   plan_command->add_option("--preset", options.preset, "the configuration to start from: a name, or a file");

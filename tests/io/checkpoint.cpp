@@ -2,11 +2,14 @@
 
 #include <csignal>
 #include <cstring>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
 
+#include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 #include <relay/backend/cpu.hpp>
 #include <relay/layer/linear.hpp>
@@ -85,6 +88,39 @@ const Unroll<Model> aligned(Aligned{}, {.answer_weight = 0.1});
 
 const std::string other_model =
     ": the checkpoint is of another model or configuration: make the model as it was when it was saved";
+
+/// The files of a folder, by name.
+std::map<std::string, std::string> contents(const Folder& folder) {
+  std::map<std::string, std::string> files;
+  for (const std::string& name : files_in(folder.path)) files[name] = read_file(folder / name);
+  return files;
+}
+void restore(const Folder& folder, const std::map<std::string, std::string>& files) {
+  for (const std::string& name : files_in(folder.path)) remove_file(folder / name);
+  for (const auto& [name, bytes] : files) put_file(folder / name, bytes);
+}
+
+/// Runs f() in a process of its own, which is killed at its `last`-th call of the system, before or after it: odd numbers are before.
+/// Returns whether f() came to its end instead; nothing where processes cannot be watched here.
+std::optional<bool> killed_at(int last, auto&& f) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) ::_exit(3);
+    ::raise(SIGSTOP);
+    f();
+    ::_exit(0);
+  }
+  int status = 0, stops = 0;
+  while (::waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
+    if (stops++ == last) {
+      ::kill(child, SIGKILL);
+      continue;
+    }
+    ::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 3) return std::nullopt;
+  return WIFEXITED(status);
+}
 
 /// A model of a user's own.
 struct Own {
@@ -312,4 +348,165 @@ TEST_CASE("when saving fails the old file is as it was") {
   CHECK(contains(error([&] { save_model(folder.path, model); }), "give the path of a file, not of a folder"));
   CHECK(contains(error([&] { save_model(path, model, {{"note", "\xFF"}}); }), "cannot write " + path + ": byte 1"));
   CHECK(read_file(path) == bytes);
+}
+
+TEST_CASE("a large checkpoint is several files, none larger than asked, and the same to who reads it") {
+  Folder folder;
+  const std::string path = folder / "c.safetensors";
+  Training<Model, Unroll<Model>> training(looped(1), aligned, 1);
+  training.run_to(2);
+  save_checkpoint(path, training.model, training.trainer.optimiser, {{"seed", "3"}});
+  const std::string whole = read_file(path);
+  CHECK(contents(folder).size() == 1);
+
+  for (const std::size_t limit : {whole.size() / 2, whole.size() / 3, whole.size() / 10, std::size_t{1}}) {
+    save_checkpoint(path, training.model, training.trainer.optimiser, {{"seed", "3"}}, limit);
+    const auto files = contents(folder);
+    CHECK(files.size() >= 2);
+    std::size_t tensors = 0;
+    for (const auto& [name, bytes] : files) {
+      const Safetensors file = Safetensors::read(folder / name);
+      std::size_t size = 0;
+      for (const auto& [tensor, held] : file.tensors()) size += held.bytes.size();
+      CHECK((size <= limit || file.tensors().size() == 1));
+      CHECK(file.metadata.empty() == (name != "c.safetensors"));
+      tensors += file.tensors().size();
+    }
+    CHECK(tensors == Safetensors::parse(whole, "whole").tensors().size());
+    Training<Model, Unroll<Model>> resumed(looped(2), aligned, 1);
+    CHECK(load_checkpoint(path, resumed.model, resumed.trainer.optimiser) == Metadata{{"seed", "3"}, {"step", "2"}});
+    CHECK(resumed.state() == training.state());
+    Model model = looped(2);
+    CHECK(load_model(path, model) == Metadata{{"seed", "3"}, {"step", "2"}});
+    CHECK(bits(model) == bits(training.model));
+    save_checkpoint(path, training.model, training.trainer.optimiser, {{"seed", "3"}}, limit);  // once more, the same
+    CHECK(contents(folder) == files);
+  }
+
+  put_file(folder / "c2.part_0.safetensors", "another's");
+  save_checkpoint(path, training.model, training.trainer.optimiser, {{"seed", "3"}});  // one file again: no part is left
+  CHECK(contents(folder) == std::map<std::string, std::string>{{"c.safetensors", whole}, {"c2.part_0.safetensors", "another's"}});
+  save_checkpoint(path, training.model, training.trainer.optimiser, {}, 1000);
+  remove_checkpoint(path);
+  CHECK(files_in(folder.path) == std::vector<std::string>{"c2.part_0.safetensors"});
+  remove_checkpoint(path);  // it need not be there
+  CHECK(files_in(folder / "none").empty());
+}
+
+TEST_CASE("parts that are missing, damaged or another checkpoint's are refused by name, and harm no model") {
+  Folder folder;
+  const std::string path = folder / "c.safetensors";
+  const Own own(1), other(3);
+  AdamW<Own> optimiser(own, {});
+  const auto refused = [&](const std::string& expected) {
+    Own into(2);
+    AdamW<Own> moments(own, {});
+    CHECK(error([&] { load_checkpoint(path, into, moments); }) == expected);
+    CHECK(error([&] { load_model(path, into); }) == expected);
+    CHECK(bits(into) == bits(Own(2)));
+  };
+  save_checkpoint(path, other, optimiser, {}, 40);
+  const auto others = contents(folder);
+  save_checkpoint(path, own, optimiser, {}, 40);
+  const auto files = contents(folder);
+  REQUIRE(files.size() >= 4);
+  const std::string advice = ": put the right file back, or remove the checkpoint and train anew";
+  for (const auto& [name, bytes] : files) {
+    if (name == "c.safetensors") continue;
+    const std::string part = folder / name;
+    remove_file(part);
+    refused(path + " is a checkpoint of several files, of which " + part + " is missing" + advice);
+    for (const std::string& damaged : {std::string(), bytes.substr(0, bytes.size() - 1), bytes + " ", others.at("c.safetensors")}) {
+      put_file(part, damaged);
+      refused(part + " is damaged, or another file: it does not hold what " + path + " was written with" + advice);
+    }
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      std::string damaged = bytes;
+      damaged[i] = static_cast<char>(damaged[i] ^ 4);
+      put_file(part, damaged);
+      Own into(2);
+      REQUIRE(contains(error([&] { load_model(path, into); }), part + " is damaged"));
+    }
+    put_file(part, bytes);
+  }
+  // A main file without its parts, among those of another.
+  std::map<std::string, std::string> mixed = others;
+  mixed["c.safetensors"] = files.at("c.safetensors");
+  restore(folder, mixed);
+  Own into(2);
+  CHECK(contains(error([&] { load_model(path, into); }), " is missing" + advice));
+
+  for (const char* bad : {"", "0", "0123456789abcde/", "0123456789ABCDEF", "../../../../etc.", "0123456789abcdef,", "0123456789abcdef 0123456789abcdef"}) {
+    Safetensors main = Safetensors::parse(files.at("c.safetensors"), "c");
+    main.metadata["relay.parts"] = bad;
+    main.write(path);
+    refused(path + ": the metadata's \"relay.parts\" is \"" + bad + "\", but must be hashes of 16 digits with commas between them: " +
+            "the file is damaged: replace it with an intact copy");
+  }
+}
+
+TEST_CASE("killed between any two calls of the system, saving leaves the old checkpoint or the new one, and the next save no rest of it") {
+  Folder folder;
+  const std::string path = folder / "c.safetensors";
+  const Own before(1), after(2);
+  AdamW<Own> old_moments(before, {}), new_moments(after, {});
+  old_moments.steps = 1, new_moments.steps = 2;
+  const auto save_new = [&](std::size_t limit) { save_checkpoint(path, after, new_moments, {}, limit); };
+  for (const auto& [old_limit, new_limit] : {std::pair<std::size_t, std::size_t>{60, 60}, {1000, 60}, {60, 1000}}) {
+    save_checkpoint(path, before, old_moments, {}, old_limit);
+    const auto start = contents(folder);
+    save_new(new_limit);
+    const auto end = contents(folder);
+    bool done = false;
+    int kept = 0, replaced = 0;
+    for (int last = 1; !done; ++last) {
+      restore(folder, start);
+      const auto result = killed_at(last, [&] { save_new(new_limit); });
+      if (!result) {
+        MESSAGE("processes cannot be watched here: nothing was killed");
+        return;
+      }
+      done = *result;
+      Own model(3);
+      AdamW<Own> moments(model, {});
+      load_checkpoint(path, model, moments);
+      (moments.steps == 1 ? kept : replaced) += 1;
+      REQUIRE(bits(model) == bits(moments.steps == 1 ? before : after));
+      REQUIRE((moments.steps == 1 || moments.steps == 2));
+      REQUIRE((done ? moments.steps == 2 && contents(folder) == end : true));
+      save_new(new_limit);
+      auto left = contents(folder);
+      REQUIRE(left == end);
+    }
+    CHECK(kept >= 10);
+    CHECK(replaced >= 3);
+  }
+}
+
+TEST_CASE("when a part cannot be written the old checkpoint is as it was, and alone") {
+  Folder folder;
+  const std::string path = folder / "c.safetensors";
+  const Model model = looped(1), better = looped(2);
+  const AdamW<Model> optimiser(model, {});
+  save_checkpoint(path, model, optimiser, {}, 8000);
+  const auto files = contents(folder);
+  rlimit before;
+  REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  std::string what;
+  for (const rlim_t most : {1000, 6000, 9000, 12000}) {  // the first part, or a later one, or the main file is too large
+    rlimit small = before;
+    small.rlim_cur = most;
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+    what = error([&] { save_checkpoint(path, better, optimiser, {}, 8000); });
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    if (what == "no error") break;
+    CHECK(contains(what, "cannot write " + folder.path));
+    CHECK(contents(folder) == files);
+  }
+  std::signal(SIGXFSZ, handler);
+  save_checkpoint(path, better, optimiser, {}, 8000);
+  Model into = looped(3);
+  load_model(path, into);
+  CHECK(bits(into) == bits(better));
 }

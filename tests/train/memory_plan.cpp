@@ -124,7 +124,7 @@ TEST_CASE("what is kept: everything if it fits, else inputs if that does, else a
   CHECK(choose_keep("x", everything, inputs, 44 * mib) == Keep::inputs);
   CHECK(error_of([&] { choose_keep("looped_aligned", everything, inputs, 43 * mib); }) ==
         "looped_aligned, recomputing what it does not store, needs 44 MiB (parameters 2, gradients 8, moments 4, activations "
-        "30), but the limit is 43 MiB: lower the batch, or the lanes, or the model's size, or raise the limit");
+        "30), but the limit is 43 MiB: lower the batch, or the lanes, or the model's size, or have more slices, or raise the limit");
   CHECK(error_of([&] { require_fits("ar", everything, 114 * mib); }) == "no error");
   CHECK(error_of([&] { require_fits("ar", everything, {}); }) == "no error");
   CHECK(error_of([&] { require_fits("ar", everything, 100 * mib); }).starts_with("ar needs 114 MiB (parameters 2, "));

@@ -5,17 +5,22 @@
 // next write. A lock on the temporary keeps two programs that write the same path from mixing their bytes.
 #pragma once
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <relay/core/require.hpp>
 
@@ -192,6 +197,27 @@ inline void make_directories(const std::string& path) {
     if (::stat(part.c_str(), &status) != 0) detail::fail_file("make the folder", part, error);
     require(S_ISDIR(status.st_mode), "cannot make the folder ", path, ": ", part, " is a file: choose another path");
   }
+}
+
+/// The names of the files that are in a directory, in order; none where there is no such directory.
+inline std::vector<std::string> files_in(const std::string& directory) {
+  struct Close {
+    void operator()(DIR* opened) const { ::closedir(opened); }
+  };
+  const std::unique_ptr<DIR, Close> opened(::opendir(directory.c_str()));
+  if (!opened && errno != ENOENT) detail::fail_file("read", directory, errno);
+  std::vector<std::string> names;
+  while (const dirent* entry = opened ? ::readdir(opened.get()) : nullptr)
+    if (const std::string_view name = entry->d_name; name != "." && name != "..") names.emplace_back(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// By which bytes are known again (FNV-1a); it does not stand up to a forger.
+constexpr std::uint64_t fingerprint(std::string_view bytes) {
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return hash;
 }
 
 }  // namespace relay

@@ -53,6 +53,13 @@ class Safetensors {
   static Safetensors read(const std::string& path);
   void write(const std::string& path) const;
 
+  /// The same of a file that is in memory; the path is for errors.
+  static Safetensors parse(std::string_view file, const std::string& path);
+  std::string bytes(const std::string& path) const;
+
+  /// Takes the tensors of another file; throws where both have one of a name.
+  void take(Safetensors other);
+
   /// A new tensor; the shape must hold as many elements as there are values.
   void add(const std::string& name, Shape shape, std::span<const float> values) {
     add(name, Dtype::f32, std::move(shape), values);
@@ -251,14 +258,23 @@ class SafetensorsParser {
 
 }  // namespace detail
 
-inline Safetensors Safetensors::read(const std::string& path) {
-  const std::string file = read_file(path);
+inline Safetensors Safetensors::read(const std::string& path) { return parse(read_file(path), path); }
+
+inline void Safetensors::write(const std::string& path) const { write_file_atomically(path, bytes(path)); }
+
+inline Safetensors Safetensors::parse(std::string_view file, const std::string& path) {
   Safetensors out;
   detail::SafetensorsParser(file, path).parse(out.metadata, out.tensors_);
   return out;
 }
 
-inline void Safetensors::write(const std::string& path) const {
+inline void Safetensors::take(Safetensors other) {
+  tensors_.merge(other.tensors_);
+  require(other.tensors_.empty(), "there is a tensor ", other.tensors_.empty() ? "" : detail::in_quotes(other.tensors_.begin()->first),
+          " in both files: take one of them out");
+}
+
+inline std::string Safetensors::bytes(const std::string& path) const {
   std::vector<const Tensors::value_type*> order;
   for (const auto& named : tensors_) order.push_back(&named);
   std::stable_sort(order.begin(), order.end(), [](auto* a, auto* b) { return a->second.dtype < b->second.dtype; });
@@ -293,7 +309,7 @@ inline void Safetensors::write(const std::string& path) const {
   file.reserve(8 + text.size() + size);
   file += text;
   for (const auto* named : order) file += named->second.bytes;
-  write_file_atomically(path, file);
+  return file;
 }
 
 inline void Safetensors::add(const std::string& name, Dtype dtype, Shape shape, auto values) {

@@ -50,6 +50,11 @@ struct TaskConfig {
   int test_shortest = 0, test_longest = 0;   // 0: as trained; four more than trained
   int split_from = 3;                        // shorter problems are too few to keep any for testing alone
   double share = 1;                          // how often it is drawn, among those of all tasks
+  // A table of the merged data of fine-tuning: chains of each length beyond the trained ones, the last number going on, and examples of
+  // the trained lengths, of which each is drawn as often as a chain. None, and 0: as `ar_relay` has them.
+  std::vector<int> chains{};
+  int in_range = 0;
+  std::vector<int> self_chains{};  // problems for each phase of fine-tuning on own chains; none: as `ar_self` has them
 
   int first_test() const { return test_shortest > 0 ? test_shortest : lengths.shortest; }
   int last_test() const { return test_longest > 0 ? test_longest : lengths.longest + 4; }
@@ -97,16 +102,18 @@ struct PipelineConfig {
   AlignmentLoss loss{.lambda = 1, .answer_weight = 0.1, .over_round = Normalisation::sum};
   AdamWConfig adamw{.decay = 0.3};
   double warm_up = 0.03, final = 0.02;
-  int batch = 32, lanes = 4;
+  int batch = 32, lanes = 4, slices = 1;
   StageConfig aligned{10000, 4e-3}, vanilla{1000, 4e-3}, ar{2500, 3e-3}, tuned{1400, 1.5e-3};
   AnswerFrom answer = AnswerFrom::head;
   int chains = 2500;        // written for each longer length
+  bool keep_chains = true;  // in files; else each is written when a batch has it, and is gone after it
   double share = 0.6;       // of them in a batch of the fine-tuning; the rest is the trained range
   int phases = 0;           // of fine-tuning on the auto-regressive model's own chains, each a length longer; 0: not done
   StageConfig self{500, 1e-3};
   std::vector<double> self_chains{2500};  // problems it is asked for in each phase; the last number goes on
   int samples = 500;        // test problems of each length
   int checkpoint_every = 500;
+  int log_every = 50;       // steps to a line of metrics.jsonl
   int memory_limit = 0;     // of one training, in MiB; 0: none
   Precision precision = Precision::float32;
 
@@ -158,6 +165,7 @@ struct PipelineConfig {
     visit("schedule.final", c.final);
     visit("batch", c.batch);
     visit("lanes", c.lanes);
+    visit("slices", c.slices);
     each_of_stage("looped_aligned", visit, c.aligned);
     visit("looped_aligned.answer", c.answer);
     each_of_stage("looped_vanilla", visit, c.vanilla);
@@ -166,11 +174,13 @@ struct PipelineConfig {
     each_of_stage("ar_relay", visit, c.tuned);
     visit("ar_relay.chains", c.chains);
     visit("ar_relay.share", c.share);
+    visit("ar_relay.keep_chains", c.keep_chains);
     visit("ar_self.phases", c.phases);
     each_of_stage("ar_self", visit, c.self);
     visit("ar_self.chains", c.self_chains);
     visit("evaluate.samples", c.samples);
     visit("checkpoint_every", c.checkpoint_every);
+    visit("log_every", c.log_every);
     visit("memory_limit", c.memory_limit);
     visit("precision", c.precision);
   }
@@ -224,6 +234,20 @@ struct PipelineConfig {
     config.heads_without_rotary = ar_heads_without_rotary;
     return config;
   }
+  /// The chains that looped_aligned writes for a task's problems of a length beyond the trained ones.
+  int chains_of(const TaskConfig& t, int length) const { return t.chains.empty() ? chains : going_on(t.chains, length - t.lengths.longest); }
+  /// The problems of a task that an auto-regressive model is asked for in a phase, 1, 2, ...
+  int self_chains_of(const TaskConfig& t, int phase) const {
+    return t.self_chains.empty() ? static_cast<int>(going_on(self_chains, phase)) : going_on(t.self_chains, phase);
+  }
+  /// How many of a task's examples are written chains in fine-tuning, where there are so many.
+  double share_of_chains(const TaskConfig& t, std::size_t written) const {
+    const auto n = static_cast<double>(written);
+    return written == 0 ? 0 : t.in_range > 0 ? n / (n + t.in_range) : share;
+  }
+  /// Does a task's fine-tuning read chains at all?
+  bool learns_chains(const TaskConfig& t) const { return t.last_test() > t.lengths.longest && (t.in_range > 0 || share > 0); }
+
   LinearSchedule schedule(const StageConfig& stage) const {
     return {.steps = stage.steps, .warm_up = warm_up, .final = final};
   }
@@ -241,6 +265,12 @@ struct PipelineConfig {
   void check() const;
 
  private:
+  /// The n-th number of a list, from 1 on; the last one goes on.
+  template <class N>
+  static N going_on(const std::vector<N>& list, int n) {
+    return list[std::min(static_cast<std::size_t>(n), list.size()) - 1];
+  }
+
   static void each_of_task(const std::string& name, auto&& visit, auto& t) {
     visit(name + ".shortest", t.lengths.shortest);
     visit(name + ".longest", t.lengths.longest);
@@ -249,6 +279,9 @@ struct PipelineConfig {
     visit(name + ".test_longest", t.test_longest);
     visit(name + ".split_from", t.split_from);
     visit(name + ".share", t.share);
+    visit(name + ".chains", t.chains);
+    visit(name + ".in_range", t.in_range);
+    visit(name + ".self_chains", t.self_chains);
   }
   static void each_of_stage(const std::string& name, auto&& visit, auto& stage) {
     visit(name + ".steps", stage.steps);
@@ -471,6 +504,9 @@ inline void PipelineConfig::check() const {
     in(key + ".test_shortest", t.test_shortest, 0, t.last_test());
     in(key + ".split_from", t.split_from, 1, 1000);
     in(key + ".share", t.share, 1e-6, 1e6);
+    for (const int n : t.chains) in(key + ".chains", n, 0, 1e7);
+    in(key + ".in_range", t.in_range, 0, 1e9);
+    for (const int n : t.self_chains) in(key + ".self_chains", n, 0, 1e7);
   }
   in("lengths.extra_columns", extra_columns, 0, 1000);
   in("model.width", model.width, 2, 16384);
@@ -509,6 +545,7 @@ inline void PipelineConfig::check() const {
   in("schedule.final", final, 0, 1);
   in("batch", batch, 1, 1 << 20);
   in("lanes", lanes, 1, 1024);
+  in("slices", slices, 1, batch);
   const auto stage = [&](const std::string& name, const StageConfig& s) {
     in(name + ".steps", s.steps, 1, 1e9);
     in(name + ".rate", s.rate, 1e-12, 10);
@@ -532,6 +569,7 @@ inline void PipelineConfig::check() const {
   for (const double n : self_chains) in("ar_self.chains", n, 1, 1e7);
   in("evaluate.samples", samples, 1, 1e7);
   in("checkpoint_every", checkpoint_every, 1, 1e9);
+  in("log_every", log_every, 1, 1e9);
   in("memory_limit", memory_limit, 0, 1e9);
 }
 

@@ -1,7 +1,7 @@
 // The RELAY pipeline, stage by stage:
 //
 //   1. train looped_aligned (iteration t prints round t), looped_vanilla (answer only) and ar (token by token) on short problems
-//   2. looped_aligned writes chains for longer problems, none filtered
+//   2. looped_aligned writes chains for longer problems, none filtered: into files, or each when it is drawn (ar_relay.keep_chains)
 //   3. fine-tune ar on them, merged with the trained range: ar_relay
 //   4. the baselines, where phases are asked for: ar writes chains for problems a little longer than it knows, those are kept whose
 //      answer agrees with looped_vanilla (ar_self_loop) or with the truth (ar_self_truth), ar is fine-tuned on them, and again
@@ -49,7 +49,6 @@ class Pipeline {
  public:
   using Looped = LoopedTransformer<B>;
   using Causal = CausalTransformer<B>;
-  static constexpr int steps_per_line = 50;  // of metrics.jsonl
 
   Pipeline(RunDirectory directory, const PipelineConfig& config, Threads& threads, Observer observer = {})
       : Pipeline(std::move(directory), config, config.mixture(), threads, std::move(observer)) {}
@@ -73,8 +72,7 @@ class Pipeline {
     const Looped aligned = train_looped("looped_aligned", config_.aligned, Aligned{}, config_.loss);
     const Looped vanilla = train_looped("looped_vanilla", config_.vanilla, AnswerOnly{}, AlignmentLoss{});
     const Causal ar = train_ar();
-    write_relay_chains(aligned);
-    const Causal tuned = fine_tune("ar_relay", ar, config_.tuned, {"looped_aligned"});
+    const Causal tuned = tune_on_relay_chains(aligned, ar);
     std::optional<Causal> self_loop, self_truth;
     if (config_.phases > 0) {
       self_loop = tune_on_own_chains("ar_self_loop", ar, [&](std::span<const Example> problems) {
@@ -190,18 +188,47 @@ class Pipeline {
     return model;
   }
 
-  /// `from`, tuned on the chains that `writers` wrote, merged with the trained range.
-  Causal fine_tune(std::string_view name, const Causal& from, const StageConfig& stage, const std::vector<std::string>& writers) {
+  /// ar, tuned on what looped_aligned writes for lengths beyond the trained ones.
+  Causal tune_on_relay_chains(const Looped& aligned, const Causal& ar) {
+    const std::string name = "ar_relay", writer = "looped_aligned";
+    if (config_.keep_chains) {
+      write_relay_chains(aligned);
+      return fine_tune(name, ar, config_.tuned, chains_to_learn(name, {writer}, ar.positions()));
+    }
+    std::vector<Example> problems;  // a chain is a pure function of its problem and the model: it can be written again at any time
+    if (!exists(directory_.model_file(name)))
+      each_relay_length([&](int task, int length) {
+        for (Example& e : chain_problems(writer, task, length, config_.chains_of(training(task), length))) {
+          e.rounds = std::vector<Tokens>();
+          problems.push_back(std::move(e));
+        }
+      });
+    return fine_tune(name, ar, config_.tuned, std::move(problems),
+                     [this, solve = looped_solver(writer, aligned), positions = ar.positions()](std::span<const Example> drawn) {
+                       std::vector<std::optional<Example>> chains;
+                       for (Solution& s : solve(drawn))
+                         chains.push_back(text_tokens(mixture_, s.example) <= positions ? std::optional(std::move(s.example)) : std::nullopt);
+                       return chains;
+                     });
+  }
+
+  /// `from`, tuned on chains, merged with the trained range; or on what `finish` makes of the chains' problems when they are drawn.
+  Causal fine_tune(std::string_view name, const Causal& from, const StageConfig& stage, std::vector<Example> chains,
+                   typename MergedStream<MixtureStream>::Finish finish = {}) {
     Causal model = from;
-    std::vector<Example> chains;
-    if (!exists(directory_.model_file(name))) chains = chains_to_learn(name, writers, model.positions());
-    for (Example& e : chains) e.weight = stage.weights.empty() ? 1 : stage.weights[static_cast<std::size_t>(e.task)];
-    int longest = 0;
-    for (const Example& e : chains) longest = std::max(longest, text_tokens(mixture_, e));
-    const double share = chains.empty() ? 0 : config_.share;
+    std::vector<std::size_t> counts(static_cast<std::size_t>(mixture_.size()));
+    int longest = finish ? longest_written(mixture_, config_) : 0;
+    for (Example& e : chains) {
+      e.weight = stage.weights.empty() ? 1 : stage.weights[static_cast<std::size_t>(e.task)];
+      ++counts[static_cast<std::size_t>(e.task)];
+      if (!finish) longest = std::max(longest, text_tokens(mixture_, e));
+    }
+    std::vector<double> shares;
+    for (int task = 0; task < mixture_.size(); ++task)
+      shares.push_back(config_.share_of_chains(training(task), counts[static_cast<std::size_t>(task)]));
     const Example largest = largest_text(mixture_, config_, longest);
     train(plan_causal<typename B::Scalar>(mixture_, config_, name, largest), model, NextToken<Causal, Mixture>(mixture_), stage,
-          MergedStream(stream(name, stage), chains, share, key(Stream::merge, name)), largest);
+          MergedStream(stream(name, stage), chains, shares, key(Stream::merge, name), std::move(finish)), largest);
     return model;
   }
 
@@ -218,19 +245,17 @@ class Pipeline {
       if (phase < done) continue;
       if (phase > done) write_own_chains(stage, phase, model, judge);
       StageConfig config = config_.self;
-      model = fine_tune(stage, model, config, writers);
+      model = fine_tune(stage, model, config, chains_to_learn(stage, writers, model.positions()));
       if (phase > 1) remove_file(directory_.model_file(phase_name(phase - 1)));
     }
     return model;
   }
 
   void write_own_chains(const std::string& stage, int phase, const Causal& model, auto&& judge) {
-    const auto at = std::min(static_cast<std::size_t>(phase), config_.self_chains.size()) - 1;
-    const int count = static_cast<int>(config_.self_chains[at]);
     for (int task = 0; task < mixture_.size(); ++task) {
       const int length = training(task).lengths.longest + phase;
       if (length > training(task).last_test()) continue;
-      write_chains(stage, task, length, count, [&](std::span<const Example> problems) {
+      write_chains(stage, task, length, config_.self_chains_of(training(task), phase), [&](std::span<const Example> problems) {
         const std::vector<Solution> written = causal_solver(model)(problems);
         const std::vector<Token> answers = judge(problems);
         std::vector<std::optional<Solution>> kept;
@@ -243,12 +268,24 @@ class Pipeline {
 
   /// The looped model's chains for lengths beyond the trained ones, as they are.
   void write_relay_chains(const Looped& model) {
+    each_relay_length([&](int task, int length) {
+      write_chains("looped_aligned", task, length, config_.chains_of(training(task), length), [&](std::span<const Example> problems) {
+        const std::vector<Solution> written = looped_solver("looped_aligned", model)(problems);
+        return std::vector<std::optional<Solution>>(written.begin(), written.end());
+      });
+    });
+  }
+
+  /// f(task, length) for every length beyond the trained ones.
+  void each_relay_length(auto&& f) const {
     for (int task = 0; task < mixture_.size(); ++task)
-      for (int length = training(task).lengths.longest + 1; length <= training(task).last_test(); ++length)
-        write_chains("looped_aligned", task, length, config_.chains, [&](std::span<const Example> problems) {
-          const std::vector<Solution> written = looped_solver("looped_aligned", model)(problems);
-          return std::vector<std::optional<Solution>>(written.begin(), written.end());
-        });
+      for (int length = training(task).lengths.longest + 1; length <= training(task).last_test(); ++length) f(task, length);
+  }
+
+  /// The problems that `stage` writes chains for.
+  std::vector<Example> chain_problems(std::string_view stage, int task, int length, int count) const {
+    const std::string_view stream = stage == "looped_aligned" ? "" : stage;
+    return mixture_.examples(task, length, count, of_task(key(Stream::chains, stream), task), Split::train);
   }
 
   /// Writes what `solve` keeps of the chains for `count` problems, for `stage` to learn from.
@@ -258,8 +295,7 @@ class Pipeline {
     if (exists(file)) return;
     if (observer_.interrupted()) throw Interrupted("stopped while writing chains; the same command goes on from there");
     const double started = seconds_now();
-    const std::string_view stream = stage == "looped_aligned" ? "" : stage;
-    const auto problems = mixture_.examples(task, length, count, of_task(key(Stream::chains, stream), task), Split::train);
+    const auto problems = chain_problems(stage, task, length, count);
     const auto solutions = solve(std::span<const Example>(problems));
     std::vector<Example> written;
     Accuracy accuracy;
@@ -278,21 +314,21 @@ class Pipeline {
     add_seconds(directory_.machine_file(), "chains", seconds_now() - started);
   }
 
-  /// What `writers` wrote, but for what a model of so many positions cannot read.
+  /// What `writers` wrote, but for what a model of so many positions cannot read; nothing where the stage has learned it.
   std::vector<Example> chains_to_learn(std::string_view stage, const std::vector<std::string>& writers, int positions) const {
     std::vector<Example> chains;
+    if (exists(directory_.model_file(stage))) return chains;
     for (const std::string& writer : writers)
-      for (int task = 0; task < mixture_.size(); ++task)
-        for (int length = training(task).lengths.longest + 1; length <= training(task).last_test(); ++length) {
-          const std::string& name = mixture_.task(task).name;
-          const std::string file = directory_.chains_file(writer, name, length);
-          if (writer != "looped_aligned" && !exists(file)) continue;  // a phase writes one length
-          for (Example& e : read_jsonl(file, name, mixture_.vocabulary())) {
-            e.task = task;
-            if (!mixture_.single()) e.problem.insert(e.problem.begin(), mixture_.vocabulary().token(Mixture::task_token(name)));
-            chains.push_back(std::move(e));
-          }
+      each_relay_length([&](int task, int length) {
+        const std::string& name = mixture_.task(task).name;
+        const std::string file = directory_.chains_file(writer, name, length);
+        if (writer != "looped_aligned" && !exists(file)) return;  // a phase writes one length
+        for (Example& e : read_jsonl(file, name, mixture_.vocabulary())) {
+          e.task = task;
+          if (!mixture_.single()) e.problem.insert(e.problem.begin(), mixture_.vocabulary().token(Mixture::task_token(name)));
+          chains.push_back(std::move(e));
         }
+      });
     // A weak model may write more than the auto-regressive one, which reads all but the text's last token, can read.
     // Only the length is looked at: whether a chain is right nobody knows.
     const std::size_t written = chains.size();
@@ -314,7 +350,7 @@ class Pipeline {
     if (exists(directory_.model_file(name))) {
       check_metadata(load_model(directory_.model_file(name), model), name, directory_.model_file(name));
       prepare(model);
-      remove_file(directory_.checkpoint_file(name));  // left where the run was killed between saving and removing
+      remove_checkpoint(directory_.checkpoint_file(name));  // left where the run was killed between saving and removing
       say(name, ": trained already");
       return;
     }
@@ -324,7 +360,7 @@ class Pipeline {
         mebibytes(needs.gradients), ", moments ", mebibytes(needs.moments), ", activations ", mebibytes(needs.activations),
         keep == Keep::inputs ? ", recomputed" : ", stored");
     Trainer trainer(model, objective, config_.optimiser(stage), config_.schedule(stage),
-                    Seed{key(Stream::dropout, name).value}, *threads_, config_.lanes);
+                    Seed{key(Stream::dropout, name).value}, *threads_, config_.lanes, config_.slices);
     const std::string checkpoint = directory_.checkpoint_file(name);
     Meter meter;
     if (exists(checkpoint)) {
@@ -352,7 +388,7 @@ class Pipeline {
     const auto after = [&](const StepReport& report) {
       const bool end = report.step == stage.steps, stop = !end && observer_.interrupted();
       meter.add(report);
-      if (report.step % steps_per_line == 0 || end) {
+      if (report.step % config_.log_every == 0 || end) {
         log.write(name, meter, seconds_now() - started);
         meter = {};
       }
@@ -372,7 +408,7 @@ class Pipeline {
                                 "; the same command goes on from there"));
     save_model(directory_.model_file(name), model, metadata(name));
     prepare(model);
-    remove_file(checkpoint);
+    remove_checkpoint(checkpoint);
   }
 
   /// Refuses a file of the right shape that is another model's, or another run's.
@@ -430,18 +466,40 @@ class Pipeline {
     };
   }
 
-  /// Writes what a model makes of the test problems: {"rows", "entries", "gallery"}.
+  /// Writes what a model makes of the test problems: {"rows", "entries", "gallery"}. What is stopped leaves the lengths that are done.
   void evaluate(const std::string& name, const Solver& solve) const {
-    const std::string file = directory_.evaluation_file(name);
-    if (exists(file)) return;
-    const double started = seconds_now();
-    say("evaluating ", name, " on ", config_.samples, " problems of each length");
+    const std::string file = directory_.evaluation_file(name), begun = directory_.begun_evaluation_file(name);
+    if (exists(file)) return remove_file(begun);
     Json rows = Json::array(), entries = Json::array(), gallery = Json::array();
+    int done = 0, at = 0;  // lengths, of all tasks
+    if (exists(begun)) {
+      const Json json = parse_json(read_file(begun), begun);
+      rows = json.at("rows", begun), entries = json.at("entries", begun), gallery = json.at("gallery", begun);
+      done = static_cast<int>(json.at("done", begun).as_integer(begun));
+    }
+    const auto found = [&] { return Json::object().set("rows", rows).set("entries", entries).set("gallery", gallery); };
+    const double started = seconds_now();
+    double saved = started;
+    const auto save = [&] {
+      write_file_atomically(begun, found().set("done", done).dump() + "\n");
+      saved = seconds_now();
+    };
+    if (done == 0)
+      say("evaluating ", name, " on ", config_.samples, " problems of each length");
+    else
+      say("evaluating ", name, ": goes on after ", done, " lengths");
     for (int task = 0; task < mixture_.size(); ++task) {
       const TaskConfig& t = training(task);
       for (int length = t.first_test(); length <= t.last_test(); ++length) {
-        if (observer_.interrupted()) throw Interrupted("stopped while evaluating; the same command goes on from there");
+        if (++at <= done) continue;
+        if (observer_.interrupted()) {
+          if (done > 0) save();
+          add_seconds(directory_.machine_file(), "evaluation", seconds_now() - started);
+          throw Interrupted("stopped while evaluating; the same command goes on from there");
+        }
+        if (seconds_now() - saved > 60) save();
         const auto examples = test_examples(task, length, config_.samples, key(Stream::test, ""));
+        done = at;
         if (examples.empty()) continue;  // recorded data have what they have
         const auto solutions = solve(examples);
         rows.push(to_json(ResultRow(name, mixture_.task(task).name, length, accuracy(solutions, examples))));
@@ -454,7 +512,8 @@ class Pipeline {
         if (length == t.lengths.longest || length == t.last_test()) add_to_gallery(name, solutions, examples, gallery);
       }
     }
-    write_file_atomically(file, Json::object().set("rows", rows).set("entries", entries).set("gallery", gallery).dump() + "\n");
+    write_file_atomically(file, found().dump() + "\n");
+    remove_file(begun);
     add_seconds(directory_.machine_file(), "evaluation", seconds_now() - started);
   }
 

@@ -87,12 +87,12 @@ inline Example largest_text(const Mixture& mixture, const PipelineConfig& config
 }
 
 /// The most tokens that an auto-regressive model may read of a chain that another model, or itself, wrote for a longer problem: rounds as wide
-/// as the problem's row, however wrong. What is too long to be read is dropped.
+/// as the problem's row, however wrong. What is too long to be read is dropped. 0 where none is learned from.
 inline int longest_written(const Mixture& mixture, const PipelineConfig& config) {
   long most = 0;
   for (int i = 0; i < mixture.size(); ++i) {
     const TaskConfig& t = config.training(mixture.task(i).name);
-    if (t.last_test() <= t.lengths.longest) continue;
+    if (!config.learns_chains(t)) continue;
     const Example e = mixture.joint(i, mixture.task(i).largest(t.last_test()));
     most = std::max(most, static_cast<long>(e.columns()) * e.iterations + 4);
   }
@@ -110,7 +110,7 @@ StagePlan plan_looped(const Mixture& mixture, const PipelineConfig& config, std:
     return plan_memory(
         [&](typename Backend::Device device) { return Model(config.model, config.loop, vocabulary.size(), Seed{}, device); },
         Unroll<Model, S, Mixture::Placement>(supervision, loss, mixture.placement(), vocabulary.first_value(), keep),
-        largest_row(mixture, config), config.batch, config.lanes);
+        largest_row(mixture, config), config.batch, config.lanes, config.slices);
   };
   return {std::string(name), plan(Keep::everything), plan(Keep::inputs)};
 }
@@ -123,14 +123,14 @@ StagePlan plan_causal(const Mixture& mixture, const PipelineConfig& config, std:
   const int size = mixture.vocabulary().size();
   return {std::string(name),
           plan_memory([&](typename Backend::Device device) { return Model(config.causal_model(), size, Seed{}, device); },
-                      NextToken<Model, Mixture>(mixture), largest, config.batch, config.lanes),
+                      NextToken<Model, Mixture>(mixture), largest, config.batch, config.lanes, config.slices),
           {}};
 }
 
 /// All trainings, in their order; those on own chains need what ar_relay needs.
 template <class Scalar>
 std::vector<StagePlan> plan_stages(const Mixture& mixture, const PipelineConfig& config) {
-  const int written = config.share > 0 ? longest_written(mixture, config) : 0;
+  const int written = longest_written(mixture, config);
   return {plan_looped<Scalar>(mixture, config, "looped_aligned", Aligned{}, config.loss),
           plan_looped<Scalar>(mixture, config, "looped_vanilla", AnswerOnly{}, AlignmentLoss{}),
           plan_causal<Scalar>(mixture, config, "ar", largest_text(mixture, config)),

@@ -2,11 +2,11 @@
 // was begun with.
 //
 //   config.json                     the full configuration
-//   metrics.jsonl                   one line per 50 steps of every training
-//   checkpoints/NAME.safetensors    a training under way: weights, moments, step
+//   metrics.jsonl                   one line per 50 steps of every training, or as log_every says
+//   checkpoints/NAME.safetensors    a training under way: weights, moments, step; with NAME.part_*.safetensors where it is large
 //   models/NAME.safetensors         a finished model
 //   chains/MODEL/TASK_08.jsonl      a model's chains for longer problems
-//   evaluation/NAME.json            what a finished model was found to do
+//   evaluation/NAME.json            what a finished model was found to do; NAME.begun.json: so far
 //   results.json                    accuracy by model, task and length
 //   diagnostics.json                the errors of each model, and some of its chains
 //   machine.json                    where the run was made, and how long it took
@@ -37,6 +37,7 @@ class RunDirectory {
     return message(path_, "/chains/", model, "/", task, length < 10 ? "_0" : "_", length, ".jsonl");
   }
   std::string evaluation_file(std::string_view name) const { return message(path_, "/evaluation/", name, ".json"); }
+  std::string begun_evaluation_file(std::string_view name) const { return message(path_, "/evaluation/", name, ".begun.json"); }
   std::string diagnostics_file() const { return path_ + "/diagnostics.json"; }
   std::string report_file() const { return path_ + "/report.html"; }
   std::string machine_file() const { return path_ + "/machine.json"; }

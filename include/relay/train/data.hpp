@@ -2,7 +2,11 @@
 // the step's number, and no example need ever repeat.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include <relay/task/mixture.hpp>
@@ -122,32 +126,57 @@ class MixtureStream {
 template <class Stream>
 class MergedStream {
  public:
+  /// What becomes of the drawn ones of a batch, e.g. a solver's chains for them; for none, the example stays that stood there.
+  using Finish = std::function<std::vector<std::optional<Example>>(std::span<const Example>)>;
+
   MergedStream(Stream stream, const std::vector<Example>& others, double share, Key key)
-      : stream_(std::move(stream)), share_(share), key_(key) {
-    require(!others.empty() || share_ == 0, "there are no examples to merge in");
+      : MergedStream(std::move(stream), others, std::vector<double>{share}, key) {}
+
+  /// `shares`: of each task, or one for all.
+  MergedStream(Stream stream, const std::vector<Example>& others, std::vector<double> shares, Key key, Finish finish = {})
+      : stream_(std::move(stream)), shares_(std::move(shares)), key_(key), finish_(std::move(finish)) {
     for (const Example& e : others) {
       const auto task = static_cast<std::size_t>(e.task);
       if (others_.size() <= task) others_.resize(task + 1);
       others_[task].push_back(e);
     }
+    require(!others.empty() || std::all_of(shares_.begin(), shares_.end(), [](double share) { return share == 0; }),
+            "there are no examples to merge in");
+    require(shares_.size() == 1 || shares_.size() >= others_.size(), "there are ", shares_.size(),
+            " shares of others, but more tasks: give one each");
   }
 
   std::vector<Example> operator()(int step) const {
-    std::vector<Example> examples = stream_(step);
+    std::vector<Example> examples = stream_(step), drawn;
+    std::vector<std::size_t> places;
     Random random(key_.fold(static_cast<std::uint64_t>(step)));
-    for (Example& example : examples) {
-      if (random.uniform() >= share_ || static_cast<std::size_t>(example.task) >= others_.size()) continue;
-      const std::vector<Example>& own = others_[static_cast<std::size_t>(example.task)];
-      if (!own.empty()) example = own[static_cast<std::size_t>(random.below(static_cast<int>(own.size())))];
+    for (std::size_t i = 0; i < examples.size(); ++i) {
+      const auto task = static_cast<std::size_t>(examples[i].task);
+      const double place = random.uniform();
+      if (task >= others_.size() || place >= share(task)) continue;
+      const std::vector<Example>& own = others_[task];
+      if (own.empty()) continue;
+      places.push_back(i);
+      drawn.push_back(own[static_cast<std::size_t>(random.below(static_cast<int>(own.size())))]);
+    }
+    if (!finish_) {
+      for (std::size_t i = 0; i < places.size(); ++i) examples[places[i]] = std::move(drawn[i]);
+    } else if (!drawn.empty()) {
+      std::vector<std::optional<Example>> finished = finish_(drawn);
+      for (std::size_t i = 0; i < places.size(); ++i)
+        if (finished[i]) examples[places[i]] = std::move(*finished[i]);
     }
     return examples;
   }
 
  private:
+  double share(std::size_t task) const { return shares_.size() == 1 ? shares_.front() : shares_[task]; }
+
   Stream stream_;
   std::vector<std::vector<Example>> others_;  // by task
-  double share_;
+  std::vector<double> shares_;
   Key key_;
+  Finish finish_;
 };
 
 /// A stream whose rows are made up to `columns` columns wider than their problem, each by a number of its own: pads to the left,

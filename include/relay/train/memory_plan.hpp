@@ -30,16 +30,16 @@ struct MemoryPlan {
   std::size_t total() const { return parameters + laid_out + gradients + moments + activations; }
 };
 
-/// Of a training with batches of `batch` examples in `lanes` lanes, none of them larger than `largest` (columns, iterations, text).
+/// Of a training with batches of `batch` examples in `lanes` lanes and `slices` slices, none of them larger than `largest` (columns, iterations, text).
 /// make(device) gives the model, and the objective is one for it, both with Shapes<Scalar> as their backend.
 template <class Objective>
-MemoryPlan plan_memory(auto&& make, const Objective& objective, const Example& largest, int batch, int lanes) {
+MemoryPlan plan_memory(auto&& make, const Objective& objective, const Example& largest, int batch, int lanes, int slices = 1) {
   using Backend = typename Objective::Backend;
   static_assert(requires { typename Backend::NoElements; },
                 "relay: memory is planned with a model and an objective whose backend is Shapes<Scalar>");
-  const int copies = largest_share(batch, lanes);
+  const int copies = largest_share(batch, lanes, slices);
   require(copies * objective.cost(largest) <= 1 << 26, "a lane may be dealt ", copies, " examples of ", objective.cost(largest),
-          " tokens, more than can be planned, or trained: lower the batch, or have more lanes");
+          " tokens, more than can be planned, or trained: lower the batch, or have more lanes or slices");
   typename Backend::Memory weights, activations;
   auto model = make(typename Backend::Device{&weights});
   MemoryPlan plan;
@@ -65,7 +65,7 @@ inline void require_fits(std::string_view what, const MemoryPlan& plan, std::opt
   require(!limit || plan.total() <= *limit, what, " needs ", mebibytes(plan.total()), " MiB (parameters ",
           mebibytes(plan.parameters + plan.laid_out), ", gradients ", mebibytes(plan.gradients), ", moments ", mebibytes(plan.moments),
           ", activations ", mebibytes(plan.activations), "), but the limit is ", limit.value_or(0) >> 20,
-          " MiB: lower the batch, or the lanes, or the model's size, or raise the limit");
+          " MiB: lower the batch, or the lanes, or the model's size, or have more slices, or raise the limit");
 }
 
 /// What a loop keeps under `limit` bytes: everything if that fits, else the inputs of its iterations, if that fits; throws where

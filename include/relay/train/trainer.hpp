@@ -1,7 +1,10 @@
 // Trainer: a batch is cut into lanes, each lane runs its forward and backward on one thread with its own traces and gradient,
 // the gradients are added in lane order, AdamW takes a step.
 //
-// The number of lanes is configuration, the number of threads is not: the same bits for any number of threads. A step is a
+// Where a whole batch takes too much memory it is cut into slices before: every lane goes through its examples of one slice after
+// the other, in the buffers of one, and adds up their gradients.
+//
+// The numbers of lanes and slices are configuration, the number of threads is not: the same bits for any number of threads. A step is a
 // function of (model, moments, step number, examples), so a run that is stopped and resumed gives the same bits too.
 #pragma once
 
@@ -34,6 +37,11 @@ inline int largest_share(int batch, int lanes) {
   require(batch >= 1 && lanes >= 1, "a batch has at least one example and one lane, not ", batch, " and ", lanes);
   return lanes == 1 ? batch : static_cast<int>(std::min<long>(batch, (batch + lanes - 1L) / lanes + 1 + lanes / 4));
 }
+/// The same of a batch that is cut into slices: a slice is dealt like a batch of its own.
+inline int largest_share(int batch, int lanes, int slices) {
+  require(slices >= 1, "a batch is cut into at least one slice, not ", slices);
+  return largest_share((batch + slices - 1) / slices, lanes);
+}
 
 template <class Model, class Objective>
 class Trainer {
@@ -42,10 +50,11 @@ class Trainer {
 
   /// The model, the objective and the threads must outlive the trainer.
   Trainer(Model& model, const Objective& objective, AdamWConfig adamw, LinearSchedule schedule, Seed seed, Threads& threads,
-          int lanes = 4)
-      : optimiser(model, adamw), model_(&model), objective_(&objective), schedule_(schedule), seed_(seed), threads_(&threads) {
+          int lanes = 4, int slices = 1)
+      : optimiser(model, adamw), model_(&model), objective_(&objective), schedule_(schedule), seed_(seed), threads_(&threads), slices_(slices) {
     require(lanes >= 1, "a batch is cut into at least one lane, not ", lanes);
-    for (int i = 0; i < lanes; ++i) lanes_.push_back(std::make_unique<Lane>(model));
+    require(slices >= 1, "a batch is cut into at least one slice, not ", slices);
+    for (int i = 0; i < lanes; ++i) lanes_.push_back(std::make_unique<Lane>(model, slices));
   }
 
   AdamW<Model> optimiser;
@@ -54,7 +63,11 @@ class Trainer {
     require(!examples.empty(), "a training step needs at least one example");
     double total = 0;
     for (const Example& e : examples) total += objective_->size(e);
-    deal(examples);
+    const auto slices = static_cast<std::size_t>(slices_), size = (examples.size() + slices - 1) / slices;
+    for (std::size_t s = 0; s < slices; ++s) {
+      const std::size_t first = std::min(s * size, examples.size());
+      deal(examples.subspan(first, std::min(size, examples.size() - first)), s);
+    }
     prepare(*model_);
     run_lanes(total);
     StepReport report;
@@ -77,12 +90,15 @@ class Trainer {
   /// text): the objective runs on a lane's largest share of such a batch, and changes neither model nor optimiser. Later steps
   /// give the same bits, and ask the system for no memory but where a lane is dealt more than that.
   void reserve(const Example& largest, int batch) {
-    const int share = largest_share(batch, static_cast<int>(lanes_.size()));
+    const int share = largest_share(batch, static_cast<int>(lanes_.size()), slices_);
     by_cost_.reserve(static_cast<std::size_t>(batch));
     load_.reserve(lanes_.size());
     for (auto& lane : lanes_) {
-      lane->examples.reserve(static_cast<std::size_t>(batch));
-      lane->examples.assign(static_cast<std::size_t>(share), &largest);
+      for (auto& slice : lane->slices) {
+        slice.clear();
+        slice.reserve(static_cast<std::size_t>((batch + slices_ - 1) / slices_));
+      }
+      lane->slices.front().assign(static_cast<std::size_t>(share), &largest);
     }
     prepare(*model_);
     run_lanes(share * objective_->size(largest));
@@ -117,11 +133,12 @@ class Trainer {
 
  private:
   struct Lane {
-    explicit Lane(const Model& model) : gradient(zeros_like(model)), workspace(typename Backend::Device{&memory}) {}
+    Lane(const Model& model, int count)
+        : gradient(zeros_like(model)), workspace(typename Backend::Device{&memory}), slices(static_cast<std::size_t>(count)) {}
     typename Backend::Memory memory;
     Model gradient;
     typename Objective::Workspace workspace;
-    std::vector<const Example*> examples;
+    std::vector<std::vector<const Example*>> slices;  // the examples that it is dealt of each
     Losses losses;
   };
 
@@ -141,25 +158,25 @@ class Trainer {
       Lane& lane = *lanes_[static_cast<std::size_t>(i)];
       clear(lane.gradient);
       lane.losses = {};
-      if (!lane.examples.empty())
-        lane.losses = (*objective_)(*model_, lane.examples, total, dropout.fold(static_cast<std::uint64_t>(i)), lane.workspace,
-                                    lane.gradient);
+      for (std::size_t s = 0; s < lane.slices.size(); ++s)
+        if (const Key key = dropout.fold(s * lanes_.size() + static_cast<std::size_t>(i)); !lane.slices[s].empty())
+          lane.losses += (*objective_)(*model_, lane.slices[s], total, key, lane.workspace, lane.gradient);
     });
   }
 
   /// The costliest example first, each to the lane with the least so far.
-  void deal(std::span<const Example> examples) {
+  void deal(std::span<const Example> examples, std::size_t slice) {
     by_cost_.clear();
     for (const Example& e : examples) by_cost_.emplace_back(objective_->cost(e), &e);
     std::sort(by_cost_.begin(), by_cost_.end(), [](const auto& a, const auto& b) {  // examples of one cost: as they came
       return a.first != b.first ? a.first > b.first : a.second < b.second;
     });
     load_.assign(lanes_.size(), 0);
-    for (auto& lane : lanes_) lane->examples.clear();
+    for (auto& lane : lanes_) lane->slices[slice].clear();
     for (const auto& [cost, example] : by_cost_) {
       const auto least = std::min_element(load_.begin(), load_.end()) - load_.begin();
       load_[static_cast<std::size_t>(least)] += cost;
-      lanes_[static_cast<std::size_t>(least)]->examples.push_back(example);
+      lanes_[static_cast<std::size_t>(least)]->slices[slice].push_back(example);
     }
   }
 
@@ -168,6 +185,7 @@ class Trainer {
   LinearSchedule schedule_;
   Seed seed_;
   Threads* threads_;
+  int slices_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   ParameterList<typename Backend::Tensor, typename Backend::Tensor> gradients_;  // of two lanes
   std::vector<std::pair<double, const Example*>> by_cost_;  // of the step at hand, kept for its memory
