@@ -147,9 +147,8 @@ std::vector<Solution> solve_causal(const Model& model, std::span<const Example> 
       Tokens text = written[i];  // a chain does not depend on the room that another in its group was given
       text.resize(std::min(text.size(), own));
       chains[first + i].cut = !stopped[i] && text.size() < own;
-      const bool cut_off = text.size() < written[i].size();  // what was written beyond its own room does not count
-      const auto& all = probabilities[i];
-      const auto read = cut_off ? all.begin() + static_cast<std::ptrdiff_t>(text.size()) : all.end();
+      const auto& all = probabilities[i];  // what was written beyond its own room does not count, <eos> neither
+      const auto read = all.begin() + static_cast<std::ptrdiff_t>(std::min(all.size(), own));
       if (read != all.begin()) chains[first + i].confidence = *std::min_element(all.begin(), read);
       chains[first + i].example = task.read(e, text);
     }
