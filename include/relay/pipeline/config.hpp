@@ -389,19 +389,23 @@ inline int distance(const PipelineConfig& config, std::string_view name, std::st
 inline void set(PipelineConfig& config, std::string_view key, std::string_view value) {
   const std::string wanted = detail::full_key(config, key);
   bool found = false;
+  PipelineConfig::each(
+      [&](std::string_view name, auto& field) {
+        if (name != wanted) return;
+        detail::read_value(key, value, field);
+        found = true;
+      },
+      config);
+  if (found) return;
   int nearest = 1 << 20;
   std::string suggestion;
   PipelineConfig::each(
-      [&](std::string_view name, auto& field) {
-        if (name == wanted) {
-          detail::read_value(key, value, field);
-          found = true;
-        }
+      [&](std::string_view name, auto&) {
         const int distance = detail::distance(config, name, key, wanted);
         if (distance < nearest) nearest = distance, suggestion = name;
       },
       config);
-  require(found, "unknown key '", key, "': did you mean '", suggestion, "'?");
+  fail("unknown key '", key, "': did you mean '", suggestion, "'?");
 }
 
 /// "key=value".
