@@ -9,7 +9,7 @@ chain of thought deduces what one swap changes, and says what is still to be tol
 of a problem.
 
     examples/deduction.py DIR [SEED]     writes into DIR:
-      train.jsonl     10000 examples of 1..6 swaps
+      train.jsonl     40000 examples of 1..6 swaps
       test.jsonl      100 of each length 1..9, none of them in train.jsonl; 7..9 are longer than any that is trained on
       longer.jsonl    1000 problems of each length 7..9, with the number of their rounds, but no rounds and no answer
 
@@ -58,7 +58,7 @@ def main():
             test.append(fresh(length))
             known.add(test[-1]["problem"])
     write("test.jsonl", test)
-    write("train.jsonl", [fresh(length) for length in draw.choices(range(1, 7), range(1, 7), k=10000)])
+    write("train.jsonl", [fresh(length) for length in draw.choices(range(1, 7), range(1, 7), k=40000)])
     longer = [fresh(length) for length in range(7, 10) for _ in range(1000)]
     write("longer.jsonl", [{"problem": e["problem"], "iterations": len(e["rounds"])} for e in longer])
 

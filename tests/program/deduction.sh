@@ -8,7 +8,7 @@ python3 "$script" b 1
 python3 "$script" c 2
 diff -r a b
 if cmp -s a/test.jsonl c/test.jsonl; then exit 1; fi
-[[ $(wc -l <a/train.jsonl) == 10000 && $(wc -l <a/test.jsonl) == 900 && $(wc -l <a/longer.jsonl) == 3000 ]]
+[[ $(wc -l <a/train.jsonl) == 40000 && $(wc -l <a/test.jsonl) == 900 && $(wc -l <a/longer.jsonl) == 3000 ]]
 problems() { sed 's/^{"problem": "\([^"]*\)".*/\1/' "$1" | sort -u; }
 [[ -z $(comm -12 <(problems a/test.jsonl) <(problems a/train.jsonl)) ]]
 [[ -z $(comm -12 <(problems a/test.jsonl) <(problems a/longer.jsonl)) ]]
