@@ -71,9 +71,10 @@ endforeach()
 # The umbrella holds every header, once. The parts of a header, backend/cpu/*.hpp of backend/cpu.hpp, come with it: they
 # are not in the umbrella, but one of the family must include them.
 includes_of(relay.hpp umbrella)
+set(not_in_umbrella pipeline/report.hpp)  # as relay.hpp says
 foreach(header IN LISTS headers)
   if(header MATCHES "^[^/]+/[^/]+\\.hpp$")
-    if(NOT "relay/${header}" IN_LIST umbrella)
+    if(NOT "relay/${header}" IN_LIST umbrella AND NOT header IN_LIST not_in_umbrella)
       violation(relay/${header} "is missing in relay.hpp")
     endif()
   elseif(header MATCHES "^([^/]+/[^/]+)/.+\\.hpp$")

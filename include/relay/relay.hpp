@@ -1,4 +1,5 @@
-// relay, all of it, in reading order. For users: nothing in the library includes this file.
+// relay, all of it, in reading order. For users: nothing in the library includes this file. One header is not here, since it is some
+// 2000 lines that only a program that writes reports needs: <relay/pipeline/report.hpp>.
 #pragma once
 
 // What everything stands on.
@@ -86,4 +87,3 @@
 #include <relay/pipeline/diagnosis.hpp>
 #include <relay/pipeline/machine.hpp>
 #include <relay/pipeline/pipeline.hpp>
-#include <relay/pipeline/report.hpp>

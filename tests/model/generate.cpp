@@ -184,3 +184,45 @@ TEST_CASE("it says whether a text stopped; the last position may still be read f
   CHECK(length(127, next[0], 9, stops) == 1);
   CHECK(stops);
 }
+
+TEST_CASE("the probability of each written token, and of the stop") {
+  const Model model = model_of(Seed{2});
+  const auto prompts = prompts_of(8);
+  const Text free = uncached(model, prompts[0], {.new_tokens = 30, .stop = -1});
+  for (const GenerateConfig& config : {GenerateConfig{.batch = 3, .new_tokens = 30, .stop = free[5]}, GenerateConfig{.new_tokens = 200, .stop = -1}}) {
+    std::vector<bool> stopped;
+    std::vector<std::vector<double>> probabilities;
+    const auto written = generate(model, std::span<const Text>(prompts), config, {}, &stopped, &probabilities);
+    REQUIRE(probabilities.size() == prompts.size());
+    int stops = 0;
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      Text text = prompts[i];
+      text.insert(text.end(), written[i].begin(), written[i].end());
+      if (stopped[i]) text.push_back(config.stop), ++stops;
+      const std::vector<int> lengths{static_cast<int>(text.size())};
+      const Ragged<B> batch(lengths);
+      Model::Trace trace;
+      B::Tensor logits;
+      REQUIRE(probabilities[i].size() == text.size() - prompts[i].size());
+      if (lengths[0] <= model.positions()) {
+        B::linear(model.forward(text, batch, trace), model.head.weight, model.head.bias, logits);
+      } else {  // stopped at the limit: all but the last token are read
+        Text read(text.begin(), text.end() - 1);
+        const std::vector<int> shorter{static_cast<int>(read.size())};
+        const Ragged<B> limit(shorter);
+        B::linear(model.forward(read, limit, trace), model.head.weight, model.head.bias, logits);
+      }
+      for (std::size_t at = prompts[i].size(); at < text.size(); ++at) {
+        const float* row = logits.row(static_cast<int>(at) - 1);
+        double sum = 0;
+        for (int k = 0; k < vocabulary; ++k) sum += std::exp(static_cast<double>(row[k]) - static_cast<double>(row[text[at]]));
+        CAPTURE(i);
+        CHECK(probabilities[i][at - prompts[i].size()] == doctest::Approx(1 / sum).epsilon(1e-4));
+      }
+    }
+    if (config.stop >= 0) CHECK(stops > 0);
+  }
+  std::vector<std::vector<double>> none{{0.5}};
+  generate(model, std::span<const Text>(), {}, {}, nullptr, &none);
+  CHECK(none.empty());
+}

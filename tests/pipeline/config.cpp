@@ -33,6 +33,12 @@ std::vector<std::string> keys() {
 
 PipelineConfig of_all_tasks() {
   PipelineConfig config;
+  set(config, "tasks=arithmetic,edit_distance,longest_increasing_subsequence,own_data");
+  return config;
+}
+/// A user's own examples are in files, which there must be.
+PipelineConfig of_three_tasks() {
+  PipelineConfig config;
   set(config, "tasks=arithmetic,edit_distance,longest_increasing_subsequence");
   return config;
 }
@@ -66,7 +72,7 @@ std::string other_value(const std::string& key) {
 
 TEST_CASE("every key is there once, can be set, and comes back from JSON") {
   const auto names = keys();
-  CHECK(names.size() == 97);
+  CHECK(names.size() == 122);
   CHECK(std::set<std::string>(names.begin(), names.end()).size() == names.size());
   for (const std::string& key : names) {
     CAPTURE(key);
@@ -76,7 +82,7 @@ TEST_CASE("every key is there once, can be set, and comes back from JSON") {
     for (const std::string& other : names) {
       const Json* found = json.find(other);
       if (key == "tasks")
-        CHECK((found != nullptr) == !other.starts_with("arithmetic."));
+        CHECK((found != nullptr) == !(other.starts_with("arithmetic.") || other.starts_with("own_data.")));
       else
         CHECK((json.at(other) == defaults.at(other)) == (other != key));
     }
@@ -91,8 +97,8 @@ TEST_CASE("what is no value of the key's type is refused, and nothing is set") {
   for (const std::string& key : keys())
     for (const std::string value :
          {"", "x", "1x", " 1", "0x1", "nan", "inf", "1e999", "99999999999999999999999", "[1]", "1,,2", ",1", "1,"}) {
-      if (key == "tasks") continue;                                                // any words
-      if (value == "" && (key.ends_with(".weights") || key == "ar_self.chains")) continue;  // no numbers
+      if (key == "tasks" || (key.starts_with("own_data.") && says(to_json(of_all_tasks()).at(key).dump(), "\"") && key != "own_data.splitting")) continue;                                                // any words
+      if (value == "" && (key.ends_with(".weights") || key.ends_with(".powers") || key == "ar_self.chains")) continue;  // no numbers
       if (value == "99999999999999999999999" && says(error_of([&] {
                                                        PipelineConfig c;
                                                        set(c, key, value);
@@ -193,6 +199,8 @@ TEST_CASE("a configuration from JSON has every key and no other") {
   }
   CHECK(read("{\"bacth\":3}") == "f: unknown key 'bacth': did you mean 'batch'?");
   CHECK(read("{\"batch\":\"three\"}") == "f: batch must be a whole number in range, not 'three'");
+  CHECK(read("{\"batch\":[3]}") == "f: batch must be a whole number in range, not '[3]'");
+  CHECK(says(read("{\"ar.weights\":[[3]]}"), "f: ar.weights must be a number"));
   CHECK(says(read("[]"), "f must be an object"));
 }
 
@@ -227,6 +235,10 @@ TEST_CASE("the check names the key and its range") {
                          {"tasks=arithmetic,sorting", "unknown task 'sorting': there are arithmetic, edit_distance and longest_increasing_subsequence"},
                          {"tasks=arithmetic,arithmetic", "the task arithmetic is in the mixture twice: name each once"},
                          {"ar.weights=1,2", "ar.weights has 2 numbers, but there are 1 tasks: give one each, or none"},
+                         {"ar.powers=1,2", "ar.powers has 2 numbers, but there are 1 tasks: give one each, or none"},
+                         {"ar.powers=11", "ar.powers is 11, but must be -10 .. 10"},
+                         {"ar.curriculum=1.5", "ar.curriculum is 1.5, but must be 0 .. 1"},
+                         {"ar.heads_without_rotary=5", "ar.heads_without_rotary is 5, but must be 0 .. 4"},
                          {"ar_self.weights=0", "ar_self.weights is 0, but must be"},
                          {"ar_self.phases=-1", "ar_self.phases is -1, but must be 0 .. 100"},
                          {"ar_self.chains=", "ar_self.chains is empty: give a number of problems for each phase"},
@@ -284,7 +296,7 @@ TEST_CASE("the check of a mixture names the task's own keys") {
            {"ar_relay.weights=1,2", "ar_relay.weights has 2 numbers, but there are 3 tasks"},
            {"model.positions=100", "model.positions is 100, but a chain of arithmetic of length 10 may have 222 tokens"}}) {
     CAPTURE(c.assignment);
-    PipelineConfig config = of_all_tasks();
+    PipelineConfig config = of_three_tasks();
     CHECK_NOTHROW(config.check());
     set(config, c.assignment);
     CHECK(says(error_of([&] { config.check(); }), c.words));
@@ -320,7 +332,11 @@ TEST_CASE("the presets that relay has: demo is the defaults, and all are sound")
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     CAPTURE(entry.path().string());
     REQUIRE(entry.path().extension() == ".preset");
-    CHECK_NOTHROW(read(entry.path().stem().string()).check());
+    const PipelineConfig config = read(entry.path().stem().string());
+    if (config.tasks != std::vector<std::string>{"own_data"})
+      CHECK_NOTHROW(config.check());
+    else
+      CHECK(error_of([&] { config.check(); }) == "own_data.train is empty: give the file of examples to train on");
   }
   CHECK(read("small").tasks.size() == 3);
 }
@@ -348,8 +364,8 @@ TEST_CASE("what follows from a configuration") {
 }
 
 TEST_CASE("a mixture has room for all lengths asked for, and each task its share and weight") {
-  PipelineConfig config = of_all_tasks();
-  for (const char* setting : {"edit_distance.longest=5", "edit_distance.test_longest=9", "edit_distance.share=2", "arithmetic.split_from=4",
+  PipelineConfig config = of_three_tasks();
+  for (const char* setting : {"ar.powers=0,2,1", "ar.curriculum=0.5", "edit_distance.longest=5", "edit_distance.test_longest=9", "edit_distance.share=2", "arithmetic.split_from=4",
                               "longest_increasing_subsequence.test_longest=22", "ar.weights=1,2,0.5"})
     set(config, setting);
   const Mixture mixture = config.mixture();
@@ -367,6 +383,8 @@ TEST_CASE("a mixture has room for all lengths asked for, and each task its share
   CHECK((shares[0].share == 1 && shares[1].share == 2 && shares[2].share == 1));
   CHECK((shares[0].weight == 1 && shares[1].weight == 2 && shares[2].weight == 0.5));
   CHECK((alike[0].weight == 1 && alike[1].weight == 1 && alike[2].weight == 1));
+  CHECK((shares[0].lengths.power == 0 && shares[1].lengths.power == 2 && alike[0].lengths.power == 2));
+  CHECK((shares[0].curriculum == config.ar.steps / 2 && alike[0].curriculum == 0));
   CHECK((shares[0].split_from == 4 && shares[1].split_from == 3));
   CHECK((shares[1].lengths.shortest == 1 && shares[1].lengths.longest == 5));
 }

@@ -27,8 +27,11 @@ TEST_CASE("the names of what is in it") {
   CHECK(run.results_file() == "some/where/results.json");
   CHECK(run.model_file("ar") == "some/where/models/ar.safetensors");
   CHECK(run.checkpoint_file("ar") == "some/where/checkpoints/ar.safetensors");
-  CHECK(run.chains_file(8) == "some/where/chains/length_08.jsonl");
-  CHECK(run.chains_file(12) == "some/where/chains/length_12.jsonl");
+  CHECK(run.chains_file("looped_aligned", "arithmetic", 8) == "some/where/chains/looped_aligned/arithmetic_08.jsonl");
+  CHECK(run.chains_file("ar_self_loop_1", "edit_distance", 12) == "some/where/chains/ar_self_loop_1/edit_distance_12.jsonl");
+  CHECK(run.evaluation_file("ar") == "some/where/evaluation/ar.json");
+  CHECK(run.diagnostics_file() == "some/where/diagnostics.json");
+  CHECK(run.machine_file() == "some/where/machine.json");
 }
 
 TEST_CASE("a run goes on with the configuration it was begun with") {
@@ -40,7 +43,7 @@ TEST_CASE("a run goes on with the configuration it was begun with") {
   config.model.dropout = 0.1;
   run.begin(config);
   CHECK(run.begun());
-  for (const char* folder : {"models", "checkpoints", "chains"}) CHECK(exists("begun/deeper/" + std::string(folder)));
+  for (const char* folder : {"models", "checkpoints", "chains", "evaluation"}) CHECK(exists("begun/deeper/" + std::string(folder)));
   CHECK(to_json(run.config()) == to_json(config));
   const std::string file = read_file(run.config_file());
   CHECK_NOTHROW(run.begin(config));
@@ -50,8 +53,15 @@ TEST_CASE("a run goes on with the configuration it was begun with") {
   CHECK(error_of([&] { run.begin(other); }) ==
         "begun/deeper was begun with model.dropout=0.1, not 0.2: use the same settings to go on, or another --out");
   other = config;
-  other.modulus = 4;
+  other.arithmetic.modulus = 4;
   CHECK(says(error_of([&] { run.begin(other); }), "the modulus is 4"));
+  other = config;
+  other.tasks = {"edit_distance"};
+  CHECK(error_of([&] { run.begin(other); }) ==
+        R"(begun/deeper was begun with tasks=["arithmetic"], not ["edit_distance"]: use the same settings to go on, or another --out)");
+  other = config;
+  set(other, "edit_distance.letters=5");  // of a task that is not in use
+  CHECK_NOTHROW(run.begin(other));
   CHECK(read_file(run.config_file()) == file);
 }
 

@@ -17,7 +17,7 @@ wrong() {
   local code=$?
   checks=$((checks + 1))
   lines=$(wc -l <err)
-  [[ $* == *" pipeline "* ]] && lines=$(grep -vcE '^[a-z_]+: (trained already|goes on after step [0-9]+|memory [0-9]+ MiB: .*)$|^(looped_|ar).* in all$|^chains for|^evaluating' err)
+  [[ $* == *" pipeline "* ]] && lines=$(grep -vcE '^[a-z_]+: (trained already|goes on after step [0-9]+|memory [0-9]+ MiB: .*)$|^(looped_|ar).* in all$|^chains of|^evaluating' err)
   local why=
   [[ $code == 1 ]] || why="exit code $code, not 1"
   [[ $lines == 1 ]] || why="$lines lines on standard error, not 1"
@@ -74,9 +74,27 @@ wrong "--run is empty" "$relay" solve --run "" 1+2
 wrong "--run is empty" "$relay" evaluate --run "" --model ar --lengths 1
 
 # --- Settings ---
-wrong "unknown preset 'dmeo': there is 'demo'" "$relay" pipeline --out new --preset dmeo
+wrong "unknown preset 'dmeo': there are demo, own_data and small, or give the path of a file" "$relay" pipeline --out new --preset dmeo
 wrong "unknown preset 'dmeo'" "$relay" pipeline --out run --preset dmeo
 wrong "unknown preset 'dmeo'" "$relay" plan --preset dmeo
+printf 'batch = 4\n# a comment\nbacth = 5\n' >typo.preset
+for command in "pipeline --out new" plan; do
+  wrong "typo.preset:3: unknown key 'bacth': did you mean 'batch'?" "$relay" $command --preset typo.preset
+done
+preset() { # preset TEXT WORDS
+  printf "$1" >bad.preset
+  wrong "bad.preset:$2" "$relay" pipeline --out new --preset bad.preset
+}
+preset 'batch = four\n' "1: batch must be a whole number in range, not 'four'"
+preset '\nbatch\n' "2: 'batch' is not a setting: write key = value"
+preset 'batch = 4\nbatch = 4\n' "2: batch is set twice"
+preset 'arithmetic.longest = 4\nlengths.longest = 4\n' "2: lengths.longest is set twice"
+preset 'tasks = edit_distance\ntask.modulus = 5\n' "2: unknown key 'task.modulus'"
+preset 'ar.weights = 1,\n' "1: ar.weights ends in a comma"
+preset '\xff\x00\x01\n' "1: "
+printf 'tasks = arithmetic,sorting\n' >bad.preset
+wrong "unknown task 'sorting': there are arithmetic, edit_distance and longest_increasing_subsequence" "$relay" plan --preset bad.preset
+wrong "cannot read intact: Is a directory" "$relay" plan --preset intact
 wrong "unknown key 'memorylimit': did you mean 'memory_limit'?" "$relay" plan --set memorylimit=8
 wrong "memory_limit must be a whole number" "$relay" plan --set memory_limit=8.5
 wrong "--bogus" "$relay" plan --bogus
@@ -140,7 +158,7 @@ model.dropout=-0.1 model.dropout is -0.1
 model.rotary_base=1 model.rotary_base is 1
 model.query_key_bias=-1 model.query_key_bias is -1
 model.positions=7 model.positions is 7
-model.positions=100 model.positions is 100, but a chain of 10 operators may have 221 tokens
+model.positions=100 model.positions is 100, but a chain of arithmetic of length 10 may have 221 tokens
 loop.window=-1 loop.window is -1
 loss.lambda=-1 loss.lambda is -1
 loss.answer_weight=-1 loss.answer_weight is -1
@@ -165,6 +183,20 @@ ar_relay.share=1.1 ar_relay.share is 1.1
 evaluate.samples=0 evaluate.samples is 0
 evaluate.samples=-1 evaluate.samples is -1
 checkpoint_every=0 checkpoint_every is 0
+tasks= tasks is empty: name at least one
+tasks=sorting unknown task 'sorting': there are arithmetic, edit_distance and longest_increasing_subsequence
+tasks=arithmetic,arithmetic the task arithmetic is in the mixture twice
+tasks=arithmetic, tasks ends in a comma
+ar.weights=1,2 ar.weights has 2 numbers, but there are 1 tasks
+ar.weights=-1 ar.weights is -1
+ar.weights=one
+ar_self.phases=-1 ar_self.phases is -1
+ar_self.chains= ar_self.chains is empty
+ar_self.chains=0 ar_self.chains is 0
+looped_aligned.answer=head,rounds
+edit_distance.rows=both
+longest_increasing_subsequence.layout=left
+task.group=3 unknown key 'task.group': did you mean
 END
 wrong "lower model.width" "$relay" pipeline --out new --set model.width=16384 model.layers=1000
 [[ -e new ]] && { failures=$((failures + 1)); echo "FAILED: bad settings made a folder"; }
@@ -172,7 +204,21 @@ wrong "was begun with seed=1, not 2: use the same settings" "$relay" pipeline --
 wrong "was begun with model.width=8, not 16" "$relay" pipeline --out run --set model.width=16
 
 # --- data ---
-wrong "unknown task 'sorting': there is 'arithmetic'" "$relay" data --task sorting --length 3
+wrong "unknown task 'sorting': there are arithmetic, edit_distance and longest_increasing_subsequence" "$relay" data --task sorting --length 3
+for length in 0 -1; do
+  wrong "the length is $length, but must be" "$relay" data --task edit_distance --length $length
+  wrong "the length is $length, but must be" "$relay" data --task longest_increasing_subsequence --length $length
+done
+wrong "the longest length is 1001, but must be" "$relay" data --task edit_distance --length 1001
+wrong "the longest length is 125, but must be between 1 and 124, as there are numbers below the limit of 250: raise the limit" \
+  "$relay" data --task longest_increasing_subsequence --length 125
+wrong "there are 27 letters" "$relay" data --task edit_distance --length 3 --set letters=27
+wrong "letters must be a whole number" "$relay" data --task edit_distance --length 3 --set letters=many
+wrong "the group is 0" "$relay" data --task longest_increasing_subsequence --length 3 --set group=0
+wrong "the limit is 2" "$relay" data --task longest_increasing_subsequence --length 3 --set limit=2
+wrong "'modulus=3' is not a setting of edit_distance: there is letters=NUMBER" "$relay" data --task edit_distance --length 3 --set modulus=3
+wrong "'longest=3' is not a setting of longest_increasing_subsequence: there is group=NUMBER and limit=NUMBER" \
+  "$relay" data --task longest_increasing_subsequence --length 3 --set longest=3
 for length in 0 -1 1001 2000000000; do wrong "the length is $length, but must be" "$relay" data --task arithmetic --length $length; done
 for length in 99999999999 3.5 three; do wrong "--length" "$relay" data --task arithmetic --length "$length"; done
 for count in 0 -1 1000000001; do wrong "--count is $count, but must be" "$relay" data --task arithmetic --length 3 --count $count; done
@@ -231,6 +277,30 @@ wrong "cannot write standard output: No space left" bash -c '"$1" solve --run ru
 wrong "holds no run" "$relay" solve --run nowhere 1+2
 wrong "holds no run" "$relay" solve --run intact 1+2
 wrong "holds no run" "$relay" solve --run intact/file 1+2
+wrong "unknown task 'sorting': there is arithmetic" "$relay" solve --run run --task sorting 1+2
+wrong "unknown task 'edit_distance': there is arithmetic" "$relay" evaluate --run run --task edit_distance --model ar --lengths 1
+
+# Several tasks: which one must be said, and each reads its own.
+"$relay" pipeline --out mixed --threads 1 --set tasks=arithmetic,edit_distance arithmetic.longest=2 arithmetic.test_longest=3 edit_distance.longest=2 \
+  edit_distance.test_longest=3 edit_distance.letters=3 model.width=8 model.layers=1 model.heads=2 batch=4 looped_aligned.steps=2 \
+  looped_vanilla.steps=2 ar.steps=2 ar_relay.steps=2 ar_relay.chains=5 evaluate.samples=5 >out 2>err || { cat err; exit 1; }
+wrong "mixed has several tasks: say which, --task arithmetic or edit_distance" "$relay" solve --run mixed 1+2
+wrong "mixed has several tasks: say which, --task arithmetic or edit_distance" "$relay" evaluate --run mixed --model ar --lengths 1
+for command in "solve --run mixed" "evaluate --run mixed --model ar --lengths 1"; do
+  wrong "unknown task 'longest_increasing_subsequence': there are arithmetic and edit_distance" "$relay" $command --task longest_increasing_subsequence
+done
+while IFS='|' read -r problem words; do
+  wrong "$words" "$relay" solve --run mixed --task edit_distance -- "$problem"
+done <<'END'
+1+2|column 1 ('1'): expected a letter a..c
+ab|column 3 (end): expected a second word
+ab ad|column 5 ('d'): expected a letter a..c
+abca abcab|column 4 ('a'): the word is too long
+|there are no words
+END
+wrong "expected a number" "$relay" solve --run mixed --task arithmetic "ab bc"
+wrong "the length is 4, but must be" "$relay" evaluate --run mixed --model ar --task edit_distance --lengths 4
+
 mkdir -p begun && cp run/config.json begun
 wrong "no trained model yet" "$relay" solve --run begun 1+2
 
@@ -342,12 +412,12 @@ config 's/"batch":4,//' '"batch"'
 config 's/"batch":4,/"batch":4,"batch":4,/' "stands twice"
 config 's/^/[/;s/$/]/' "broken/config.json must be an object"
 config 's/}$//' "broken/config.json"
-config 's/"task.modulus":5/"task.modulus":6/' "modulus is 6"
+config 's/"arithmetic.modulus":5/"arithmetic.modulus":6/' "modulus is 6"
 config 's/"model.width":8/"model.width":12/' "broken/models/looped_aligned.safetensors"
 damaged && truncate -s 0 broken/config.json && damage config.json "broken/config.json" $go_on
 damaged && rm broken/config.json && mkdir broken/config.json && wrong "cannot read broken/config.json: Is a directory" $go_on
 
-chain=chains/length_03.jsonl
+chain=chains/looped_aligned/arithmetic_03.jsonl
 chains() { # chains SED-SCRIPT WORDS: needed only where ar_relay is still to be trained
   damaged && rm broken/models/ar_relay.safetensors broken/results.json && sed -i "$1" broken/$chain && damage $chain "$2" $go_on
 }

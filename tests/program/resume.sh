@@ -18,7 +18,8 @@ lines() { sed 's/"seconds":[^,}]*//' "$1/metrics.jsonl" | sort; }
 # same DIR: its results are, bit for bit, those of whole/; its log has the same lines but for the seconds.
 same() {
   local file
-  for file in config.json results.json models/{looped_aligned,looped_vanilla,ar,ar_relay}.safetensors chains/length_0{4,5,6,7}.jsonl; do
+  for file in config.json results.json diagnostics.json models/{looped_aligned,looped_vanilla,ar,ar_relay}.safetensors \
+    chains/looped_aligned/arithmetic_0{4,5,6,7}.jsonl evaluation/{looped_aligned,looped_vanilla,ar,ar_relay}.json; do
     cmp "whole/$file" "$1/$file" || fail "$1/$file differs"
   done
   cmp <(lines whole) <(lines "$1") || fail "$1/metrics.jsonl differs"
@@ -31,7 +32,7 @@ stage() {
   for name in looped_aligned looped_vanilla ar; do
     [[ -e $1/models/$name.safetensors ]] || { echo $name; return; }
   done
-  [[ -e $1/chains/length_07.jsonl ]] || { echo chains; return; }
+  [[ -e $1/chains/looped_aligned/arithmetic_07.jsonl ]] || { echo chains; return; }
   [[ -e $1/models/ar_relay.safetensors ]] || { echo ar_relay; return; }
   [[ -e $1/results.json ]] && echo done || echo evaluate
 }
@@ -79,8 +80,8 @@ for name in $trainings; do
       kills[$name]=$((kills[$name] + 1))
     else # too late: this training once more
       rm -f killed/models/$name.safetensors
-      [[ $name == ar ]] && rm -f killed/chains/* killed/models/ar_relay.safetensors
-      rm -f killed/results.json
+      [[ $name == ar ]] && rm -f killed/chains/*/* killed/models/ar_relay.safetensors
+      rm -f killed/results.json killed/evaluation/*
     fi
   done
   if [[ $name == ar ]]; then
@@ -93,7 +94,7 @@ for name in $trainings; do
       if [[ $(stage killed) == chains ]]; then
         kills[chains]=$((kills[chains] + 1))
       else
-        rm -f killed/chains/* killed/models/ar_relay.safetensors killed/checkpoints/ar_relay.safetensors
+        rm -f killed/chains/*/* killed/models/ar_relay.safetensors killed/checkpoints/ar_relay.safetensors
         pause=$((pause * 2 / 3 + 1))
       fi
     done
@@ -108,7 +109,7 @@ while ((kills[evaluate] < 5)); do
   if [[ $(stage killed) == evaluate ]]; then
     kills[evaluate]=$((kills[evaluate] + 1))
   else
-    rm -f killed/results.json
+    rm -f killed/results.json killed/evaluation/*
     pause=$((pause * 2 / 3 + 1))
   fi
 done

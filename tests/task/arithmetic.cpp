@@ -163,7 +163,7 @@ TEST_CASE("the chains of the papers, to the token") {
 
 TEST_CASE("generated examples agree with a second implementation") {
   Random random{Key(1)};
-  for (int i = 0; i < 25000; ++i) {
+  for (int i = 0; i < 100000; ++i) {
     const int moduli[] = {2, 3, 5, 7, 11};
     const Arithmetic task{.modulus = moduli[random.below(5)]};
     const int length = 1 + random.below(i % 50 == 0 ? 40 : 9);

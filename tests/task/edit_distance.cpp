@@ -344,6 +344,16 @@ TEST_CASE(
   for (std::size_t a = 2; a <= 80; ++a) CHECK(answers[a] > 0);
   for (std::size_t a = 100; a < answers.size(); ++a) CHECK(answers[a] == 0);
 
+  int before = 0, after = 0;  // a letter inserted: anywhere, also at the end
+  for (int i = 0; i < n; ++i) {
+    const auto [shorter, longer] = words(task, task.generate(1, random));
+    if (longer.size() != 2 || longer[0] == longer[1]) continue;
+    before += longer[1] == shorter[0];
+    after += longer[0] == shorter[0];
+  }
+  CHECK(before > n / 10);
+  CHECK(std::abs(before - after) < 400);
+
   std::set<Tokens> shortest;
   for (int i = 0; i < 20000; ++i) shortest.insert(EditDistance{.letters = 3}.generate(1, random).problem);
   CHECK(shortest.size() == 3 * 2 + 3 * 9 + 3 * 27);  // all there are: |s2| = 1 (another letter), 2, 3
@@ -549,7 +559,9 @@ TEST_CASE("the verifier judges each row against the one before it as written") {
   CHECK(steps(judge("abc|cab", {"3 1 3", "4 3 1 ,", "2 4 3 ,"})) == "-++");      // "," forgotten
   CHECK(steps(judge("abc|cab", {"3 1 3 , ,", "4 3 1 ,", "2 4 3 ,"})) == "-++");  // or too many
   CHECK(steps(judge("abc|cab", {"3 1 ,", "4 3 1 ,", "2 4 3 ,"})) == "-++");      // no row: what should stand there
+  CHECK(steps(judge("abc|cab", {"9 9 ,", "4 3 1 ,", "2 4 3 ,"})) == "-++");
   CHECK(steps(judge("abc|cab", {"3 1 3 5 ,", "4 3 1 ,", "2 4 3 ,"})) == "-++");
+  CHECK(steps(judge("abc|cab", {"9 9 9 9 ,", "4 3 1 ,", "2 4 3 ,"})) == "-++");
   CHECK(steps(judge("abc|cab", {"", "4 3 1 ,", "2 4 3 ,"})) == "-++");
   CHECK(steps(judge("abc|cab", {"a b c ,", "<pad> | ,", "2 4 3 ,"})) == "--+");
   CHECK(steps(judge("abc|cab", {"3 1 3 ,", "5 5 5 ,", "<eos>"})) == "+--");

@@ -10,12 +10,16 @@
 #include <doctest/doctest.h>
 
 #include <relay/task/arithmetic.hpp>
+#include <relay/task/edit_distance.hpp>
+#include <relay/task/longest_increasing_subsequence.hpp>
 
 using namespace relay;
 
 namespace {
 
 const Arithmetic task{.modulus = 5};
+const EditDistance distance{.letters = 3, .longest = 6};
+const LongestIncreasingSubsequence subsequence{.group = 3, .limit = 30, .longest = 8};
 
 /// Draws lengths and compares with n^power: every count within five standard deviations.
 void check_distribution(const Lengths& lengths) {
@@ -145,6 +149,106 @@ TEST_CASE("examples of one length: the first of more are the same") {
   for (const Example& e : many) CHECK(e.length == 4);
   CHECK(examples_of_length(task, 4, 10, Key(16), Split::test) != few);
   CHECK(examples_of_length(task, 4, 0, Key(15), Split::test).empty());
+}
+
+TEST_CASE("a mixture of one task: the same examples as the task's own stream") {
+  const Lengths lengths{.shortest = 1, .longest = 5, .power = 1.5};
+  const Mixture alone({task});
+  const MixtureStream stream(alone, {{lengths, 3, 1, 3}}, 16, Key(7));
+  const ExampleStream<Arithmetic> plain(task, lengths, 16, Key(7), 3);
+  for (int step = 0; step < 20; ++step) CHECK(stream(step) == plain(step));
+}
+
+TEST_CASE("a mixture: each task as often as its share, with its lengths and weight, and nothing held out") {
+  const Mixture mixture({task, distance, subsequence});
+  const std::vector<TaskShare> shares = {{{.shortest = 1, .longest = 4, .power = 1}, 1, 1, 3},
+                                         {{.shortest = 2, .longest = 6, .power = 0}, 2.5, 0.25, 3},
+                                         {{.shortest = 3, .longest = 8, .power = 1}, 0.5, 2, 5}};
+  const MixtureStream stream(mixture, shares, 50, Key(3)), again(mixture, shares, 50, Key(3)), other(mixture, shares, 50, Key(4));
+  std::array<std::map<int, int>, 3> counts;  // [task][length]
+  std::array<int, 3> drawn{}, held_out_short{};
+  for (int step = 0; step < 200; ++step)
+    for (const Example& e : stream(step)) {
+      const auto i = static_cast<std::size_t>(e.task);
+      REQUIRE(i < 3);
+      ++counts[i][e.length];
+      ++drawn[i];
+      REQUIRE(e.weight == shares[i].weight);
+      REQUIRE(mixture.vocabulary().spelling(e.problem.front()) == Mixture::task_token(mixture.task(e.task).name));
+      const bool held = held_out(mixture.own(e).problem);
+      if (e.length >= shares[i].split_from)
+        REQUIRE(!held);
+      else
+        held_out_short[i] += held;
+    }
+  for (std::size_t i = 0; i < 3; ++i) {
+    const double p = shares[i].share / 4;
+    CHECK(std::abs(drawn[i] - 10000 * p) < 5 * std::sqrt(10000 * p * (1 - p)));
+    CHECK(held_out_short[i] > 0);  // too short to hold any out
+    double total = 0;
+    const Lengths& lengths = shares[i].lengths;
+    for (int n = lengths.shortest; n <= lengths.longest; ++n) total += std::pow(n, lengths.power);
+    CHECK(static_cast<int>(counts[i].size()) == lengths.longest - lengths.shortest + 1);
+    for (const auto& [n, count] : counts[i]) {
+      const double q = std::pow(n, lengths.power) / total;
+      CHECK(std::abs(count - drawn[i] * q) <= 5 * std::sqrt(drawn[i] * q * (1 - q)));
+    }
+  }
+  for (int i = 0; i < 3; ++i) {  // training never sees a problem of the test data
+    std::set<Tokens> tests;
+    for (const Example& e : mixture.examples(i, 6, 50, Key(10), Split::test)) tests.insert(e.problem);
+    for (int step = 0; step < 50; ++step)
+      for (const Example& e : stream(step)) REQUIRE(tests.count(e.problem) == 0);
+  }
+  CHECK(again(5) == stream(5));
+  CHECK(other(5) != stream(5));
+  const auto larger = MixtureStream(mixture, shares, 80, Key(3))(5), fifth = stream(5);
+  CHECK(std::equal(fifth.begin(), fifth.end(), larger.begin()));
+  CHECK_THROWS_AS(MixtureStream(mixture, {shares[0]}, 50, Key(3)), Error);
+  CHECK_THROWS_AS(MixtureStream(mixture, shares, 0, Key(3)), Error);
+}
+
+TEST_CASE("a curriculum: the longest length grows from the shortest to all, and then stays") {
+  const TaskShare share{.lengths = {.shortest = 2, .longest = 5, .power = 0}, .curriculum = 40};
+  int longest = 0;
+  for (int step = 0; step < 100; ++step) {
+    CHECK(share.at(step).shortest == 2);
+    CHECK(share.at(step).longest >= longest);
+    longest = share.at(step).longest;
+    CHECK(longest == (step < 10 ? 2 : step < 20 ? 3 : step < 30 ? 4 : 5));
+  }
+  const Mixture alone({task});
+  const MixtureStream stream(alone, {share}, 30, Key(7));
+  for (const Example& e : stream(5)) CHECK(e.length == 2);
+  std::set<int> lengths;
+  for (const Example& e : stream(40)) lengths.insert(e.length);
+  CHECK(lengths == std::set<int>{2, 3, 4, 5});
+}
+
+TEST_CASE("merged data of a mixture: an example makes way for one of its own task alone") {
+  const Mixture mixture({task, distance, subsequence});
+  const std::vector<TaskShare> shares(3, {{.shortest = 3, .longest = 4, .power = 1}});
+  const MixtureStream stream(mixture, shares, 60, Key(3));
+  std::vector<Example> others = mixture.examples(0, 5, 10, Key(1), Split::train);
+  for (const Example& e : mixture.examples(1, 5, 40, Key(1), Split::train)) others.push_back(e);
+  const MergedStream merged(stream, others, 0.6, Key(13));
+  std::array<int, 3> drawn{}, replaced{};
+  for (int step = 0; step < 100; ++step) {
+    const auto batch = merged(step), plain = stream(step);
+    REQUIRE(batch.size() == plain.size());
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      const auto of = static_cast<std::size_t>(plain[i].task);
+      REQUIRE(batch[i].task == plain[i].task);
+      ++drawn[of];
+      if (batch[i] == plain[i]) continue;
+      ++replaced[of];
+      REQUIRE(std::find(others.begin(), others.end(), batch[i]) != others.end());
+    }
+  }
+  for (const std::size_t i : {0, 1}) CHECK(std::abs(replaced[i] - drawn[i] * 0.6) < 5 * std::sqrt(drawn[i] * 0.6 * 0.4));
+  CHECK(replaced[2] == 0);  // there are none of it
+  for (const Example& e : MergedStream(stream, mixture.examples(2, 5, 3, Key(1), Split::train), 1, Key(13))(3))
+    CHECK((e.length == 5) == (e.task == 2));
 }
 
 TEST_CASE("what makes no stream") {

@@ -62,3 +62,43 @@ TEST_CASE(
       },
       together, apart);
 }
+
+TEST_CASE("weights: doubling all of them changes nothing, and an example of weight 2 is the example twice") {
+  const Arithmetic task{.modulus = 5};
+  const Model model({.width = 8, .layers = 1, .heads = 2}, task.vocabulary().size(), Seed{1});
+  Random random(Key(3));
+  const std::vector<Example> batch{task.generate(2, random), task.generate(1, random), task.generate(3, random)};
+  const NextToken<Model, Arithmetic> objective(task);
+  /// The gradient of the mean loss, and the loss.
+  const auto learn = [&](const std::vector<Example>& examples) {
+    double total = 0;
+    std::vector<const Example*> all;
+    for (const Example& e : examples) total += objective.size(e), all.push_back(&e);
+    NextToken<Model, Arithmetic>::Workspace workspace{{}};
+    Model gradient = zeros_like(model);
+    const Losses losses = objective(model, all, total, {}, workspace, gradient);
+    return std::pair(gradient, losses);
+  };
+  const auto near = [](const auto& a, const auto& b) {
+    CHECK(a.second.objective == doctest::Approx(b.second.objective).epsilon(1e-12));
+    for_each_parameter(
+        [](std::string_view, const auto& x, const auto& y) {
+          double worst = 0;
+          for (long i = 0; i < x.size(); ++i) worst = std::max(worst, std::abs(x.data()[i] - y.data()[i]));
+          CHECK(worst < 1e-12);
+        },
+        a.first, b.first);
+  };
+  const auto weighed = [&](std::vector<double> weights) {
+    std::vector<Example> examples = batch;
+    for (std::size_t i = 0; i < examples.size(); ++i) examples[i].weight = weights[i];
+    return examples;
+  };
+  near(learn(batch), learn(weighed({2, 2, 2})));
+  near(learn(weighed({1, 3, 0.5})), learn(weighed({4, 12, 2})));
+  near(learn(weighed({1, 2, 1})), learn({batch[0], batch[1], batch[1], batch[2]}));
+  const auto plain = learn(batch), some = learn(weighed({1, 2, 1}));
+  CHECK(plain.second.objective != doctest::Approx(some.second.objective).epsilon(1e-6));
+  CHECK(some.second.value.sum == doctest::Approx(plain.second.value.sum).epsilon(1e-12));  // what is reported has no weights
+  CHECK(some.second.structure.count == plain.second.structure.count);
+}

@@ -104,6 +104,7 @@ struct BarePlacement {
     return placed;
   }
   Tokens read(const Example& e, int round, std::span<const Token> row) const { return FlushRight{}.read(e, round, row); }
+  std::vector<int> columns(const Example& e, int round) const { return FlushRight{}.columns(e, round); }
 };
 
 }  // namespace

@@ -303,3 +303,39 @@ TEST_CASE("a truncated gradient of the whole model is that of the loss with the 
       CHECK((check::parameter_difference(gradient, untruncated) > 1e-4) == (config.window > 0));
     }
 }
+
+TEST_CASE("weights: doubling all of them changes nothing, and an example of weight 2 is the example twice") {
+  const auto objective = loop_objective(model(), Aligned{}, {.answer_weight = 0.3}, FlushRight{}, task.vocabulary().first_value());
+  const auto learn = [&](const std::vector<Example>& examples) {
+    double total = 0;
+    std::vector<const Example*> all;
+    for (const Example& e : examples) total += objective.size(e), all.push_back(&e);
+    typename std::remove_cvref_t<decltype(objective)>::Workspace workspace{{}};
+    Model gradient = zeros_like(model());
+    const Losses losses = objective(model(), all, total, {}, workspace, gradient);
+    return std::pair(gradient, losses);
+  };
+  const auto near = [](const auto& a, const auto& b) {
+    CHECK(a.second.objective == doctest::Approx(b.second.objective).epsilon(1e-12));
+    for_each_parameter(
+        [](std::string_view, const auto& x, const auto& y) {
+          double worst = 0;
+          for (long i = 0; i < x.size(); ++i) worst = std::max(worst, std::abs(x.data()[i] - y.data()[i]));
+          CHECK(worst < 1e-12);
+        },
+        a.first, b.first);
+  };
+  const auto weighed = [](std::vector<double> weights) {
+    std::vector<Example> examples = batch();
+    for (std::size_t i = 0; i < examples.size(); ++i) examples[i].weight = weights[i];
+    return examples;
+  };
+  const std::vector<Example> plain = batch();
+  near(learn(plain), learn(weighed({2, 2, 2, 2})));
+  near(learn(weighed({1, 3, 0.5, 1})), learn(weighed({4, 12, 2, 4})));
+  near(learn(weighed({1, 2, 1, 1})), learn({plain[0], plain[1], plain[1], plain[2], plain[3]}));
+  const Losses all = learn(plain).second, some = learn(weighed({1, 2, 1, 1})).second;
+  CHECK(all.objective != doctest::Approx(some.objective).epsilon(1e-6));
+  CHECK(some.answer.sum == doctest::Approx(all.answer.sum).epsilon(1e-12));  // what is reported has no weights
+  CHECK(some.value.count == all.value.count);
+}

@@ -52,19 +52,19 @@ class KvCache {
 
 /// Continues each prompt with the most probable tokens until `stop`, `new_tokens`, or the model's limit of positions for
 /// prompt and text together. `stopped`, if given, is filled with whether it was `stop` that ended each text,
-/// `confidence` with the least probability that the model gave to one of its tokens, `stop` among them.
+/// `probabilities` with what the model gave to each of its tokens, and last to `stop`, where that ended it.
 template <class B>
 std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& model,
                                                 std::span<const std::vector<std::int32_t>> prompts,
                                                 const GenerateConfig& config = {}, typename B::Device device = {},
                                                 std::vector<bool>* stopped = nullptr,
-                                                std::vector<double>* confidence = nullptr) {
+                                                std::vector<std::vector<double>>* probabilities = nullptr) {
   using Index = std::int32_t;
   require(config.batch.value_or(1) > 0 && config.new_tokens > 0, "generation needs a positive batch and number of new tokens, not ",
           config.batch.value_or(1), " and ", config.new_tokens);
   std::vector<std::vector<Index>> written(prompts.size());
   if (stopped) stopped->assign(prompts.size(), false);
-  if (confidence) confidence->assign(prompts.size(), 1);
+  if (probabilities) probabilities->assign(prompts.size(), {});
   const int positions = model.positions();
   std::size_t longest = 0;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
@@ -126,7 +126,7 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
       const bool stops = best[i] == config.stop, full = r.position == positions;
       if (!stops && !full) out.push_back(best[i]);  // full: the last position read may still say `stop`
       if (stops && stopped) (*stopped)[r.prompt] = true;
-      if (confidence && (stops || !full)) (*confidence)[r.prompt] = std::min((*confidence)[r.prompt], probability[i]);
+      if (probabilities && (stops || !full)) (*probabilities)[r.prompt].push_back(probability[i]);
       if (stops || full || static_cast<int>(out.size()) == config.new_tokens)
         free.push_back(r.slot);
       else

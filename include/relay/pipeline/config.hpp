@@ -28,11 +28,14 @@
 
 namespace relay {
 
-/// One training: how many steps at what peak learning rate, and what each task's loss weighs in it.
+/// One training: how many steps at what peak learning rate; for each task, in the order of `tasks`, what its loss weighs, and how its lengths
+/// are drawn, P(length) ~ length^power.
 struct StageConfig {
   int steps = 1000;
   double rate = 1e-3;
-  std::vector<double> weights{};  // in the order of `tasks`; none: all the same
+  std::vector<double> weights{};  // none: all the same
+  std::vector<double> powers{};   // none: the tasks' own
+  double curriculum = 0;          // the part of the steps over which lengths grow from the shortest to all
 };
 
 /// What the products of linear layers are computed in; everything else is float32 (backend/cpu.hpp).
@@ -92,6 +95,7 @@ struct PipelineConfig {
                           .directional_heads = 2,  // of the looped models; a causal one has none
                           .distance_bias = 4,
                           .positions = 1024};
+  int ar_heads_without_rotary = 0;  // of the auto-regressive models; model.heads_without_rotary is the looped ones'
   bool ordered_numbers = false;  // embeddings of numbers start ordered by value
   LoopConfig loop{.normalise = true};
   bool recompute = false;
@@ -166,6 +170,7 @@ struct PipelineConfig {
     visit("looped_aligned.answer", c.answer);
     each_of_stage("looped_vanilla", visit, c.vanilla);
     each_of_stage("ar", visit, c.ar);
+    visit("ar.heads_without_rotary", c.ar_heads_without_rotary);
     each_of_stage("ar_relay", visit, c.tuned);
     visit("ar_relay.chains", c.chains);
     visit("ar_relay.share", c.share);
@@ -215,7 +220,10 @@ struct PipelineConfig {
     std::vector<TaskShare> list;
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       const TaskConfig& t = training(tasks[i]);
-      list.push_back({t.lengths, t.share, stage.weights.empty() ? 1 : stage.weights[i], t.split_from});
+      Lengths lengths = t.lengths;
+      if (!stage.powers.empty()) lengths.power = stage.powers[i];
+      list.push_back({lengths, t.share, stage.weights.empty() ? 1 : stage.weights[i], t.split_from,
+                      static_cast<int>(stage.curriculum * stage.steps)});
     }
     return list;
   }
@@ -234,6 +242,12 @@ struct PipelineConfig {
   /// Does a task's fine-tuning read chains at all?
   bool learns_chains(const TaskConfig& t) const { return t.last_test() > t.lengths.longest && (t.in_range > 0 || share > 0); }
 
+  /// Of the auto-regressive models.
+  TransformerConfig causal_model() const {
+    TransformerConfig config = model;
+    config.heads_without_rotary = ar_heads_without_rotary;
+    return config;
+  }
   LinearSchedule schedule(const StageConfig& stage) const {
     return {.steps = stage.steps, .warm_up = warm_up, .final = final};
   }
@@ -273,6 +287,8 @@ struct PipelineConfig {
     visit(name + ".steps", stage.steps);
     visit(name + ".rate", stage.rate);
     visit(name + ".weights", stage.weights);
+    visit(name + ".powers", stage.powers);
+    visit(name + ".curriculum", stage.curriculum);
   }
 };
 
@@ -442,7 +458,10 @@ inline PipelineConfig config_from_json(const Json& json, std::string_view where)
   PipelineConfig config;
   for (const auto& member : json.as_object(where)) {
     std::string text = member.value.is_string() ? member.value.as_string() : member.value.dump();
-    if (member.value.is_array()) {
+    bool list = false;
+    PipelineConfig::each([&](std::string_view name, auto& field) { list = list || (name == member.key && detail::is_list_of_values<std::remove_reference_t<decltype(field)>>); },
+                         config);
+    if (list && member.value.is_array()) {
       text.clear();
       for (const Json& item : member.value.as_array())
         text += (text.empty() ? "" : ",") + (item.is_string() ? item.as_string() : item.dump());
@@ -499,6 +518,7 @@ inline void PipelineConfig::check() const {
   in("model.dropout", model.dropout, 0, 0.99);
   in("model.rotary_base", model.rotary_base, 1.001, 1e9);
   in("model.heads_without_rotary", model.heads_without_rotary, 0, model.heads);
+  in("ar.heads_without_rotary", ar_heads_without_rotary, 0, model.heads);
   in("model.directional_heads", model.directional_heads, 0, model.heads - model.heads_without_rotary);
   in("model.query_key_bias", model.query_key_bias, 0, 100);
   in("model.distance_bias", model.distance_bias, 0, 100);
@@ -532,6 +552,10 @@ inline void PipelineConfig::check() const {
     require(s.weights.empty() || s.weights.size() == tasks.size(), name, ".weights has ", s.weights.size(), " numbers, but there are ",
             tasks.size(), " tasks: give one each, or none");
     for (const double weight : s.weights) in(name + ".weights", weight, 1e-6, 1e6);
+    require(s.powers.empty() || s.powers.size() == tasks.size(), name, ".powers has ", s.powers.size(), " numbers, but there are ",
+            tasks.size(), " tasks: give one each, or none");
+    for (const double power : s.powers) in(name + ".powers", power, -10, 10);
+    in(name + ".curriculum", s.curriculum, 0, 1);
   };
   stage("looped_aligned", aligned);
   stage("looped_vanilla", vanilla);

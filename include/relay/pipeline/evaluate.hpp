@@ -69,8 +69,10 @@ inline std::string results_table(const std::vector<ResultRow>& rows, std::string
   const auto line = [&](const std::string& name, auto&& value) {
     std::snprintf(cell, sizeof cell, "%-16s", name.c_str());
     out += cell;
+    bool trained = true;
     for (const int length : lengths) {
-      if (length == longest_trained + 1) out += " |";
+      if (trained && length > longest_trained) out += " |";
+      trained = length <= longest_trained;
       out += value(length);
     }
     out += "\n";

@@ -3,8 +3,8 @@
 // {"cpu", "cores", "compiler", "date", "seconds": {"looped_aligned": 63.1, ...}}. It is no result: no bit of one depends on it.
 #pragma once
 
+#include <cstdio>
 #include <ctime>
-#include <fstream>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -18,12 +18,17 @@ namespace relay {
 /// This machine, and the day.
 inline Json this_machine() {
   std::string cpu = "unknown";
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);)
-    if (line.starts_with("model name")) {
-      cpu = line.substr(std::min(line.size(), line.find(':') + 2));
+  if (std::FILE* info = std::fopen("/proc/cpuinfo", "r")) {
+    char line[1024];
+    while (std::fgets(line, sizeof line, info)) {
+      const std::string_view text(line);
+      if (!text.starts_with("model name")) continue;
+      const std::size_t first = text.find(": "), last = text.find('\n');
+      if (first != text.npos) cpu = text.substr(first + 2, last == text.npos ? last : last - first - 2);
       break;
     }
+    std::fclose(info);
+  }
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
   gmtime_r(&now, &utc);
@@ -47,6 +52,7 @@ inline void add_seconds(const std::string& path, std::string_view stage, double 
       spent.as_object(path);
     } catch (const Error&) {
       machine = this_machine();
+      spent = Json::object();
     }
   }
   const Json* before = spent.find(stage);

@@ -154,7 +154,7 @@ class Pipeline {
     return model;
   }
   Causal new_causal() const {
-    Causal model(config_.model, mixture_.vocabulary().size(), Seed{key(Stream::model, "ar").value});
+    Causal model(config_.causal_model(), mixture_.vocabulary().size(), Seed{key(Stream::model, "ar").value});
     order_numbers(model.embedding, "ar");
     return model;
   }

@@ -36,17 +36,32 @@ struct StagePlan {
   const MemoryPlan& of(Keep keep) const { return keep == Keep::inputs ? recomputed.value() : stored; }
 };
 
-/// An example with as many columns, and as many iterations, as any of the trained ones has.
+/// An example with as many columns and iterations as any of the trained ones has, and in every iteration as many of them asked.
 inline Example largest_row(const Mixture& mixture, const PipelineConfig& config) {
-  Example largest;
+  const auto placement = mixture.placement();
+  std::vector<Example> all;        // the largest of each task
+  std::vector<std::size_t> asked;  // columns, by iteration
   int columns = 0;
   for (int i = 0; i < mixture.size(); ++i) {
-    Example e = mixture.joint(i, mixture.task(i).largest(config.training(mixture.task(i).name).lengths.longest));
+    const Example& e = all.emplace_back(mixture.joint(i, mixture.task(i).largest(config.training(mixture.task(i).name).lengths.longest)));
     columns = std::max(columns, e.columns());
-    if (e.iterations > largest.iterations) largest = std::move(e);
+    asked.resize(std::max(asked.size(), e.rounds.size()));
+    for (std::size_t t = 0; t < e.rounds.size(); ++t)
+      asked[t] = std::max(asked[t], placement.columns(e, static_cast<int>(t) + 1).size());
   }
-  largest.width = columns + config.extra_columns;
-  return largest;
+  for (Example& e : all) e.width = columns + config.extra_columns;
+  for (Example e : all) {  // one of them with more and longer rounds, of a task that can place them
+    e.iterations = static_cast<int>(asked.size());
+    e.rounds.resize(asked.size(), e.rounds.empty() ? Tokens() : Tokens(e.rounds.back()));
+    bool enough = true;
+    for (std::size_t t = 0; t < asked.size(); ++t) {
+      const auto placed = [&] { return placement.columns(e, static_cast<int>(t) + 1).size(); };
+      if (const std::size_t n = placed(); n < asked[t]) e.rounds[t].resize(e.rounds[t].size() + asked[t] - n, e.problem.back());
+      enough = enough && placed() >= asked[t];
+    }
+    if (enough) return e;
+  }
+  return *std::max_element(all.begin(), all.end(), [](const Example& a, const Example& b) { return a.iterations < b.iterations; });
 }
 
 /// Of an example, what an auto-regressive model reads: all but the text's last token.
@@ -107,7 +122,7 @@ StagePlan plan_causal(const Mixture& mixture, const PipelineConfig& config, std:
   using Model = CausalTransformer<Backend>;
   const int size = mixture.vocabulary().size();
   return {std::string(name),
-          plan_memory([&](typename Backend::Device device) { return Model(config.model, size, Seed{}, device); },
+          plan_memory([&](typename Backend::Device device) { return Model(config.causal_model(), size, Seed{}, device); },
                       NextToken<Model, Mixture>(mixture), largest, config.batch, config.lanes, config.slices),
           {}};
 }

@@ -7,10 +7,13 @@
 // Needs results.json; shows what config.json, diagnostics.json, metrics.jsonl and machine.json add where they are there.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include <relay/core/file.hpp>
-#include <relay/core/require.hpp>
 #include <relay/pipeline/report/data.hpp>
 #include <relay/pipeline/report/page.hpp>
 #include <relay/pipeline/report/sections.hpp>
@@ -25,15 +28,15 @@ inline std::string report_html(const ReportData& data) {
   const View view(data);
   std::string names;
   for (std::size_t i = 0; i < view.tasks.size(); ++i)
-    names += message(i == 0 ? "" : i + 1 < view.tasks.size() ? ", " : " and ", spoken(view.tasks[i]));
+    names += join({i == 0 ? "" : i + 1 < view.tasks.size() ? ", " : " and ", spoken(view.tasks[i])});
 
-  std::string facts = message(counted(view.models.size(), "model"), " on ", counted(view.tasks.size(), "task"));
-  if (const Json* seed = data.config.find("seed")) facts += message(" \u00B7 seed ", seed->is_string() ? seed->as_string() : seed->dump());
+  std::string facts = join({counted(view.models.size(), "model"), " on ", counted(view.tasks.size(), "task")});
+  if (const Json* seed = data.config.find("seed")) facts += join({" \u00B7 seed ", seed->is_string() ? seed->as_string() : seed->dump()});
   for (const std::string& task : view.tasks)
     if (const auto range = data.trained(task))
-      facts += message(" \u00B7 ", view.tasks.size() > 1 ? spoken(task) + " " : "", "trained on lengths ", range->shortest, "\u2013", range->longest);
+      facts += join({" \u00B7 ", view.tasks.size() > 1 ? spoken(task) + " " : "", "trained on lengths ", range->shortest, "\u2013", range->longest});
   for (const auto& [name, value] : data.machine.facts)
-    if (name == "date") facts += message(" \u00B7 ", value);
+    if (name == "date") facts += join({" \u00B7 ", value});
 
   struct Part {
     std::string_view id, name;
@@ -51,18 +54,18 @@ inline std::string report_html(const ReportData& data) {
                         {"origin", "Configuration and machine", origin_section(view)}};
   std::string links, sections;
   for (const Part& part : parts)
-    if (!part.html.empty()) links += message("<a href=\"#", part.id, "\">", part.name, "</a>\n"), sections += part.html;
+    if (!part.html.empty()) links += join({"<a href=\"#", part.id, "\">", part.name, "</a>\n"}), sections += part.html;
 
   std::string missing;
   for (const auto& [empty, file] : {std::pair(data.entries.empty() && data.gallery.empty() && data.claims.empty(), "diagnostics.json"),
                                     std::pair(data.stages.empty(), "metrics.jsonl"), std::pair(data.machine.facts.empty(), "machine.json")})
-    if (empty) missing += message(missing.empty() ? "" : ", ", file);
+    if (empty) missing += join({missing.empty() ? "" : ", ", file});
   const std::string footer =
-      message("<p>Written by relay from the files of the run.",
-              missing.empty() ? std::string() : message(" Not there, or empty, and so not shown: ", missing, "."), "</p>\n");
-  return page(message("relay: ", names), message("<h1>", escape(names.empty() ? "A run without results" : names), "</h1>\n<p class=\"lead\">",
-                                                 escape(facts), "</p>\n<nav aria-label=\"Sections\">\n", links, "</nav>\n"),
-              sections, footer, std::max<std::size_t>(3, view.tasks.size() + 8));
+      join({"<p>Written by relay from the files of the run.",
+              missing.empty() ? std::string() : join({" Not there, or empty, and so not shown: ", missing, "."}), "</p>\n"});
+  return page(join({"relay: ", names}), join({"<p class=\"kind\">RELAY run</p>\n<h1>", escape(names.empty() ? "A run without results" : names), "</h1>\n<p class=\"lead\">",
+                                                 escape(facts), "</p>\n<nav aria-label=\"Sections\">\n", links, "</nav>\n"}),
+              sections, footer, std::max<std::size_t>(3, view.tasks.size()));
 }
 
 /// Reads the results of the run in `directory` and writes its report.html.

@@ -139,15 +139,18 @@ std::vector<Solution> solve_causal(const Model& model, std::span<const Example> 
     }
     const GenerateConfig config{.new_tokens = most, .stop = Vocabulary::eos};
     std::vector<bool> stopped;
-    std::vector<double> confidence;
-    const auto written = generate(model, std::span<const Tokens>(prompts), config, device, &stopped, &confidence);
+    std::vector<std::vector<double>> probabilities;
+    const auto written = generate(model, std::span<const Tokens>(prompts), config, device, &stopped, &probabilities);
     for (std::size_t i = 0; i < count; ++i) {
       const Example& e = problems[first + i];
       const auto own = static_cast<std::size_t>(room(e));
       Tokens text = written[i];  // a chain does not depend on the room that another in its group was given
       text.resize(std::min(text.size(), own));
       chains[first + i].cut = !stopped[i] && text.size() < own;
-      chains[first + i].confidence = confidence[i];
+      const bool cut_off = text.size() < written[i].size();  // what was written beyond its own room does not count
+      const auto& all = probabilities[i];
+      const auto read = cut_off ? all.begin() + static_cast<std::ptrdiff_t>(text.size()) : all.end();
+      if (read != all.begin()) chains[first + i].confidence = *std::min_element(all.begin(), read);
       chains[first + i].example = task.read(e, text);
     }
   });

@@ -99,8 +99,14 @@ class Mixture {
   }
   void text(const Example& example, Tokens& out) const {
     if (single()) return task(0).text(example, out);
-    task(example.task).text(own(example), out);
-    for (Token& t : out) t = to_joint(example.task, t);
+    const Dictionary& d = dictionary(example.task);
+    Example written = problem_alone(example);
+    written.rounds = example.rounds;
+    for (Tokens& round : written.rounds)
+      for (Token& t : round) t = d.numbered(t);
+    written.answer = d.numbered(example.answer);
+    task(example.task).text(written, out);
+    for (Token& t : out) t = d.back(t);
   }
   std::size_t text_size(const Example& example) const {
     return single() ? task(0).text_size(example) : task(example.task).text_size(own(example));
@@ -108,22 +114,13 @@ class Mixture {
   Example read(const Example& problem, Tokens text) const {
     if (single()) return task(0).read(problem, text);
     const Dictionary& d = dictionary(problem.task);
-    const Tokens written = text;
-    d.translate_to_own(text);
-    // Foreign tokens are numbered beyond the task's own for reading, so that what was written is not lost.
-    const Token beyond = static_cast<Token>(d.joint.size());
-    for (std::size_t i = 0; i < text.size(); ++i)
-      if (text[i] == foreign) text[i] = beyond + written[i];
-    Example problem_only = problem;
-    problem_only.rounds.clear();
-    problem_only.answer = Vocabulary::pad;
-    Example example = task(problem.task).read(own(problem_only), text);
-    const auto back = [&](Token t) { return t >= beyond ? t - beyond : d.joint[static_cast<std::size_t>(t)]; };
+    for (Token& t : text) t = d.numbered(t);
+    Example example = task(problem.task).read(problem_alone(problem), text);
     Example out = problem;
     out.rounds = std::move(example.rounds);
     for (Tokens& round : out.rounds)
-      for (Token& t : round) t = back(t);
-    out.answer = back(example.answer);
+      for (Token& t : round) t = d.back(t);
+    out.answer = d.back(example.answer);
     return out;
   }
 
@@ -137,7 +134,7 @@ class Mixture {
   std::string print(int i, const Tokens& tokens) const {
     if (single()) return task(0).print(tokens);
     Tokens own = tokens;
-    if (!own.empty() && own.front() == dictionary(i).name) own.erase(own.begin());
+    if (own.size() > 1 && own.front() == dictionary(i).name) own.erase(own.begin());
     dictionary(i).translate_to_own(own);
     if (std::find(own.begin(), own.end(), foreign) != own.end()) return vocabulary_.spell(tokens);
     return task(i).print(own);
@@ -165,7 +162,7 @@ class Mixture {
       const auto placement = m.task(example.task).placement();
       if (m.single()) return placement.place(example, round, placed);
       placement.place(m.with_one_round(example, round), round, placed);
-      for (Placed& p : placed) p = {p.column + 1, m.to_joint(example.task, p.token)};
+      for (Placed& p : placed) p = {p.column + 1, m.dictionary(example.task).back(p.token)};
     }
     std::vector<int> columns(const Example& example, int round) const {
       const Mixture& m = *mixture_;
@@ -181,14 +178,10 @@ class Mixture {
       if (m.single()) return placement.read(example, round, row);
       const Dictionary& d = m.dictionary(example.task);
       Tokens own(row.begin() + 1, row.end());
-      const Token beyond = static_cast<Token>(d.joint.size());
-      for (Token& t : own) {
-        const Token translated = d.own[static_cast<std::size_t>(t)];
-        t = translated == foreign ? beyond + t : translated;
-      }
-      Tokens round_tokens = placement.read(m.problem_alone(example), round, own);
-      for (Token& t : round_tokens) t = t >= beyond ? t - beyond : d.joint[static_cast<std::size_t>(t)];
-      return round_tokens;
+      for (Token& t : own) t = d.numbered(t);
+      Tokens tokens = placement.read(m.problem_alone(example), round, own);
+      for (Token& t : tokens) t = d.back(t);
+      return tokens;
     }
 
    private:
@@ -204,6 +197,15 @@ class Mixture {
     void translate_to_own(Tokens& tokens) const {
       for (Token& t : tokens) t = own[static_cast<std::size_t>(t)];
     }
+    /// As translated, but foreign tokens are numbered beyond the task's own, so that what was written is not lost; and the reverse.
+    Token numbered(Token t) const {
+      const Token translated = own[static_cast<std::size_t>(t)];
+      return translated == foreign ? beyond() + t : translated;
+    }
+    Token back(Token t) const { return t >= beyond() ? t - beyond() : joint[static_cast<std::size_t>(t)]; }
+
+   private:
+    Token beyond() const { return static_cast<Token>(joint.size()); }
   };
   const Dictionary& dictionary(int i) const { return dictionaries_[static_cast<std::size_t>(i)]; }
   Token to_joint(int i, Token own) const { return single() ? own : dictionary(i).joint[static_cast<std::size_t>(own)]; }
@@ -226,7 +228,7 @@ class Mixture {
     Example own = problem_alone(example);
     own.rounds.resize(static_cast<std::size_t>(round));
     own.rounds.back() = example.rounds[static_cast<std::size_t>(round - 1)];
-    dictionary(example.task).translate_to_own(own.rounds.back());
+    for (Token& t : own.rounds.back()) t = dictionary(example.task).numbered(t);
     return own;
   }
 

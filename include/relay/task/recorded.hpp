@@ -493,21 +493,18 @@ class RecordedTask {
     return tokens;
   }
 
-  /// The nearest known token, of those that stand for themselves; of characters none is near.
+  /// The nearest known token, or, where none is near, some of them.
   std::string suggestion(std::string_view word) const {
-    const auto& spellings = recorded_->vocabulary.spellings();
-    const auto own = std::span(spellings).subspan(3);
-    if (splitting() == Splitting::characters) {
-      constexpr std::size_t most = 20;
-      std::string list;
-      for (const std::string& s : own.first(std::min(most, own.size()))) list += " " + s;
-      return ": those that do are" + list + (own.size() > most ? " ..." : "");
-    }
+    const auto known = std::span(recorded_->vocabulary.spellings()).subspan(3);  // those that stand for themselves
     const std::string* nearest = nullptr;
-    int least = 0;
-    for (const std::string& s : own)
-      if (const int distance = detail::edit_distance(s, word); !nearest || distance < least) nearest = &s, least = distance;
-    return ": did you mean '" + *nearest + "'?";
+    int least = static_cast<int>(word.size()) / 2 + 1;
+    for (const std::string& s : known)
+      if (const int distance = detail::edit_distance(s, word); distance < least) nearest = &s, least = distance;
+    if (nearest) return ": did you mean '" + *nearest + "'?";
+    constexpr std::size_t most = 20;
+    std::string list = ": those that do are";
+    for (const std::string& s : known.first(std::min(most, known.size()))) list += " " + s;
+    return list + (known.size() > most ? " ..." : "");
   }
 
   std::shared_ptr<const Recorded> recorded_;

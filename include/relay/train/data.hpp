@@ -69,6 +69,15 @@ struct TaskShare {
   double share = 1;    // how often it is drawn, among those of all tasks
   double weight = 1;   // of its examples' losses
   int split_from = 3;  // shorter problems are too few to hold any out
+  int curriculum = 0;  // steps over which the longest length drawn grows from the shortest to all; 0: all from the beginning
+
+  /// What is drawn at a step.
+  Lengths at(int step) const {
+    Lengths drawn = lengths;
+    if (step < curriculum)
+      drawn.longest = lengths.shortest + static_cast<int>((lengths.longest - lengths.shortest + 1L) * step / curriculum);
+    return drawn;
+  }
 };
 
 /// Training examples of all tasks of a mixture. The mixture must outlive the stream.
@@ -90,7 +99,7 @@ class MixtureStream {
       Random random(key.fold(static_cast<std::uint64_t>(i)));
       const int task = mixture_->single() ? 0 : draw_task(random);
       const TaskShare& share = shares_[static_cast<std::size_t>(task)];
-      const int length = share.lengths(random);
+      const int length = share.at(step)(random);
       examples.push_back(mixture_->draw(task, length, random, length >= share.split_from ? Split::train : Split::all));
       examples.back().weight = share.weight;
     }

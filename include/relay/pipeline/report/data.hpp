@@ -81,7 +81,7 @@ struct DataSet {
 };
 
 /// The losses that metrics.jsonl may have, in the order of LossPoint::values.
-constexpr std::string_view loss_names[] = {"loss", "value", "structure", "answer"};
+inline constexpr std::string_view loss_names[] = {"loss", "value", "structure", "answer"};
 
 struct LossPoint {
   double step = 0, values[4];  // NaN: this stage has no such loss
@@ -141,7 +141,7 @@ inline double calibration_error(const std::vector<Bin>& bins) {
 }
 
 /// The models every run may have, in the order in which they are shown; others follow.
-constexpr std::string_view known_models[] = {"looped_aligned", "looped_vanilla", "ar", "ar_relay", "ar_self_loop", "ar_self_truth"};
+inline constexpr std::string_view known_models[] = {"looped_aligned", "looped_vanilla", "ar", "ar_relay", "ar_self_loop", "ar_self_truth"};
 
 /// Taught the answer alone: what it prints on the way is no chain.
 inline bool has_chain(std::string_view model) { return model != "looped_vanilla"; }

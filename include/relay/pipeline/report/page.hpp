@@ -6,13 +6,12 @@
 #include <string_view>
 #include <vector>
 
-#include <relay/core/require.hpp>
 #include <relay/pipeline/report/text.hpp>
 
 namespace relay::report {
 
 // The colours of series are Okabe and Ito's, darker on light paper where they would be too pale: --l of lines, --t of text.
-constexpr std::string_view style_sheet = R"css(
+inline constexpr std::string_view style_sheet = R"css(
 :root{color-scheme:light dark;--paper:#fff;--ink:#1a1d20;--muted:#596068;--rule:#d9dde1;--grid:#e6e9ec;--soft:#f4f6f7;--trained:#f1f3f0;
 --good:#00704f;--bad:#b34700;--bar:#dbe9f4;--mark:#fff3ea;
 --l0:#0072b2;--t0:#0067a1;--l1:#7d848b;--t1:#62686e;--l2:#d55e00;--t2:#b34f00;--l3:#009e73;--t3:#00785a;
@@ -29,12 +28,13 @@ body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-
 header,main,footer{max-width:1136px;margin:0 auto;padding:0 16px}
 header{padding-top:40px}
 h1{font-size:30px;line-height:1.2;font-weight:650;letter-spacing:-.01em;margin:0 0 6px;text-wrap:balance}
+@media(max-width:560px){header{padding-top:24px}h1{font-size:24px}}
 h2{font-size:21px;line-height:1.3;font-weight:650;margin:0 0 4px}
 h3{font-size:16px;font-weight:650;margin:28px 0 8px}
-h4{font-size:14px;font-weight:600;margin:18px 0 6px;color:var(--muted)}
+.tabs h3{font-size:14px;margin:18px 0 6px;color:var(--muted)}
 p{margin:0 0 14px;max-width:76ch}
 .lead,.note,figcaption,caption,footer{color:var(--muted);font-size:14px}
-.lead{font-size:16px}
+.lead{font-size:16px;max-width:none}.kind{margin:0;color:var(--muted);font-size:14px;letter-spacing:.02em}
 section{border-top:1px solid var(--rule);margin-top:40px;padding-top:20px}
 nav{margin-top:18px;font-size:14px;display:flex;flex-wrap:wrap;gap:2px 18px}
 a{color:var(--t0)}nav a{text-decoration:none}nav a:hover{text-decoration:underline}
@@ -52,9 +52,11 @@ tbody tr:last-child>*{border-bottom-color:var(--rule)}
 .summary td{min-width:78px;background:linear-gradient(90deg,var(--bar) var(--v),transparent var(--v)) 4px 50%/calc(100% - 8px) 70% no-repeat}
 .summary td.none,.summary td.plain{background:none}
 .summary .group{border-left:1px solid var(--rule)}
+.full{width:100%}
+thead .group[colspan]{text-align:center}
 .best{font-weight:700}
 .limit-left{border-left:2px solid var(--muted)}
-.key{display:inline-block;vertical-align:-2px;margin-right:6px}
+svg.key{display:inline-block;max-width:none;vertical-align:-2px;margin-right:6px}
 svg{display:block;max-width:100%;height:auto;overflow:visible}
 svg text{font:11px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:var(--muted);font-variant-numeric:tabular-nums}
 svg .small{font-size:8.5px}svg .faint{fill:var(--muted);opacity:.8;font-style:italic}
@@ -75,7 +77,7 @@ svg .bar{fill:var(--l)}
 .solid .ln{stroke-dasharray:none;stroke-width:1.6}
 .cells{shape-rendering:crispEdges}
 svg .h0{fill:var(--h0)}svg .h1{fill:var(--h1)}svg .h2{fill:var(--h2)}svg .h3{fill:var(--h3)}svg .h4{fill:var(--h4)}svg .h5{fill:var(--h5)}svg .h6{fill:var(--h6)}
-.scale{display:flex;flex-wrap:wrap;align-items:center;gap:2px 12px;font-size:12px;color:var(--muted);margin:0 0 12px}
+.scale{max-width:none;display:flex;flex-wrap:wrap;align-items:center;gap:2px 12px;font-size:12px;color:var(--muted);margin:0 0 12px}
 .scale i{display:inline-block;width:16px;height:12px;margin-right:4px;vertical-align:-1px}
 svg .in .ln,svg .out .ln{stroke-width:1.2;stroke-dasharray:none;opacity:.7}
 svg .in circle{fill:var(--paper);stroke:var(--l);stroke-width:1.3}svg .in .bar{fill:var(--paper);stroke:var(--l);stroke-width:.8}
@@ -87,29 +89,31 @@ figcaption{margin:0 0 6px;line-height:1.35}figcaption b{color:var(--ink);font-we
 .wide{display:none}
 @media(min-width:1000px){.wide{display:block}.narrow{display:none}
 .charts.two{grid-template-columns:repeat(2,minmax(0,540px))}.charts.one{grid-template-columns:minmax(0,1104px)}.charts.one figure{max-width:none}}
-.models{margin:0;display:grid;gap:5px 20px;align-content:center;font-size:14px;grid-template-columns:max-content minmax(0,1fr)}
+.models{margin:0;display:grid;gap:5px 20px;align-content:start;grid-column:1/-1;font-size:14px;grid-template-columns:max-content minmax(0,1fr)}
 .models dt{font-weight:600;color:var(--t);white-space:nowrap}.models dd{margin:0;color:var(--muted)}
+@media(min-width:1000px){.models.beside{grid-column:auto;padding-top:52px}}
 @media(max-width:560px){.models{grid-template-columns:minmax(0,1fr);gap:0}.models dd{margin:0 0 8px 24px}}
-.panels{display:grid;gap:18px 16px;grid-template-columns:repeat(auto-fill,minmax(165px,1fr));align-items:start}
-.panels figure{max-width:184px}
+.panels{display:grid;gap:0 16px;grid-template-columns:repeat(auto-fill,minmax(165px,1fr));align-items:start}
+.panels figure{max-width:208px;display:grid;grid-template-rows:subgrid;grid-row:span 2;margin-bottom:18px}
+@media(min-width:1000px){.panels{grid-template-columns:repeat(var(--n),minmax(0,1fr))}}
 .panels figcaption{font-size:12.5px}.panels figcaption span{display:block}
 .name{color:var(--t);font-weight:650}
 .tabs>input{position:absolute;opacity:0;pointer-events:none}
 .tabs>label{display:inline-block;padding:4px 12px;margin:0 4px 16px 0;border:1px solid var(--rule);border-radius:999px;font-size:14px;cursor:pointer;color:var(--muted)}
 .tabs>input:checked+label{background:var(--ink);border-color:var(--ink);color:var(--paper)}
 .tabs>input:focus-visible+label{outline:2px solid var(--l0);outline-offset:2px}
-.tabs>div{display:none}
+.tabs>div{display:none}.tabs>div>:first-child{margin-top:0}
 .claims{list-style:none;margin:0;padding:0;display:grid;gap:20px 32px;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr))}
 .claims>li{min-width:0}
 .claims .what{font-weight:600;margin:0 0 6px}.claims .what span{color:var(--muted);font-weight:400;margin-right:8px}
 .claims ul{list-style:none;margin:0;padding:0;font-size:14px}
-.claims ul li{display:grid;grid-template-columns:118px minmax(0,1fr);gap:0 10px;padding:4px 0;border-top:1px solid var(--grid)}
-.claims ul li>div{color:var(--muted);overflow-wrap:anywhere}.claims ul li>div b{color:var(--ink);font-weight:600}
+.claims ul li{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:0 12px;padding:5px 0;border-top:1px solid var(--grid)}
+.claims ul b{font-weight:500}.claims ul li>div{grid-column:1/-1;color:var(--muted);overflow-wrap:anywhere}
 .holds,.fails,.open{font-weight:600;white-space:nowrap}.holds{color:var(--good)}.fails{color:var(--bad)}.open{color:var(--muted)}
 .gallery{columns:2;column-gap:24px}
 @media(max-width:860px){.gallery{columns:1}}
 article{break-inside:avoid;border:1px solid var(--rule);border-radius:6px;padding:10px 14px 12px;margin:0 0 20px;font-size:14px}
-article h4{margin:0 0 6px;color:var(--ink);display:flex;flex-wrap:wrap;gap:0 12px;justify-content:space-between}
+.tabs article h3,article h3{font-size:14px;margin:0 0 6px;color:var(--ink);display:flex;flex-wrap:wrap;gap:0 12px;justify-content:space-between}
 .chain{list-style:none;margin:0;padding:0;font-size:12.5px;line-height:1.45;overflow-wrap:anywhere}
 .chain li{padding:2px 6px 2px 48px;position:relative;border-left:3px solid transparent}
 .chain .at{position:absolute;left:4px;width:38px;color:var(--muted);font-variant-numeric:tabular-nums}
@@ -117,12 +121,12 @@ article h4{margin:0 0 6px;color:var(--ink);display:flex;flex-wrap:wrap;gap:0 12p
 .chain .why{display:block;font-family:system-ui,sans-serif;color:var(--bad)}
 .chain .after{color:var(--muted)}
 summary{cursor:pointer;color:var(--t0);font-size:14px;padding:2px 0}
-article summary{padding-left:6px;font-size:13px}
-details[open]>summary{margin-bottom:8px}
+article summary{padding-left:6px;font:13px system-ui,sans-serif}
+details[open]>summary{margin-bottom:8px}.charts+details{margin-top:14px}details .scroll+.scroll{margin-top:20px}
 .settings{columns:3;column-gap:32px}@media(max-width:860px){.settings{columns:1}}
 .settings table{width:100%;break-inside:avoid;margin-bottom:14px;font-size:13px}
 .settings caption{color:var(--ink);font-weight:600;padding:0 0 2px}
-.settings th{font-weight:400;white-space:normal;padding-left:0}.settings td{white-space:normal;overflow-wrap:anywhere;padding-right:0}
+.settings th{font-weight:400;padding-left:0}.settings td{text-align:right;white-space:normal;overflow-wrap:anywhere;padding:4px 0}
 .pair{display:grid;gap:8px 48px;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr))}
 .facts td{white-space:normal}
 footer{border-top:1px solid var(--rule);margin-top:48px;padding:16px 16px 48px}
@@ -138,12 +142,12 @@ struct Tab {
 /// `id` names the group and is unique on the page.
 inline std::string tabs(std::string_view id, const std::vector<Tab>& panels) {
   if (panels.size() == 1) return panels[0].content;
-  std::string rules, out = "<div class=\"tabs\">";
+  std::string out = "<div class=\"tabs\">";
   for (std::size_t i = 0; i < panels.size(); ++i) {
-    out += message("<input type=\"radio\" name=\"", id, "\" id=\"", id, "-", i, "\"", i == 0 ? " checked" : "", "><label for=\"", id, "-",
-                   i, "\">", escape(panels[i].name), "</label>");
+    out += join({"<input type=\"radio\" name=\"", id, "\" id=\"", id, "-", i, "\"", i == 0 ? " checked" : "", "><label for=\"", id, "-",
+                   i, "\">", escape(panels[i].name), "</label>"});
   }
-  for (const Tab& panel : panels) out += message("<div>", panel.content, "</div>");
+  for (const Tab& panel : panels) out += join({"<div>", panel.content, "</div>"});
   return out += "</div>";
 }
 
@@ -152,12 +156,12 @@ inline std::string page(std::string_view title, std::string_view header, std::st
                         std::size_t most_tabs) {
   std::string rules;
   for (std::size_t i = 1; i <= most_tabs; ++i)
-    rules += message(i > 1 ? "," : "", ".tabs>input:nth-of-type(", i, "):checked~div:nth-of-type(", i, ")");
+    rules += join({i > 1 ? "," : "", ".tabs>input:nth-of-type(", i, "):checked~div:nth-of-type(", i, ")"});
   rules += "{display:block}\n";
-  return message("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+  return join({"<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
                  "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<link rel=\"icon\" href=\"data:,\">\n<title>",
                  escape(title), "</title>\n<style>", style_sheet, rules, "</style>\n</head>\n<body>\n<header>\n", header,
-                 "</header>\n<main>\n", main, "</main>\n<footer>\n", footer, "</footer>\n</body>\n</html>\n");
+                 "</header>\n<main>\n", main, "</main>\n<footer>\n", footer, "</footer>\n</body>\n</html>\n"});
 }
 
 }  // namespace relay::report

@@ -8,7 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include <relay/core/require.hpp>
 #include <relay/pipeline/report/data.hpp>
 #include <relay/pipeline/report/sections.hpp>
 #include <relay/pipeline/report/text.hpp>
@@ -62,7 +61,7 @@ inline std::string wrapped(std::string_view text, std::size_t begun, std::size_t
 inline std::string report_tables(const ReportData& data) {
   using namespace report;
   const View view(data);
-  constexpr std::size_t name_width = 17, most = 13;  // 17 + 13 * 6 + 2
+  constexpr std::size_t name_width = 15, most = 14;  // 15 + 14 * 6 + 1 = 100
   std::string out;
   const auto padded = [](std::string_view text, std::size_t width) {
     std::string cell(text.substr(0, width - 1));
@@ -81,16 +80,16 @@ inline std::string report_tables(const ReportData& data) {
     const auto row = [&](std::string_view name, auto&& value) {
       std::string text = padded(name, name_width);
       for (std::size_t i = 0; i < lengths.size(); ++i) {
-        if (lengths[i] > limit && (i == 0 || lengths[i - 1] <= limit)) text += " |";
+        if (lengths[i] > limit && (i == 0 || lengths[i - 1] <= limit)) text += lengths.size() < most ? " |" : "|";
         text += cell(value(lengths[i]));
       }
       line(text);
     };
-    line(message(spoken(task), range ? message(", trained on lengths ", range->shortest, " to ", range->longest) : std::string(),
-                 lengths.size() < all.size() ? message("; ", lengths.size(), " of ", all.size(), " lengths") : std::string()));
+    line(join({spoken(task), range ? join({", trained on lengths ", range->shortest, " to ", range->longest}) : std::string(),
+                 lengths.size() < all.size() ? join({"; ", lengths.size(), " of ", all.size(), " lengths"}) : std::string()}));
     row("length", [](int length) { return std::to_string(length); });
     for (const Metric& metric : metrics) {
-      line(message("  ", metric.name));
+      line(join({"  ", metric.name}));
       for (const std::string& model : view.models) {
         if (metric.of_chain && !has_chain(model)) continue;
         row(model, [&](int length) {
@@ -102,12 +101,12 @@ inline std::string report_tables(const ReportData& data) {
     out += "\n";
   }
   if (!data.claims.empty()) out += "claims\n";
+  const std::string* last = nullptr;
   for (const Claim& claim : data.claims) {
-    std::string text = message(claim.number < 10 ? " " : "", claim.number, "  ", !claim.holds ? "not tested    " : *claim.holds ? "holds         " : "does NOT hold ");
-    const std::size_t indent = text.size();
-    text += detail::wrapped(message(claim.task.empty() ? "" : message(spoken(claim.task), ": "), claim.text, claim.detail.empty() ? "" : message(" (", claim.detail, ")")),
-                            indent, indent, 100);
-    line(text);
+    if (!last || *last != claim.text) line(join({claim.number < 10 ? " " : "", claim.number, "  ", detail::wrapped(claim.text, 4, 4, 100)}));
+    last = &claim.text;
+    const std::string text = join({"    ", !claim.holds ? "not tested     " : *claim.holds ? "holds          " : "does NOT hold  "});
+    line(text + detail::wrapped(join({claim.task.empty() ? "" : join({spoken(claim.task), ": "}), claim.detail}), text.size(), text.size(), 100));
   }
   if (!data.claims.empty()) out += "\n";
 
@@ -122,12 +121,12 @@ inline std::string report_tables(const ReportData& data) {
     std::vector<int> all, shown;
     for (std::size_t t = 1; t <= rounds; ++t) all.push_back(static_cast<int>(t));
     shown = detail::thinned(all, static_cast<int>(rounds), most);
-    line(message(spoken(task), ", ", aligned, ": how often iteration t prints round t"));
+    line(join({spoken(task), ", ", aligned, ": how often iteration t prints round t"}));
     std::string text = padded("t", name_width);
     for (const int t : shown) text += cell(std::to_string(t));
     line(text);
     for (const Entry* entry : entries) {
-      text = padded(message("  length ", entry->length), name_width);
+      text = padded(join({"  length ", entry->length}), name_width);
       for (const int t : shown) {
         const std::size_t i = static_cast<std::size_t>(t) - 1;
         text += cell(i < entry->rounds.size() && entry->rounds[i].count > 0 ? fixed(entry->rounds[i].share(), 3) : std::string());
