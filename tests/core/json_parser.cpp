@@ -85,6 +85,16 @@ TEST_CASE("errors name the source, the line, the column and what was expected") 
   CHECK(error(std::string("1\0", 2)) != "no error");
 }
 
+TEST_CASE("of one line of a file, errors name the column alone") {
+  CHECK(parse_json_line("[1]", "f:7").dump() == "[1]");
+  try {
+    parse_json_line("[1,]", "f:7");
+    FAIL("no error");
+  } catch (const Error& e) {
+    CHECK(std::string(e.what()) == "f:7: column 4: expected a value: an object, array, string, number, true, false or null");
+  }
+}
+
 TEST_CASE("nesting has a limit") {
   const auto nested = [](std::size_t n) { return std::string(n, '[') + std::string(n, ']'); };
   CHECK(error(nested(128)) == "no error");

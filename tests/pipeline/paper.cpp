@@ -137,22 +137,6 @@ TEST_CASE("chains on demand are those in files: the same models, and no files") 
   CHECK(run("share", config).model("ar_relay") != other.model("ar_relay"));
 }
 
-TEST_CASE("on demand, a chain that is too long to be read leaves the example that stood there") {
-  PipelineConfig config = tiny();
-  const Mixture mixture = config.mixture();
-  int needed = 0;  // for true chains alone
-  for (int i = 0; i < mixture.size(); ++i) {
-    const TaskConfig& t = config.training(mixture.task(i).name);
-    needed = std::max(needed, text_tokens(mixture, mixture.joint(i, mixture.task(i).largest(t.last_test()))));
-  }
-  config.model.positions = needed;
-  const Run kept = run("long_kept", config);
-  REQUIRE(says(kept.said, "written chains are dropped"));
-  set(config, "ar_relay.keep_chains=false");
-  const Run drawn = run("long_drawn", config);
-  CHECK(exists("long_drawn/results.json"));
-}
-
 TEST_CASE("stopped after every few steps and lengths, on demand, it ends in the same bits, and evaluation goes on where it was") {
   PipelineConfig config = tiny();
   set(config, "ar_relay.keep_chains=false");

@@ -74,7 +74,7 @@ wrong "--run is empty" "$relay" solve --run "" 1+2
 wrong "--run is empty" "$relay" evaluate --run "" --model ar --lengths 1
 
 # --- Settings ---
-wrong "unknown preset 'dmeo': there are demo, own_data and small, or give the path of a file" "$relay" pipeline --out new --preset dmeo
+wrong "unknown preset 'dmeo': there are demo, own_data, paper and small, or give the path of a file" "$relay" pipeline --out new --preset dmeo
 wrong "unknown preset 'dmeo'" "$relay" pipeline --out run --preset dmeo
 wrong "unknown preset 'dmeo'" "$relay" plan --preset dmeo
 printf 'batch = 4\n# a comment\nbacth = 5\n' >typo.preset

@@ -228,6 +228,12 @@ struct PipelineConfig {
     return list;
   }
 
+  /// Of the auto-regressive models.
+  TransformerConfig causal_model() const {
+    TransformerConfig config = model;
+    config.heads_without_rotary = ar_heads_without_rotary;
+    return config;
+  }
   /// The chains that looped_aligned writes for a task's problems of a length beyond the trained ones.
   int chains_of(const TaskConfig& t, int length) const { return t.chains.empty() ? chains : going_on(t.chains, length - t.lengths.longest); }
   /// The problems of a task that an auto-regressive model is asked for in a phase, 1, 2, ...
@@ -242,12 +248,6 @@ struct PipelineConfig {
   /// Does a task's fine-tuning read chains at all?
   bool learns_chains(const TaskConfig& t) const { return t.last_test() > t.lengths.longest && (t.in_range > 0 || share > 0); }
 
-  /// Of the auto-regressive models.
-  TransformerConfig causal_model() const {
-    TransformerConfig config = model;
-    config.heads_without_rotary = ar_heads_without_rotary;
-    return config;
-  }
   LinearSchedule schedule(const StageConfig& stage) const {
     return {.steps = stage.steps, .warm_up = warm_up, .final = final};
   }

@@ -170,8 +170,8 @@ inline std::string chain_text(const Verdict& verdict, const Example& chain, auto
   std::string out;
   const auto line = [&](std::string begin, const Tokens& tokens, bool right, const std::string& why) {
     begin += print(tokens) + " ";
-    out += begin + std::string(begin.size() < 47 ? 47 - begin.size() : 0, ' ') +
-           (right ? "right" : verdict.known ? "WRONG" + why : "not known") + "\n";
+    out += begin + std::string(begin.size() < 47 ? 47 - begin.size() : 0, ' ');
+    out += (right ? "right" : verdict.known ? "WRONG" + why : "not known") + "\n";
   };
   for (std::size_t t = 0; t < chain.rounds.size(); ++t) {
     const std::string number = std::to_string(t + 1);

@@ -377,8 +377,9 @@ class RecordedTask {
     const Example* find(const Tokens& problem, const std::vector<Tokens>* rounds = nullptr) const {
       const Example* best = nullptr;
       std::size_t most = 0;
-      for (auto r = std::lower_bound(records_.begin(), records_.end(), problem, [](const auto& a, const Tokens& b) { return a.example->problem < b; });
-           r != records_.end() && r->example->problem == problem; ++r) {
+      const auto less = [](const Record& a, const Tokens& b) { return a.example->problem < b; };
+      auto r = std::lower_bound(records_.begin(), records_.end(), problem, less);
+      for (; r != records_.end() && r->example->problem == problem; ++r) {
         const Example& e = *r->example;
         std::size_t agree = 0;
         while (rounds && agree < std::min(rounds->size(), e.rounds.size()) && (*rounds)[agree] == e.rounds[agree]) ++agree;
@@ -414,7 +415,8 @@ class RecordedTask {
     void index() {
       for (const ByLength* list : lists())
         for (const Example& e : list->all()) records_.push_back({&e, list});
-      std::stable_sort(records_.begin(), records_.end(), [](const Record& a, const Record& b) { return a.example->problem < b.example->problem; });
+      std::stable_sort(records_.begin(), records_.end(),
+                       [](const Record& a, const Record& b) { return a.example->problem < b.example->problem; });
       for (std::size_t first = 0, i = 1; i < records_.size(); ++i) {
         if (records_[first].example->problem == records_[i].example->problem) {
           compare(records_[first], records_[i]);

@@ -228,7 +228,8 @@ class RecordReader {
       if (!iterations) wrong(R"( has neither "rounds" nor "iterations": add "iterations", the number of rounds that the problem takes)");
       e.iterations = *iterations;
     } else {
-      const std::string_view needed = problems ? ": write both \"rounds\" and \"answer\", or neither" : ", which training and test data need: add it";
+      const std::string_view needed = problems ? R"(: write both "rounds" and "answer", or neither)"
+                                               : ", which training and test data need: add it";
       const Json& rounds = field("rounds", needed);
       if (!rounds.is_array()) wrong(": \"rounds\" must be a list of rounds, but is ", rounds.kind());
       if (rounds.as_array().empty()) wrong(": \"rounds\" is an empty list: write at least one round");
