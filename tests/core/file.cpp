@@ -138,3 +138,19 @@ TEST_CASE("a folder that may not be written is reported and left alone") {
   CHECK(contains(making, "cannot make the folder " + folder.path + "/a: "));
   CHECK(read_file(folder.path + "/f") == "old");
 }
+
+TEST_CASE("the files of a directory, in order; none where there is no directory") {
+  make_directories("listed/inner");
+  write_file_atomically("listed/b", "1");
+  write_file_atomically("listed/a", "2");
+  CHECK(files_in("listed") == std::vector<std::string>{"a", "b", "inner"});
+  CHECK(files_in("listed/inner").empty());
+  CHECK(files_in("nowhere").empty());
+  CHECK_THROWS_AS(files_in("listed/a"), Error);
+}
+
+TEST_CASE("fingerprints are FNV-1a") {
+  CHECK(fingerprint("") == 0xcbf29ce484222325u);
+  CHECK(fingerprint("a") == 0xaf63dc4c8601ec8cu);
+  CHECK(fingerprint("foobar") == 0x85944171f73967e8u);
+}

@@ -492,16 +492,21 @@ class Pipeline {
       const TaskConfig& t = training(task);
       for (int length = t.first_test(); length <= t.last_test(); ++length) {
         if (++at <= done) continue;
-        if (observer_.interrupted()) {
-          if (done > 0) save();
-          add_seconds(directory_.machine_file(), "evaluation", seconds_now() - started);
-          throw Interrupted("stopped while evaluating; the same command goes on from there");
-        }
         if (seconds_now() - saved > 60) save();
-        const auto examples = test_examples(task, length, config_.samples, key(Stream::test, ""));
+        const std::vector<Example> examples = test_examples(task, length, config_.samples, key(Stream::test, ""));
+        std::vector<Solution> solutions;
+        const std::size_t portion = 64 * static_cast<std::size_t>(threads_->count());  // after which it may be stopped
+        for (std::size_t first = 0; first == 0 || first < examples.size(); first += portion) {
+          if (observer_.interrupted()) {
+            if (done > 0) save();
+            add_seconds(directory_.machine_file(), "evaluation", seconds_now() - started);
+            throw Interrupted("stopped while evaluating; the same command goes on from there");
+          }
+          const auto problems = std::span(examples).subspan(first, std::min(portion, examples.size() - first));
+          for (Solution& s : solve(problems)) solutions.push_back(std::move(s));
+        }
         done = at;
         if (examples.empty()) continue;  // recorded data have what they have
-        const auto solutions = solve(examples);
         rows.push(to_json(ResultRow(name, mixture_.task(task).name, length, accuracy(solutions, examples))));
         if (name == "looped_vanilla") continue;  // it was never taught rounds
         Diagnosis diagnosis;
