@@ -397,6 +397,7 @@ TEST_CASE("the vocabulary spells what print prints") {
       CHECK(vocabulary.is_value(t) == (t >= 5 + task.letters));
       CHECK(task.is_number(t) == (vocabulary.spelling(t)[0] >= '0' && vocabulary.spelling(t)[0] <= '9'));
     }
+    CHECK(!task.is_number(vocabulary.size()));
     CHECK(vocabulary.spelling(task.number(0)) == "0");
     if (differences) {
       CHECK(vocabulary.spelling(vocabulary.first_value()) == "-2");
