@@ -15,6 +15,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <new>
 #include <string>
@@ -131,8 +132,9 @@ void run(const RunDirectory& directory, const PipelineConfig& config, const Opti
                   t.lengths.longest) +
            results_table(rows, task, t.lengths.longest);
   }
+  print(out);
   write_report(directory.path());
-  print(out + format("\n%s and %s in %.0f s with %d threads.\n", directory.results_file().c_str(), directory.report_file().c_str(),
+  print(format("\n%s and %s in %.0f s with %d threads.\n", directory.results_file().c_str(), directory.report_file().c_str(),
                      seconds_now() - started, threads.count()));
 }
 
@@ -141,7 +143,7 @@ void run_pipeline(const Options& options, Threads& threads) {
   PipelineConfig config = directory.begun() ? directory.config() : preset(options.preset);
   preset(options.preset);  // an unknown name is an error even when the run is there already
   if (options.seed_given) config.seed = options.seed;
-  for (const std::string& setting : options.settings) set(config, setting);
+  set_all(config, options.settings);
   run(directory, config, options, threads);
 }
 
@@ -153,23 +155,31 @@ void train(const Options& options, Threads& threads) {
   config.own_data.splitting = options.characters ? Splitting::characters : Splitting::whitespace;
   const RecordedTask task = config.own_data.load();
   config.own_data.content = task.options();
+  for (std::string* path : {&config.own_data.train, &config.own_data.test, &config.own_data.problems})
+    if (!path->empty()) *path = std::filesystem::absolute(*path).string();  // the run is gone on with from any folder
   TaskConfig& lengths = config.own_data_training;
   lengths.lengths.shortest = task.train().lengths().front();
   lengths.lengths.longest = task.train().lengths().back();
   lengths.test_longest = lengths.lengths.longest;
   for (const ByLength* list : {&task.test(), &task.problems()})
     if (!list->empty()) lengths.test_longest = std::max(lengths.test_longest, list->lengths().back());
+  if (!task.test().empty()) lengths.test_shortest = std::min(lengths.lengths.shortest, task.test().lengths().front());
   if (options.seed_given) config.seed = options.seed;
-  for (const std::string& setting : options.settings) set(config, setting);
+  set_all(config, options.settings);
   if (const auto words = task.untrained(); !words.empty())
     std::fprintf(stderr, "note: %zu tokens are in no training example, and no model can know them: %s%s\n", words.size(), words.front().c_str(),
                  words.size() > 1 ? ", ..." : "");
+  const auto problems = task.problems().all();
+  const auto short_ones = std::count_if(problems.begin(), problems.end(), [&](const Example& e) { return e.length <= lengths.lengths.longest; });
+  if (short_ones > 0)
+    std::fprintf(stderr, "note: %ld of the problems in %s are not longer than what is trained, and no chains are written for them\n",
+                 static_cast<long>(short_ones), options.longer.c_str());
   run(RunDirectory(options.directory), config, options, threads);
 }
 
 void report(const Options& options) {
   const RunDirectory directory(options.directory);
-  directory.config();  // says what is missing where there is no run
+  require(directory.begun(), options.directory, " holds no run: there is no config.json; `relay pipeline --out ", options.directory, "` makes one");
   require(exists(directory.results_file()), options.directory, " has no results.json yet: `relay pipeline --out ", options.directory,
           "` goes on with the run");
   write_report(directory.path());
@@ -178,7 +188,7 @@ void report(const Options& options) {
 
 void plan(const Options& options) {
   PipelineConfig config = preset(options.preset);
-  for (const std::string& setting : options.settings) set(config, setting);
+  set_all(config, options.settings);
   config.check();
   const auto stages = plan_stages<float>(config.mixture(), config);
   print(plan_table(stages, config));

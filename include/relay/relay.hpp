@@ -19,6 +19,7 @@
 #include <relay/task/vocabulary.hpp>
 #include <relay/task/example.hpp>
 #include <relay/task/placement.hpp>
+#include <relay/task/typed_text.hpp>
 #include <relay/task/expression.hpp>
 #include <relay/task/expression_parser.hpp>
 #include <relay/task/arithmetic.hpp>

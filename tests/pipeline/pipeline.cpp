@@ -276,7 +276,15 @@ TEST_CASE("an evaluation that was stopped goes on with the model it was at") {
   CHECK(!says(said, "evaluating ar on"));
   CHECK(!says(said, "evaluating looped"));
 
-  write_file_atomically(directory.evaluation_file("ar"), "{}\n");
+  // Of another model, or of none that is known, it is made again; a damaged one is named.
+  std::string other = read_file(directory.evaluation_file("ar"));
+  const std::size_t of = other.find("\"of\":\"") + 6;
+  other[of] = other[of] == '0' ? '1' : '0';
+  for (const std::string& text : {other, std::string("{}\n")}) {
+    write_file_atomically(directory.evaluation_file("ar"), text);
+    CHECK(run("evaluated", tiny()) == once);
+  }
+  write_file_atomically(directory.evaluation_file("ar"), "{\n");
   CHECK(says(error_of([&] { run("evaluated", tiny()); }), "evaluated/evaluation/ar.json"));
 }
 

@@ -54,7 +54,8 @@ TEST_CASE("a run goes on with the configuration it was begun with") {
         "begun/deeper was begun with model.dropout=0.1, not 0.2: use the same settings to go on, or another --out");
   other = config;
   other.arithmetic.modulus = 4;
-  CHECK(says(error_of([&] { run.begin(other); }), "the modulus is 4"));
+  CHECK(says(error_of([&] { run.begin(other); }), "was begun with arithmetic.modulus=5, not 4"));
+  CHECK(says(error_of([&] { RunDirectory("begun/other").begin(other); }), "the modulus is 4"));
   other = config;
   other.tasks = {"edit_distance"};
   CHECK(error_of([&] { run.begin(other); }) ==

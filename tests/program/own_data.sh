@@ -59,13 +59,25 @@ has err "^relay: .*bob"
 "$RELAY" evaluate --run run --model looped_aligned --lengths 1..5 --count 2 >table 2>err || fail "evaluate: $(cat err)"
 [[ $(wc -l <table) == 7 ]] || fail "evaluate: $(cat table)"
 
-# --- The report ---
+# --- From another folder; and not with other files, whose tokens would have other numbers. ---
+mkdir elsewhere
+(cd elsewhere && "$RELAY" evaluate --run ../run --model ar --lengths 1 --count 2 >../table 2>../err) || fail "from another folder: $(cat err)"
+tac train.jsonl >other.jsonl && mv train.jsonl kept.jsonl && mv other.jsonl train.jsonl
+for command in "solve --run run finn" "evaluate --run run --model ar --lengths 1" "pipeline --out run"; do
+  "$RELAY" $command >out 2>err && fail "$command: other data, and no error"
+  [[ $(wc -l <err) == 1 ]] && has err '^relay: the run was begun with other examples '
+done
+mv kept.jsonl train.jsonl
+
+# --- The report, which needs nothing but the run ---
+mv train.jsonl away.jsonl
 [[ -s run/report.html ]] || fail "a run ends in a report"
 rm run/report.html
 "$RELAY" report --run run >tables 2>err || fail "report: $(cat err)"
 [[ -s run/report.html ]] || fail "report writes the page"
 has tables '^own data, trained on lengths 1 to 3$'
 has tables '^claims$'
+mv away.jsonl train.jsonl
 grep -qE 'https?://|<script' run/report.html && fail "the report loads something"
 "$RELAY" report --run nowhere >out 2>err && fail "a report of nothing"
 [[ $(wc -l <err) == 1 ]] && has err '^relay: nowhere holds no run'

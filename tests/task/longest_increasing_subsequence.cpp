@@ -178,17 +178,18 @@ TEST_CASE("generated examples agree with a second implementation") {
     const Tokens row = in_row(task, example, round, random.below(100));
     REQUIRE(task.placement().read(example, round, row) == example.rounds[static_cast<std::size_t>(round - 1)]);
     if (task.layout == Layout::in_place) {
-      REQUIRE(example.width == 0);
+      REQUIRE(example.width == (length < std::max(task.group, 2) ? std::max(task.group + 1, 3) : 0));
       const int first = (round - 1) * task.group, last = std::min(first + task.group, length);
+      const int left = example.columns() - static_cast<int>(example.problem.size());  // pads
       const std::vector<Placed> placed = task.placement().place(example, round);
       REQUIRE(placed.size() == static_cast<std::size_t>(last - first));
       for (const Placed& p : placed) {
-        REQUIRE(p.column >= first);
-        REQUIRE(p.token == Lis::number(values[static_cast<std::size_t>(p.column)]));
+        REQUIRE(p.column - left >= first);
+        REQUIRE(p.token == Lis::number(values[static_cast<std::size_t>(p.column - left)]));
       }
     } else {
-      REQUIRE(example.columns() == std::max(length + 1, task.group + 1));
-      REQUIRE((example.width == 0) == (length >= task.group));
+      REQUIRE(example.columns() == std::max({length + 1, task.group + 1, 3}));
+      REQUIRE((example.width == 0) == (length >= std::max(task.group, 2)));
       REQUIRE(row.back() == Vocabulary::sep);
     }
     const Example largest = task.largest(length);
@@ -391,7 +392,7 @@ TEST_CASE("numbers as people type them; errors point at the character") {
   CHECK(task.parse("3 1 4 1 5").length == 5);
   CHECK(task.parse("3 1 4 1 5").iterations == 1);
   CHECK(task.parse("3 1 4 1 5").columns() == 11);
-  CHECK(Lis{.layout = Layout::in_place}.parse("3 1 4 1 5").columns() == 6);
+  CHECK(Lis{.layout = Layout::in_place}.parse("3 1 4 1 5").columns() == 11);
   CHECK(task.parse("1 2 3 4 5 6 7 8 9 10").columns() == 11);
   CHECK(task.parse("1 2 3 4 5 6 7 8 9 10 11").iterations == 2);
   CHECK(task.print(task.parse("0 249").problem) == "0 249 <sep>");
@@ -639,6 +640,17 @@ TEST_CASE("the answer of the rounds is their largest number") {
   CHECK(task.print({task.answer(example)}) == "4");
 }
 
+TEST_CASE("a row, and one for each round, have room for the text of a chain, however few the numbers") {
+  Random random{Key(12)};
+  for (const Layout layout : {Layout::flush_right, Layout::in_place})
+    for (const int group : {1, 2, 3, 10})
+      for (int length = 1; length <= 30; ++length) {
+        const Lis task{.group = group, .layout = layout};
+        const Example e = task.generate(length, random);
+        CHECK(static_cast<int>(task.text_size(e)) <= e.columns() * (e.iterations + 1));
+      }
+}
+
 TEST_CASE("values flush right and in place") {
   const Lis flush{.group = 3}, in_place{.group = 3, .layout = Layout::in_place};
   const auto row = [](const Lis& task, const Example& example, int round) {
@@ -663,7 +675,7 @@ TEST_CASE("values flush right and in place") {
   CHECK(row(flush, few, 1) == "1 2 2 <sep>");
   CHECK(flush.placement().read(few, 1, few.rounds[0]) == few.rounds[0]);
   CHECK(solved(flush, "5 9 6").columns() == 4);
-  CHECK(row(in_place, solved(in_place, "5 9"), 1) == "1 2 <eos>");
+  CHECK(row(in_place, solved(in_place, "5 9"), 1) == "<eos> 1 2 <eos>");
 
   CHECK(in_place.print(in_place.placement().read(b, 1, written(in_place, "1 <pad> <eos> 7 7"))) ==
         "1 <pad> <eos> <sep>");

@@ -259,3 +259,21 @@ TEST_CASE("what makes no stream") {
   const Stream stream(task, {.shortest = 1, .longest = 2, .power = 1}, 1, Key(1));
   CHECK_THROWS_AS(MergedStream(stream, {}, 0.5, Key(1)), Error);
 }
+
+TEST_CASE("where not all lengths are known, none of the others is drawn, and those that are as often as their power says") {
+  const Lengths lengths{.shortest = 1, .longest = 1000, .power = 1, .known = {2, 8, 500, 2000}};
+  Random random(Key(21));
+  int counts[3] = {};
+  for (int i = 0; i < 51000; ++i) {
+    const int n = lengths(random);
+    REQUIRE((n == 2 || n == 8 || n == 500));
+    ++counts[n == 2 ? 0 : n == 8 ? 1 : 2];
+  }
+  CHECK(counts[0] == doctest::Approx(200).epsilon(0.25));
+  CHECK(counts[1] == doctest::Approx(800).epsilon(0.15));
+  const Lengths none{.shortest = 3, .longest = 7, .power = 0, .known = {2, 8}};
+  CHECK(none(random) == 2);
+  const Lengths all{.shortest = 3, .longest = 7, .power = 2}, named{.shortest = 3, .longest = 7, .power = 2, .known = {3, 4, 5, 6, 7}};
+  Random a(Key(22)), b(Key(22));
+  for (int i = 0; i < 200; ++i) CHECK(all(a) == named(b));
+}

@@ -220,4 +220,11 @@ constexpr std::uint64_t fingerprint(std::string_view bytes) {
   return hash;
 }
 
+/// A fingerprint as people see it: 16 hexadecimal digits.
+inline std::string in_digits(std::uint64_t fingerprint) {
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(fingerprint));
+  return digits;
+}
+
 }  // namespace relay

@@ -86,8 +86,7 @@ inline Safetensors read_with_parts(const std::string& path) {
     const char* const advice = ": put the right file back, or remove the checkpoint and train anew";
     require(exists(part), path, " is a checkpoint of several files, of which ", part, " is missing", advice);
     const std::string bytes = read_file(part);
-    char hash[17];
-    std::snprintf(hash, sizeof hash, "%016llx", static_cast<unsigned long long>(fingerprint(bytes)));
+    const std::string hash = in_digits(fingerprint(bytes));
     require(part == part_file(path, hash), part, " is damaged, or another file: it does not hold what ", path, " was written with", advice);
     whole.take(Safetensors::parse(bytes, part));
   }
@@ -118,9 +117,8 @@ class Parts {
     try {
       for (std::size_t i = 1; i < files.size(); ++i) {
         const std::string bytes = files[i].bytes(path);
-        char hash[17];
-        std::snprintf(hash, sizeof hash, "%016llx", static_cast<unsigned long long>(fingerprint(bytes)));
-        hashes += (hashes.empty() ? "" : ",") + std::string(hash);
+        const std::string hash = in_digits(fingerprint(bytes));
+        hashes += (hashes.empty() ? "" : ",") + hash;
         names.push_back(part_file(path, hash));
         write_file_atomically(names.back(), bytes);
       }

@@ -19,7 +19,7 @@ namespace relay {
 struct ClaimVerdict {
   int number;
   std::string task, text;
-  bool holds;
+  std::optional<bool> holds;  // nothing: it cannot be judged by this run
   std::string detail;  // the numbers
 };
 
@@ -54,13 +54,13 @@ inline std::vector<ClaimVerdict> judge_claims(const PipelineConfig& config, cons
     const auto beyond = [&](int length) { return length > longest; };
     const auto in = [&](std::string_view model) { return detail::mean_accuracy(rows, model, task, trained); };
     const auto past = [&](std::string_view model) { return detail::mean_accuracy(rows, model, task, beyond); };
-    const auto add = [&](int number, const char* text, bool holds, std::string detail) {
+    const auto add = [&](int number, const char* text, std::optional<bool> holds, std::string detail) {
       claims.push_back({number, task, text, holds, std::move(detail)});
     };
 
     std::string numbers;
     bool all = true;
-    for (const char* model : {"looped_aligned", "looped_vanilla", "ar", "ar_relay"})
+    for (const char* model : {"looped_aligned", "looped_vanilla", "ar", "ar_relay", "ar_self_loop", "ar_self_truth"})
       if (const auto a = in(model)) {
         numbers += std::string(numbers.empty() ? "" : ", ") + model + " " + digits(*a);
         all = all && *a >= 0.95;
@@ -78,13 +78,13 @@ inline std::vector<ClaimVerdict> judge_claims(const PipelineConfig& config, cons
           "ar_relay " + digits(*relay) + ", looped_aligned " + digits(*aligned) + ", ar " + digits(*ar));
     for (const char* model : {"ar_self_loop", "ar_self_truth"})
       if (const auto self = past(model); self && ar && relay)
-        add(4, "Past the range: AR tuned on its own chains only a little above AR (less than half the gain of RELAY)",
-            *self >= *ar - 0.05 && *self - *ar < std::max(0.02, (*relay - *ar) / 2),
+        add(4, "Past the range: AR tuned on its own chains only a little above AR (0.05 below to half the gain of RELAY, which must be 0.2 or more)",
+            *relay >= *ar + 0.2 ? std::optional(*self >= *ar - 0.05 && *self - *ar < (*relay - *ar) / 2) : std::nullopt,
             std::string(model) + " " + digits(*self) + ", ar " + digits(*ar) + ", ar_relay " + digits(*relay));
     const auto last = [&](int length) { return length == t.last_test(); };
     const auto aligned_tokens = detail::mean_accuracy(rows, "looped_aligned", task, last, &ResultRow::token);
     const auto relay_tokens = detail::mean_accuracy(rows, "ar_relay", task, last, &ResultRow::token);
-    if (aligned_tokens && relay_tokens)
+    if (aligned_tokens && relay_tokens && t.last_test() > longest)
       add(5, "At the longest length tested: more than 90 % of the tokens of aligned looped and of the RELAY-tuned AR model are right",
           *aligned_tokens > 0.9 && *relay_tokens > 0.9,
           "length " + std::to_string(t.last_test()) + ": looped_aligned " + digits(*aligned_tokens) + ", ar_relay " + digits(*relay_tokens));
@@ -116,7 +116,7 @@ inline std::vector<ClaimVerdict> judge_claims(const PipelineConfig& config, cons
                      ", of self chains in the first round " + digits(self_hits.front()) + ", in the last " + digits(self_hits.back());
     }
     if (!detail_text.empty())
-      add(6, "LIS hit matrix past the range: RELAY chains near 100 % everywhere (least cell 0.95), self chains fall off in later rounds (by 0.05)",
+      add(6, "LIS hit matrix past the range: RELAY chains near 100 % everywhere (least cell 0.95), AR's own fall off (least cell of the last round 0.05 below that of the first)",
           holds, detail_text);
   }
   return claims;
@@ -125,7 +125,7 @@ inline std::vector<ClaimVerdict> judge_claims(const PipelineConfig& config, cons
 inline Json to_json(const std::vector<ClaimVerdict>& claims) {
   Json list = Json::array();
   for (const ClaimVerdict& c : claims)
-    list.push(Json::object().set("claim", c.number).set("task", c.task).set("text", c.text).set("holds", c.holds).set("detail", c.detail));
+    list.push(Json::object().set("claim", c.number).set("task", c.task).set("text", c.text).set("holds", c.holds ? Json(*c.holds) : Json()).set("detail", c.detail));
   return list;
 }
 

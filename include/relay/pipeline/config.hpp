@@ -65,11 +65,13 @@ struct OwnDataConfig {
   static constexpr std::string_view name = "own_data";
   std::string train, test, problems;  // files; the last two may be left out
   Splitting splitting = Splitting::whitespace;
-  std::string content;  // what the files hold, so that a run does not go on with others
+  std::string content;  // what the files held when a run was begun; empty: it is not begun
 
   RecordedTask load() const {
     require(!train.empty(), "own_data.train is empty: give the file of examples to train on");
     RecordedTask task = RecordedTask::load({.data = train, .test = test, .problems = problems, .tokens = splitting});
+    require(content.empty() || task.options() == content, "the run was begun with other examples (", content, ") than its files hold now (",
+            task.options(), "), and its tokens would have other numbers: put the files back that ", train, " and the others were, or make a new run");
     task.name = name;
     return task;
   }
@@ -216,11 +218,12 @@ struct PipelineConfig {
     return Mixture(std::move(list));
   }
   /// What a training draws of each task.
-  std::vector<TaskShare> shares(const StageConfig& stage) const {
+  std::vector<TaskShare> shares(const Mixture& mixture, const StageConfig& stage) const {
     std::vector<TaskShare> list;
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       const TaskConfig& t = training(tasks[i]);
       Lengths lengths = t.lengths;
+      lengths.known = mixture.task(static_cast<int>(i)).lengths();
       if (!stage.powers.empty()) lengths.power = stage.powers[i];
       list.push_back({lengths, t.share, stage.weights.empty() ? 1 : stage.weights[i], t.split_from,
                       static_cast<int>(stage.curriculum * stage.steps)});
@@ -261,8 +264,14 @@ struct PipelineConfig {
     return config;
   }
 
-  /// Throws, naming the key, where a value makes no sense.
-  void check() const;
+  /// Throws, naming the key, where a value makes no sense, alone or for the tasks.
+  void check() const {
+    check_values();
+    check_sizes(mixture());
+  }
+  void check_values() const;
+  /// Is the model large enough for all that the tasks ask of it?
+  void check_sizes(const Mixture& mixture) const;
 
  private:
   /// The n-th number of a list, from 1 on; the last one goes on.
@@ -294,6 +303,11 @@ struct PipelineConfig {
 
 namespace detail {
 
+inline std::string_view trimmed(std::string_view text) {
+  const std::size_t first = text.find_first_not_of(" \t\r"), last = text.find_last_not_of(" \t\r");
+  return first == text.npos ? std::string_view() : text.substr(first, last - first + 1);
+}
+
 /// How the values of an enumeration are spelled, in their order.
 template <class E>
 constexpr std::vector<std::string_view> spellings() {
@@ -323,7 +337,7 @@ void read_value(std::string_view key, std::string_view text, T& value) {
     for (std::string_view rest = text; !rest.empty();) {
       const std::size_t comma = rest.find(',');
       list.emplace_back();
-      read_value(key, rest.substr(0, comma), list.back());
+      read_value(key, trimmed(rest.substr(0, comma)), list.back());
       rest = comma == rest.npos ? "" : rest.substr(comma + 1);
       require(comma == rest.npos || !rest.empty(), key, " ends in a comma: '", text, "'");
     }
@@ -415,33 +429,70 @@ inline void set(PipelineConfig& config, std::string_view assignment) {
   set(config, assignment.substr(0, equals), assignment.substr(equals + 1));
 }
 
+/// A setting, and where it stands, which begins every error about it; may be empty.
+struct Setting {
+  std::string where, key, value;
+};
+
+/// Sets them in their order, but `tasks` first: it decides whose keys the others are. A key of a task that is not among them is an error.
+inline void set_all(PipelineConfig& config, const std::vector<Setting>& settings) {
+  const auto each_setting = [&](auto&& f) {
+    for (const Setting& s : settings) {
+      try {
+        f(s);
+      } catch (const Error& error) {
+        fail(s.where, s.where.empty() ? "" : ": ", error.what());
+      }
+    }
+  };
+  each_setting([&](const Setting& s) {
+    if (s.key == "tasks") set(config, s.key, s.value);
+  });
+  each_setting([&](const Setting& s) {
+    if (s.key == "tasks") return;
+    set(config, s.key, s.value);
+    if (!detail::of_another_task(config, detail::full_key(config, s.key))) return;
+    std::string names;
+    for (const std::string& name : config.tasks) names += (names.empty() ? "" : ",") + name;
+    fail(s.key, " is of a task that is not trained, tasks=", names, ": leave it out, or add the task");
+  });
+}
+
+/// "key=value" each.
+inline void set_all(PipelineConfig& config, const std::vector<std::string>& assignments) {
+  std::vector<Setting> settings;
+  for (const std::string& assignment : assignments) {
+    const std::size_t equals = assignment.find('=');
+    require(equals != assignment.npos, "'", assignment, "' is not a setting: write key=value");
+    settings.push_back({"", assignment.substr(0, equals), assignment.substr(equals + 1)});
+  }
+  set_all(config, settings);
+}
+
 /// A preset: lines of `key = value`, applied to the defaults; `#` begins a comment. `where`, a file's name, begins every error.
 inline PipelineConfig read_preset(std::string_view text, std::string_view where) {
-  const auto trimmed = [](std::string_view part) {
-    const std::size_t first = part.find_first_not_of(" \t\r"), last = part.find_last_not_of(" \t\r");
-    return first == part.npos ? std::string_view() : part.substr(first, last - first + 1);
-  };
-  PipelineConfig config;
-  std::vector<std::string> seen;
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // a byte order mark, as some editors write
+  std::vector<Setting> settings;
   int number = 0;
   for (std::string_view rest = text; !rest.empty();) {
     const std::size_t end = rest.find('\n');
     std::string_view line = rest.substr(0, end);
     rest = end == rest.npos ? "" : rest.substr(end + 1);
     ++number;
-    line = trimmed(line.substr(0, line.find('#')));
+    line = detail::trimmed(line.substr(0, line.find('#')));
     if (line.empty()) continue;
-    try {
-      const std::size_t equals = line.find('=');
-      require(equals != line.npos, "'", line, "' is not a setting: write key = value");
-      const std::string_view key = trimmed(line.substr(0, equals));
-      const std::string full = detail::full_key(config, key);
-      require(std::find(seen.begin(), seen.end(), full) == seen.end(), key, " is set twice: remove one of them");
-      seen.push_back(full);
-      set(config, key, trimmed(line.substr(equals + 1)));
-    } catch (const Error& error) {
-      fail(where, ":", number, ": ", error.what());
-    }
+    const std::size_t equals = line.find('=');
+    require(equals != line.npos, where, ":", number, ": '", line, "' is not a setting: write key = value");
+    settings.push_back({message(where, ":", number), std::string(detail::trimmed(line.substr(0, equals))),
+                        std::string(detail::trimmed(line.substr(equals + 1)))});
+  }
+  PipelineConfig config;
+  set_all(config, settings);
+  std::vector<std::string> seen;
+  for (const Setting& s : settings) {
+    const std::string full = detail::full_key(config, s.key);
+    require(std::find(seen.begin(), seen.end(), full) == seen.end(), s.where, ": ", s.key, " is set twice: remove one of them");
+    seen.push_back(full);
   }
   return config;
 }
@@ -485,7 +536,7 @@ inline PipelineConfig config_from_json(const Json& json, std::string_view where)
   return config;
 }
 
-inline void PipelineConfig::check() const {
+inline void PipelineConfig::check_values() const {
   require(!tasks.empty(), "tasks is empty: name at least one, e.g. tasks=arithmetic");
   const auto show = [](double v) {  // whole numbers in full
     return v == std::floor(v) && std::abs(v) < 1e15 ? message(static_cast<std::int64_t>(v)) : message(v);
@@ -496,7 +547,7 @@ inline void PipelineConfig::check() const {
   constexpr std::int64_t most = std::int64_t{1} << 53;  // beyond it config.json could not tell two seeds apart
   require(-most < seed && seed < most, "seed is ", seed, ", but must be ", 1 - most, " .. ", most - 1);
   for (const std::string& name : tasks) {
-    const TaskConfig& t = training(name);
+    const TaskConfig& t = training(name);  // throws for an unknown name
     const int limit = name == Arithmetic::name ? 200 : name == EditDistance::name ? 100
                       : name == OwnDataConfig::name                 ? 1000000
                                                                     : (subsequence.limit - 1) / 2;
@@ -527,17 +578,6 @@ inline void PipelineConfig::check() const {
   in("model.query_key_bias", model.query_key_bias, 0, 100);
   in("model.distance_bias", model.distance_bias, 0, 100);
   in("model.positions", model.positions, 8, 1 << 20);
-  const Mixture mixture = this->mixture();  // checks the tasks' own options
-  for (int i = 0; i < mixture.size(); ++i) {
-    const TaskConfig& t = training(mixture.task(i).name);
-    const Example longest = mixture.joint(i, mixture.task(i).largest(t.last_test()));
-    const int tokens = static_cast<int>(longest.problem.size() + mixture.text_size(longest)) - 1;
-    require(tokens <= model.positions, "model.positions is ", model.positions, ", but a chain of ", mixture.task(i).name, " of length ",
-            t.last_test(), " may have ", tokens, " tokens: set model.positions=", tokens, " or more, or shorter lengths");
-    const int row = std::max(mixture.joint(i, mixture.task(i).largest(t.lengths.longest)).columns() + extra_columns, longest.columns());
-    require(row <= model.positions, "model.positions is ", model.positions, ", but rows of the looped model may have ", row,
-            " columns: set model.positions=", row, " or more, or a smaller lengths.extra_columns");
-  }
   in("loop.window", loop.window, 0, 1000);
   in("loss.lambda", loss.lambda, 0, 1e6);
   in("loss.answer_weight", loss.answer_weight, 0, 1e6);
@@ -575,6 +615,19 @@ inline void PipelineConfig::check() const {
   in("checkpoint_every", checkpoint_every, 1, 1e9);
   in("log_every", log_every, 1, 1e9);
   in("memory_limit", memory_limit, 0, 1e9);
+}
+
+inline void PipelineConfig::check_sizes(const Mixture& mixture) const {
+  for (int i = 0; i < mixture.size(); ++i) {
+    const TaskConfig& t = training(mixture.task(i).name);
+    const Example longest = mixture.joint(i, mixture.task(i).largest(t.last_test()));
+    const int tokens = static_cast<int>(longest.problem.size() + mixture.text_size(longest)) - 1;
+    require(tokens <= model.positions, "model.positions is ", model.positions, ", but a chain of ", mixture.task(i).name, " of length ",
+            t.last_test(), " may have ", tokens, " tokens: set model.positions=", tokens, " or more, or shorter lengths");
+    const int row = std::max(mixture.joint(i, mixture.task(i).largest(t.lengths.longest)).columns() + extra_columns, longest.columns());
+    require(row <= model.positions, "model.positions is ", model.positions, ", but rows of the looped model may have ", row,
+            " columns: set model.positions=", row, " or more, or a smaller lengths.extra_columns");
+  }
 }
 
 }  // namespace relay

@@ -62,7 +62,8 @@ class Pipeline {
 
   /// All stages; what is done already is not done again. Returns the table's rows.
   std::vector<ResultRow> run() {
-    config_.check();
+    config_.check_values();
+    config_.check_sizes(mixture_);
     if (config_.limit())  // before anything is trained
       for (const StagePlan& stage : plan_stages<typename B::Scalar>(mixture_, config_)) stage.keep(config_);
     make_directories(directory_.path());
@@ -166,7 +167,7 @@ class Pipeline {
   }
 
   MixtureStream stream(std::string_view name, const StageConfig& stage) const {
-    return {mixture_, config_.shares(stage), config_.batch, key(Stream::data, name)};
+    return {mixture_, config_.shares(mixture_, stage), config_.batch, key(Stream::data, name)};
   }
 
   template <Supervision S>
@@ -254,13 +255,15 @@ class Pipeline {
   void write_own_chains(const std::string& stage, int phase, const Causal& model, auto&& judge) {
     for (int task = 0; task < mixture_.size(); ++task) {
       const int length = training(task).lengths.longest + phase;
-      if (length > training(task).last_test()) continue;
+      if (length > training(task).last_test() || chain_problems(stage, task, length, 1).empty()) continue;
       write_chains(stage, task, length, config_.self_chains_of(training(task), phase), [&](std::span<const Example> problems) {
         const std::vector<Solution> written = causal_solver(model)(problems);
         const std::vector<Token> answers = judge(problems);
         std::vector<std::optional<Solution>> kept;
         for (std::size_t i = 0; i < problems.size(); ++i)
-          kept.push_back(!written[i].cut && written[i].example.answer == answers[i] ? std::optional(written[i]) : std::nullopt);
+          kept.push_back(!written[i].cut && answers[i] != Vocabulary::pad && written[i].example.answer == answers[i]
+                             ? std::optional(written[i])
+                             : std::nullopt);  // <pad>: no answer, or nobody knows it
         return kept;
       });
     }
@@ -279,7 +282,8 @@ class Pipeline {
   /// f(task, length) for every length beyond the trained ones.
   void each_relay_length(auto&& f) const {
     for (int task = 0; task < mixture_.size(); ++task)
-      for (int length = training(task).lengths.longest + 1; length <= training(task).last_test(); ++length) f(task, length);
+      for (int length = training(task).lengths.longest + 1; length <= training(task).last_test(); ++length)
+        if (!chain_problems("looped_aligned", task, length, 1).empty()) f(task, length);  // recorded data have what they have
   }
 
   /// The problems that `stage` writes chains for.
@@ -456,7 +460,10 @@ class Pipeline {
     return [this, from_rounds, model = std::move(model)](std::span<const Example> problems) {
       std::vector<Solution> solutions = solve_looped(model, problems, *threads_, mixture_.placement());
       for (Solution& s : solutions)
-        if (from_rounds) s.example.answer = mixture_.answer(s.example);
+        if (from_rounds) {
+          s.example.answer = mixture_.answer(s.example);
+          s.confidence = s.rounds_confidence;  // nobody has read the head
+        }
       return solutions;
     };
   }
@@ -466,18 +473,26 @@ class Pipeline {
     };
   }
 
-  /// Writes what a model makes of the test problems: {"rows", "entries", "gallery"}. What is stopped leaves the lengths that are done.
+  /// Writes what a model makes of the test problems: {"of", "rows", "entries", "gallery"}. What is stopped leaves the lengths that are done.
+  /// "of" is the fingerprint of the model's file: what another model of that name did is not taken for this one's.
   void evaluate(const std::string& name, const Solver& solve) const {
     const std::string file = directory_.evaluation_file(name), begun = directory_.begun_evaluation_file(name);
-    if (exists(file)) return remove_file(begun);
+    const std::string of = in_digits(fingerprint(read_file(directory_.model_file(name))));
+    const auto of_this_model = [&](const std::string& path) {
+      if (!exists(path)) return false;
+      const Json json = parse_json(read_file(path), path);
+      const Json* found = json.find("of");
+      return found && *found == Json(of);
+    };
+    if (of_this_model(file)) return remove_file(begun);
     Json rows = Json::array(), entries = Json::array(), gallery = Json::array();
     int done = 0, at = 0;  // lengths, of all tasks
-    if (exists(begun)) {
+    if (of_this_model(begun)) {
       const Json json = parse_json(read_file(begun), begun);
       rows = json.at("rows", begun), entries = json.at("entries", begun), gallery = json.at("gallery", begun);
       done = static_cast<int>(json.at("done", begun).as_integer(begun));
     }
-    const auto found = [&] { return Json::object().set("rows", rows).set("entries", entries).set("gallery", gallery); };
+    const auto found = [&] { return Json::object().set("of", of).set("rows", rows).set("entries", entries).set("gallery", gallery); };
     const double started = seconds_now();
     double saved = started;
     const auto save = [&] {
@@ -561,19 +576,15 @@ class Pipeline {
     for (int task = 0; task < mixture_.size(); ++task) {
       const TaskConfig& t = training(task);
       const auto add = [&](const char* part, const std::vector<Example>& examples) {
-        std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
-        for (const Example& e : examples)
-          for (const char c : to_jsonl(mixture_.task(task).name, mixture_.vocabulary(), e) + "\n")
-            hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-        char text[20];
-        std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash));
+        std::string lines;
+        for (const Example& e : examples) lines += to_jsonl(mixture_.task(task).name, mixture_.vocabulary(), e) + "\n";
         list.push(Json::object()
                       .set("task", mixture_.task(task).name)
                       .set("options", mixture_.task(task).options())
                       .set("seed", config_.seed)
                       .set("part", part)
                       .set("samples", static_cast<long>(examples.size()))
-                      .set("hash", text));
+                      .set("hash", in_digits(fingerprint(lines))));
       };
       std::vector<Example> trained;
       for (int step = 0; step < 4; ++step)

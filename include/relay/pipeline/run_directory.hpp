@@ -48,13 +48,13 @@ class RunDirectory {
   PipelineConfig config() const {
     require(begun(), path_, " holds no run: there is no config.json; `relay pipeline --out ", path_, "` makes one");
     PipelineConfig config = config_from_json(parse_json(read_file(config_file()), config_file()), config_file());
-    config.check();
+    config.check_values();
     return config;
   }
 
   /// Begins a run, or makes sure that the one that is here has this configuration.
   void begin(const PipelineConfig& wanted) const {
-    wanted.check();
+    begun() ? wanted.check_values() : wanted.check();
     if (begun()) {
       const Json ours = to_json(wanted), theirs = to_json(config());
       for (const auto& member : theirs.as_object()) {

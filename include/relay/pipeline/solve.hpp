@@ -23,6 +23,7 @@ namespace relay {
 struct Solution {
   Example example;        // the problem with the model's rounds and answer
   double confidence = 1;  // the least probability that the model gave to one of the tokens that were read
+  double rounds_confidence = 1;  // the same without the answer head (looped models)
   bool cut = false;       // the model's limit of positions came before <eos> (auto-regressive models)
 };
 
@@ -88,10 +89,10 @@ void read_iterations(const Model& model, std::span<Solution> chains, const P& pl
       c.example.rounds.push_back(placement.read(c.example, t, row));
       const auto first = static_cast<std::size_t>(live.begin(s));
       for (const int column : placement.columns(c.example, t))
-        c.confidence = std::min(c.confidence, probability[first + static_cast<std::size_t>(column)]);
+        c.rounds_confidence = std::min(c.rounds_confidence, probability[first + static_cast<std::size_t>(column)]);
       if (t == c.example.iterations) {
         c.example.answer = best_answer[static_cast<std::size_t>(s)];
-        c.confidence = std::min(c.confidence, answer_probability[static_cast<std::size_t>(s)]);
+        c.confidence = std::min(c.rounds_confidence, answer_probability[static_cast<std::size_t>(s)]);
       }
     }
   }, model.feedback());

@@ -20,6 +20,7 @@ class AnyTask {
     virtual std::string_view name() const = 0;
     virtual Vocabulary vocabulary() const = 0;
     virtual Example generate(int length, Random& random) const = 0;
+    virtual std::vector<int> lengths() const = 0;
     virtual Example draw(int length, Random& random, Split split) const = 0;
     virtual std::vector<Example> examples(int length, int count, Key key, Split split) const = 0;
     virtual void text(const Example& example, Tokens& out) const = 0;
@@ -46,6 +47,12 @@ class AnyTask {
     std::string_view name() const override { return task.name; }
     Vocabulary vocabulary() const override { return task.vocabulary(); }
     Example generate(int length, Random& random) const override { return task.generate(length, random); }
+    std::vector<int> lengths() const override {
+      if constexpr (requires { task.lengths(); })
+        return task.lengths();
+      else
+        return {};
+    }
     Example draw(int length, Random& random, Split split) const override { return relay::draw(task, length, random, split); }
     std::vector<Example> examples(int length, int count, Key key, Split split) const override {
       return examples_of_length(task, length, count, key, split);
@@ -98,6 +105,8 @@ class AnyTask {
 
   Vocabulary vocabulary() const { return held_->vocabulary(); }
   Example generate(int length, Random& random) const { return held_->generate(length, random); }
+  /// The lengths that can be drawn, ascending, of a task that has `lengths()` because it has not all; else none.
+  std::vector<int> lengths() const { return held_->lengths(); }
   Example draw(int length, Random& random, Split split) const { return held_->draw(length, random, split); }
   std::vector<Example> examples(int length, int count, Key key, Split split) const { return held_->examples(length, count, key, split); }
   Tokens text(const Example& example) const {

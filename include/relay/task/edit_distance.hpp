@@ -24,8 +24,8 @@
 #include <relay/core/random.hpp>
 #include <relay/core/require.hpp>
 #include <relay/task/example.hpp>
-#include <relay/task/expression_parser.hpp>
 #include <relay/task/placement.hpp>
+#include <relay/task/typed_text.hpp>
 
 namespace relay {
 
@@ -163,6 +163,7 @@ struct EditDistance {
   /// comes first. Errors point at the character.
   Example parse(std::string_view text) const {
     check();
+    const TypedText typed{"words", text};
     std::size_t at = 0;
     const auto space = [&] { at = std::min(text.find_first_not_of(" \t\r\n", at), text.size()); };
     const auto letter = [&] { return at < text.size() && text[at] >= 'a' && text[at] < 'a' + letters; };
@@ -172,21 +173,21 @@ struct EditDistance {
       space();
       if (i == 1 && at < text.size() && (text[at] == '|' || text[at] == ',')) ++at, space();
       if (at == text.size())
-        wrong(text, at, i == 0 ? "there are no words: write two such as kitten sitting" : "expected a second word");
-      if (!letter()) wrong(text, at, expected);
+        typed.wrong(at, i == 0 ? "there are no words: write two such as kitten sitting" : "expected a second word");
+      if (!letter()) typed.wrong(at, expected);
       words[i].second = at;
       for (; letter(); ++at) words[i].first.push_back(first_letter + (text[at] - 'a'));
       if (at < text.size() && std::string_view(i == 0 ? " \t\r\n|," : " \t\r\n<").find(text[at]) == text.npos)
-        wrong(text, at, expected, i == 0 ? ", or a second word after a blank, ',' or '|'" : " or the end");
+        typed.wrong(at, expected, i == 0 ? ", or a second word after a blank, ',' or '|'" : " or the end");
     }
     space();
     if (text.substr(at) == "<sep>") at = text.size();  // as print() writes it
-    if (at < text.size()) wrong(text, at, "expected nothing after the second word");
+    if (at < text.size()) typed.wrong(at, "expected nothing after the second word");
 
     if (words[1].first.size() < words[0].first.size()) std::swap(words[0], words[1]);
     for (std::size_t i = 0; i < 2; ++i)
       if (const std::size_t most = index(i == 0 ? longest : longest_other()); words[i].first.size() > most)
-        wrong(text, words[i].second + most, "the word is too long: the shorter one may have ", longest,
+        typed.wrong(words[i].second + most, "the word is too long: the shorter one may have ", longest,
               " letters, the other ", longest_other());
     Example example;
     example.length = example.iterations = static_cast<int>(words[0].first.size());
@@ -203,18 +204,8 @@ struct EditDistance {
     text(example, out);
     return out;
   }
-  void text(const Example& example, Tokens& out) const {
-    out.clear();
-    for (const Tokens& round : example.rounds) out.insert(out.end(), round.begin(), round.end());
-    out.push_back(Vocabulary::sep);
-    out.push_back(example.answer);
-    out.push_back(Vocabulary::eos);
-  }
-  std::size_t text_size(const Example& example) const {
-    std::size_t size = 3;
-    for (const Tokens& round : example.rounds) size += round.size();
-    return size;
-  }
+  void text(const Example& example, Tokens& out) const { write_rounds_and_answer(example, out); }
+  std::size_t text_size(const Example& example) const { return size_of_rounds_and_answer(example); }
 
   /// The inverse of text(), for whatever a model wrote: a round ends after ","; the first <sep> ends the last one, and
   /// the token after it is the answer (<pad> when none follows). <eos> ends everything.
@@ -320,16 +311,6 @@ struct EditDistance {
   };
 
   static constexpr std::size_t index(int i) { return static_cast<std::size_t>(i); }
-
-  /// The expression parser's error, which shows the text and points at a byte of it; about words.
-  template <class... Parts>
-  [[noreturn]] static void wrong(std::string_view text, std::size_t at, const Parts&... parts) {
-    try {
-      expression::Parser(text, 2).wrong(at, parts...);
-    } catch (const Error& e) {
-      fail("words", std::string_view(e.what()).substr(std::string_view("expression").size()));
-    }
-  }
 
   /// `edits` letters deleted, replaced or inserted, each with the same probability and anywhere. There are at most as
   /// many edits as letters, so there always is a letter to delete.

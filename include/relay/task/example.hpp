@@ -50,6 +50,18 @@ struct Verdict {
   }
 };
 
+/// The text of a chain whose rounds show where they end: the rounds, <sep>, the answer and <eos>.
+inline void write_rounds_and_answer(const Example& example, Tokens& out) {
+  out.clear();
+  for (const Tokens& round : example.rounds) out.insert(out.end(), round.begin(), round.end());
+  out.insert(out.end(), {Vocabulary::sep, example.answer, Vocabulary::eos});
+}
+inline std::size_t size_of_rounds_and_answer(const Example& example) {
+  std::size_t size = 3;
+  for (const Tokens& round : example.rounds) size += round.size();
+  return size;
+}
+
 /// How chains are written: `text(example)` is what an auto-regressive model writes after the problem, <eos> at its end;
 /// `read(problem, text)` is its inverse and never throws on what a model might have written. So that a step of training asks for
 /// no memory there may also be `text(example, tokens)`, which writes the text where there are tokens already, and

@@ -12,6 +12,7 @@
 
 #include <relay/core/require.hpp>
 #include <relay/task/expression.hpp>
+#include <relay/task/typed_text.hpp>
 
 namespace relay::expression {
 
@@ -50,9 +51,7 @@ class Parser {
   /// Throws an error that points at a byte of the text.
   template <class... Parts>
   [[noreturn]] void wrong(std::size_t at, const Parts&... parts) const {
-    const std::size_t end = character_end(at);
-    fail("expression \"", excerpt(at), "\": column ", column(at),
-         at < text_.size() ? " ('" + printable(text_.substr(at, end - at)) + "')" : " (end)", ": ", parts...);
+    TypedText{"expression", text_}.wrong(at, parts...);
   }
 
  private:
@@ -63,9 +62,6 @@ class Parser {
   };
 
   static constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
-  static constexpr bool continues(char c) {
-    return (static_cast<unsigned char>(c) & 0xC0u) == 0x80u;
-  }  // a UTF-8 character
   static constexpr std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
   char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
@@ -125,7 +121,7 @@ class Parser {
     const int inside = sum();
     if (peek() != ')') {
       if (peek() == '(' || is_digit(peek())) wrong(at_, "expected an operator (+ - * /) between two numbers");
-      wrong(at_, "expected ')' or an operator: the '(' of column ", column(start), " is still open");
+      wrong(at_, "expected ')' or an operator: the '(' of column ", TypedText{"", text_}.column(start), " is still open");
     }
     --open_;
     ++at_;
@@ -144,39 +140,6 @@ class Parser {
     put(node.token);
     write(node.right, node.token, after, out);
     if (brackets) put(close);
-  }
-
-  std::size_t column(std::size_t at) const {  // characters, from 1
-    std::size_t out = 1;
-    for (const char c : text_.substr(0, at)) out += !continues(c);
-    return out;
-  }
-
-  // For messages: one line, control characters made visible, and of a long text the part around the character.
-  std::size_t character_end(std::size_t at) const {
-    std::size_t end = at < text_.size() ? at + 1 : at;
-    while (end < text_.size() && end < at + 4 && continues(text_[end])) ++end;
-    return end;
-  }
-  std::string excerpt(std::size_t at) const {
-    constexpr std::size_t around = 30;
-    std::size_t first = text_.size() > 2 * around && at > around ? at - around : 0;
-    std::size_t last = text_.size() > 2 * around && text_.size() - at > around ? at + around : text_.size();
-    while (first > 0 && continues(text_[first])) --first;
-    while (last < text_.size() && continues(text_[last])) ++last;
-    return (first > 0 ? "..." : "") + printable(text_.substr(first, last - first)) + (last < text_.size() ? "..." : "");
-  }
-  static std::string printable(std::string_view text) {
-    constexpr char hex[] = "0123456789abcdef";
-    std::string out;
-    for (const char c : text) {
-      const unsigned char byte = static_cast<unsigned char>(c);
-      if (byte >= 0x20 && byte != 0x7f)
-        out += c;
-      else
-        ((out += "\\x") += hex[byte >> 4]) += hex[byte & 15];
-    }
-    return out;
   }
 
   std::string_view text_;

@@ -22,8 +22,8 @@
 #include <relay/core/random.hpp>
 #include <relay/core/require.hpp>
 #include <relay/task/example.hpp>
-#include <relay/task/expression_parser.hpp>
 #include <relay/task/placement.hpp>
+#include <relay/task/typed_text.hpp>
 
 namespace relay {
 
@@ -159,28 +159,29 @@ struct LongestIncreasingSubsequence {
   /// the character.
   Example parse(std::string_view text) const {
     check();
+    const TypedText typed{"numbers", text};
     Tokens problem;
     std::size_t at = 0;
     const auto space = [&] { at = std::min(text.find_first_not_of(" \t\r\n", at), text.size()); };
     const auto digit = [&] { return at < text.size() && text[at] >= '0' && text[at] <= '9'; };
     space();
-    if (at == text.size()) wrong(text, at, "there are no numbers: write some such as 3 1 4 1 5");
+    if (at == text.size()) typed.wrong(at, "there are no numbers: write some such as 3 1 4 1 5");
     do {
       const std::size_t start = at;
-      if (!digit()) wrong(text, at, "expected a number 0..", limit - 1);
+      if (!digit()) typed.wrong(at, "expected a number 0..", limit - 1);
       if (static_cast<int>(problem.size()) == longest)
-        wrong(text, at, "more than ", longest, " numbers: leave some out");
+        typed.wrong(at, "more than ", longest, " numbers: leave some out");
       int n = 0;
       for (; digit(); ++at) n = n < limit ? n * 10 + (text[at] - '0') : n;
-      if (n >= limit) wrong(text, start, "the number is too large: expected 0..", limit - 1);
+      if (n >= limit) typed.wrong(start, "the number is too large: expected 0..", limit - 1);
       problem.push_back(number(n));
       if (at < text.size() && std::string_view(" \t\r\n,<").find(text[at]) == text.npos)
-        wrong(text, at, "expected a blank, ',' or the end after a number");
+        typed.wrong(at, "expected a blank, ',' or the end after a number");
       space();
       if (text.substr(at) == "<sep>") at = text.size();  // as print() writes it
       if (at < text.size() && text[at] == ',') {
         ++at, space();
-        if (at == text.size()) wrong(text, at, "expected a number 0..", limit - 1);
+        if (at == text.size()) typed.wrong(at, "expected a number 0..", limit - 1);
       }
     } while (at < text.size());
     problem.push_back(Vocabulary::sep);
@@ -193,18 +194,8 @@ struct LongestIncreasingSubsequence {
     text(example, out);
     return out;
   }
-  void text(const Example& example, Tokens& out) const {
-    out.clear();
-    for (const Tokens& round : example.rounds) out.insert(out.end(), round.begin(), round.end());
-    out.push_back(Vocabulary::sep);
-    out.push_back(example.answer);
-    out.push_back(Vocabulary::eos);
-  }
-  std::size_t text_size(const Example& example) const {
-    std::size_t size = 3;
-    for (const Tokens& round : example.rounds) size += round.size();
-    return size;
-  }
+  void text(const Example& example, Tokens& out) const { write_rounds_and_answer(example, out); }
+  std::size_t text_size(const Example& example) const { return size_of_rounds_and_answer(example); }
 
   /// The inverse of text(), for whatever a model wrote: a round ends after <sep>; where one would begin with <sep>, the
   /// token after that is the answer (<pad> when none follows). <eos> ends everything.
@@ -301,16 +292,6 @@ struct LongestIncreasingSubsequence {
   }
 
  private:
-  /// The expression parser's error, which shows the text and points at a byte of it; about numbers.
-  template <class... Parts>
-  [[noreturn]] static void wrong(std::string_view text, std::size_t at, const Parts&... parts) {
-    try {
-      expression::Parser(text, 2).wrong(at, parts...);
-    } catch (const Error& e) {
-      fail("numbers", std::string_view(e.what()).substr(std::string_view("expression").size()));
-    }
-  }
-
   /// `count` different numbers of first .. last-1, every set as likely, in ascending order.
   static std::vector<int> ascending(int count, int first, int last, Random& random) {
     std::vector<int> out;
@@ -325,13 +306,14 @@ struct LongestIncreasingSubsequence {
            std::all_of(problem.begin(), problem.end() - 1, [&](Token t) { return is_number(t); });
   }
 
-  /// A round flush right has group + 1 tokens: with fewer numbers the row must be wider than the problem.
+  /// A round has group + 1 tokens: with fewer numbers the row must be wider than the problem, for a round that lies flush right, and for
+  /// what an auto-regressive model may write, which has the room of a row and of one for each round.
   Example unsolved(Tokens problem) const {
     Example example;
     example.problem = std::move(problem);
     example.length = static_cast<int>(example.problem.size()) - 1;
     example.iterations = iterations(example.problem);
-    if (layout == Layout::flush_right && example.length < group) example.width = group + 1;
+    if (const int row = std::max(group + 1, 3); static_cast<int>(example.problem.size()) < row) example.width = row;
     return example;
   }
 

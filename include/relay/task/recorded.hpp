@@ -70,6 +70,7 @@ class ByLength {
     for (const std::size_t i : order) {
       examples_.push_back(std::move(records.examples[i]));
       lines_.push_back(records.lines[i]);
+      if (lengths_.empty() || lengths_.back() != examples_.back().length) lengths_.push_back(examples_.back().length);
     }
   }
 
@@ -80,12 +81,7 @@ class ByLength {
     return {first, last};
   }
   /// Those that there are, ascending.
-  std::vector<int> lengths() const {
-    std::vector<int> out;
-    for (const Example& e : examples_)
-      if (out.empty() || out.back() != e.length) out.push_back(e.length);
-    return out;
-  }
+  const std::vector<int>& lengths() const { return lengths_; }
   bool empty() const { return examples_.empty(); }
 
   /// Where it stands: "test.jsonl:3".
@@ -102,7 +98,7 @@ class ByLength {
   std::string path_;
   std::uint64_t hash_ = 0;
   std::vector<Example> examples_;
-  std::vector<int> lines_;
+  std::vector<int> lines_, lengths_;
 };
 
 class RecordedTask {
@@ -147,7 +143,7 @@ class RecordedTask {
   Example generate(int length, Random& random) const {
     const auto examples = train().of_length(length);
     if (examples.empty()) {
-      const std::vector<int> lengths = train().lengths();
+      const std::vector<int>& lengths = train().lengths();
       fail(train().path(), " has no example of length ", length, ": its lengths are ", lengths.front(), "..", lengths.back(),
            static_cast<std::size_t>(lengths.back() - lengths.front()) < lengths.size() ? "" : message(", ", lengths.size(), " of them"));
     }
@@ -156,14 +152,11 @@ class RecordedTask {
   /// One of all training examples.
   Example generate(Random& random) const { return one_of(train().all(), random); }
 
-  /// One side of what was recorded, where lengths may be missing: a training example of that length, or of the next shorter one that
-  /// there is; a test example of that length. Problems alone are no examples to draw.
-  Example draw(int length, Random& random, Split split) const {
-    if (split == Split::test) return one_of(test().of_length(length), random);
-    const std::vector<int> lengths = train().lengths();
-    const auto above = std::upper_bound(lengths.begin(), lengths.end(), length);
-    return one_of(train().of_length(above == lengths.begin() ? lengths.front() : *(above - 1)), random);
-  }
+  /// The lengths of the training examples: no others can be drawn.
+  const std::vector<int>& lengths() const { return train().lengths(); }
+
+  /// One of the training examples of that length. The other sides are lists, and not drawn from.
+  Example draw(int length, Random& random, Split) const { return generate(length, random); }
 
   /// Up to `count` of what was recorded of one length, in the order of the files: of the test side the test examples, else problems that
   /// only a model solves.
@@ -317,9 +310,7 @@ class RecordedTask {
     for (std::size_t i = 0; const ByLength* list : recorded_->lists()) {
       const char* const part = names[i++];
       if (list->empty()) continue;
-      char digits[17] = {};
-      std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(list->hash()));
-      out += message(part, list->all().size(), ":", digits);
+      out += message(part, list->all().size(), ":", in_digits(list->hash()));
     }
     return out;
   }

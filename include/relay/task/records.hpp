@@ -70,8 +70,7 @@ class RecordReader {
   Records read(const std::string& path, bool problems) {
     Records records{.path = path};
     const std::string bytes = read_file(path);
-    records.hash = 0xcbf29ce484222325u;
-    for (const char c : bytes) records.hash = (records.hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    records.hash = fingerprint(bytes);
     std::string_view text = bytes;
     if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // a byte order mark, as some editors write
     detail::each_line(text, [&](std::string_view line, int number) {

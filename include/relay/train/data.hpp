@@ -18,14 +18,25 @@ namespace relay {
 struct Lengths {
   int shortest = 1, longest = 6;
   double power = 1;
+  std::vector<int> known{};  // ascending: no others are drawn; none: all
 
+  /// A range that has none of the known lengths gives the shortest of them.
   int operator()(Random& random) const {
     double total = 0;
-    for (int n = shortest; n <= longest; ++n) total += std::pow(n, power);
+    each([&](int n) { total += std::pow(n, power); return true; });
     double left = random.uniform() * total;
-    for (int n = shortest; n < longest; ++n)
-      if ((left -= std::pow(n, power)) < 0) return n;
-    return longest;
+    int drawn = known.empty() ? longest : known.front();
+    each([&](int n) { return drawn = n, (left -= std::pow(n, power)) >= 0; });
+    return drawn;
+  }
+
+ private:
+  /// In order, as long as f says so.
+  void each(auto&& f) const {
+    if (known.empty())
+      for (int n = shortest; n <= longest && f(n); ++n) {}
+    for (const int n : known)
+      if (n >= shortest && (n > longest || !f(n))) return;
   }
 };
 
