@@ -81,6 +81,7 @@
 #include <relay/pipeline/solve.hpp>
 #include <relay/pipeline/accuracy.hpp>
 #include <relay/pipeline/config.hpp>
+#include <relay/pipeline/settings.hpp>
 #include <relay/pipeline/plan.hpp>
 #include <relay/pipeline/run_directory.hpp>
 #include <relay/pipeline/evaluate.hpp>

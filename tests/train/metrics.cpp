@@ -106,3 +106,24 @@ TEST_CASE("a damaged log is an error, and stays as it is") {
     CHECK(read_file("damaged.jsonl") == text + line("a", 100));
   }
 }
+
+TEST_CASE("a meter comes back from a checkpoint's words; too few numbers, or none, are named") {
+  Meter meter{.steps = 3, .samples = 96, .gradient_norm = 0.1};
+  meter.losses.objective = 1.25;
+  meter.losses.value.add(0.3, true);
+  meter.losses.structure.add(0.7, false);
+  const std::string text = write_meter(meter);
+  CHECK(write_meter(read_meter(text, "f")) == text);
+  const Meter again = read_meter(text, "f");
+  CHECK((again.steps == 3 && again.samples == 96 && again.losses.value.right == 1 && again.losses.structure.sum == 0.7));
+  const auto error = [](std::string_view words) {
+    try {
+      read_meter(words, "f");
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  CHECK(error("[1,2]") == "f has too few numbers: give a checkpoint of this run");
+  CHECK(error("").starts_with("f"));
+}

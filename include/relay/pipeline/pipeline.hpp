@@ -370,7 +370,8 @@ class Pipeline {
     if (exists(checkpoint)) {
       const Metadata about = load_checkpoint(checkpoint, model, trainer.optimiser);
       check_metadata(about, name, checkpoint);
-      meter = read_meter(about, checkpoint);
+      const auto found = about.find("meter");
+      meter = read_meter(found == about.end() ? "" : found->second, checkpoint + ": \"meter\" of the metadata");
       require(trainer.optimiser.steps < stage.steps, checkpoint, " is after step ", trainer.optimiser.steps, ", but ", name,
               " has ", stage.steps, " steps: remove the checkpoint to train ", name, " anew");
       say(name, ": goes on after step ", trainer.optimiser.steps);
@@ -422,37 +423,6 @@ class Pipeline {
       require(entry != found.end() && entry->second == value, file, " is not of this run: its ", key, " is ",
               entry == found.end() ? "missing" : entry->second, ", not ", value, ": put the right file back, or remove it");
     }
-  }
-
-  /// The reports since the last line of metrics.jsonl, so that a resumed training writes the same next line.
-  static void each_number(auto&& visit, auto& meter) {
-    visit(meter.steps), visit(meter.samples), visit(meter.losses.objective), visit(meter.gradient_norm);
-    for (auto* loss : {&meter.losses.value, &meter.losses.structure, &meter.losses.answer})
-      visit(loss->sum), visit(loss->count), visit(loss->right);
-  }
-  static std::string write_meter(const Meter& meter) {
-    Json numbers = Json::array();
-    each_number([&](const auto& number) { numbers.push(number); }, meter);
-    return numbers.dump();
-  }
-  static Meter read_meter(const Metadata& metadata, const std::string& path) {
-    const auto found = metadata.find("meter");
-    const std::string where = path + ": \"meter\" of the metadata";
-    const std::string text = found == metadata.end() ? "" : found->second;
-    const Json numbers = parse_json(text, where);
-    Meter meter;
-    std::size_t i = 0;
-    each_number(
-        [&](auto& number) {
-          require(i < numbers.as_array(where).size(), where, " has too few numbers: give a checkpoint of this run");
-          const Json& stored = numbers.as_array()[i++];
-          if constexpr (std::floating_point<std::remove_reference_t<decltype(number)>>)
-            number = stored.as_number(where);
-          else
-            number = static_cast<std::remove_reference_t<decltype(number)>>(stored.as_integer(where));
-        },
-        meter);
-    return meter;
   }
 
   Solver looped_solver(std::string_view name, Looped model) const {

@@ -19,6 +19,7 @@
 #include <relay/core/file.hpp>
 #include <relay/core/json_parser.hpp>
 #include <relay/pipeline/config.hpp>
+#include <relay/pipeline/settings.hpp>
 
 namespace relay {
 

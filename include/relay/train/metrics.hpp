@@ -39,6 +39,40 @@ struct Meter {
   }
 };
 
+namespace detail {
+
+void each_number(auto&& visit, auto& meter) {
+  visit(meter.steps), visit(meter.samples), visit(meter.losses.objective), visit(meter.gradient_norm);
+  for (auto* loss : {&meter.losses.value, &meter.losses.structure, &meter.losses.answer})
+    visit(loss->sum), visit(loss->count), visit(loss->right);
+}
+
+}  // namespace detail
+
+/// What a checkpoint keeps of the reports since the last line of a log, so that a resumed training writes the same next line.
+inline std::string write_meter(const Meter& meter) {
+  Json numbers = Json::array();
+  detail::each_number([&](const auto& number) { numbers.push(number); }, meter);
+  return numbers.dump();
+}
+/// `where` begins every error.
+inline Meter read_meter(std::string_view text, const std::string& where) {
+  const Json numbers = parse_json(text, where);
+  Meter meter;
+  std::size_t i = 0;
+  detail::each_number(
+      [&](auto& number) {
+        require(i < numbers.as_array(where).size(), where, " has too few numbers: give a checkpoint of this run");
+        const Json& stored = numbers.as_array()[i++];
+        if constexpr (std::floating_point<std::remove_reference_t<decltype(number)>>)
+          number = stored.as_number(where);
+        else
+          number = static_cast<std::remove_reference_t<decltype(number)>>(stored.as_integer(where));
+      },
+      meter);
+  return meter;
+}
+
 class MetricsLog {
  public:
   explicit MetricsLog(std::string path) : path_(std::move(path)) {}
