@@ -108,7 +108,10 @@ TEST_CASE("a damaged log is an error, and stays as it is") {
 }
 
 TEST_CASE("a meter comes back from a checkpoint's words; too few numbers, or none, are named") {
-  Meter meter{.steps = 3, .samples = 96, .gradient_norm = 0.1};
+  Meter meter;
+  meter.steps = 3;
+  meter.samples = 96;
+  meter.gradient_norm = 0.1;
   meter.losses.objective = 1.25;
   meter.losses.value.add(0.3, true);
   meter.losses.structure.add(0.7, false);
