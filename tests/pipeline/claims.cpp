@@ -1,4 +1,5 @@
 #include <relay/pipeline/claims.hpp>
+#include <relay/pipeline/settings.hpp>
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,6 @@
 // pipeline/plan.hpp: nothing a training is given is larger than planned; what is chosen under a limit; the table.
 #include <relay/pipeline/plan.hpp>
+#include <relay/pipeline/settings.hpp>
 
 #include <string>
 
