@@ -1,0 +1,94 @@
+// What the CUDA backend asks of the CUDA toolkit, and how it asks: errors as exceptions, one stream, one way to launch a kernel.
+//
+// Kernels are templates in headers, so whoever includes this compiles with nvcc. Tests without a GPU name another runtime in
+// RELAY_CUDA_RUNTIME (tests/backend/cuda_on_host.hpp): the same names, kernels run on the host, a thread of a block after the other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <relay/core/require.hpp>
+
+#if defined(RELAY_CUDA_RUNTIME)
+#include RELAY_CUDA_RUNTIME
+#elif defined(__CUDACC__)
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#else
+#error "relay/backend/cuda.hpp is CUDA C++: compile what includes it with nvcc (CMake: relay_cuda_sources(file.cpp), and link relay::cuda)"
+#endif
+
+namespace relay::cuda {
+
+/// An error of the runtime as an exception: what was done, and what the runtime says.
+inline void check(cudaError_t status, const char* what) {
+  require(status == cudaSuccess, "CUDA cannot ", what, ": ", cudaGetErrorString(status));
+}
+inline void check(cublasStatus_t status, const char* what) {
+  require(status == CUBLAS_STATUS_SUCCESS, "cuBLAS cannot ", what, ": ", cublasLtGetStatusString(status));
+}
+
+/// The devices that can be used: 0 where there is no GPU or no driver.
+inline int devices() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+/// Why there is no device, in words for a person; empty where there is one.
+inline std::string no_device() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return {};
+  return message("no GPU can be used here (", status == cudaSuccess ? "CUDA finds none" : cudaGetErrorString(status),
+                 "): run this where nvidia-smi shows one, or take the CPU backend");
+}
+
+/// Everything is done in order on this stream, by whatever thread: what is launched twice gives the same bits.
+inline cudaStream_t stream() {
+  static const cudaStream_t one = [] {
+    require(devices() > 0, no_device());
+    cudaStream_t made = nullptr;
+    check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "create a stream");
+    return made;
+  }();
+  return one;
+}
+
+inline void synchronise(const char* what) { check(cudaStreamSynchronize(stream()), what); }
+
+inline constexpr int warp = 32;
+inline constexpr unsigned whole_warp = 0xffffffffu;
+
+/// Runs kernel(arguments...) on blocks of `threads` threads (a multiple of a warp), each block with `shared` bytes of shared memory.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, std::size_t shared, Arguments... arguments) {
+  if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) return;
+#if defined(RELAY_CUDA_RUNTIME)
+  run_on_host(kernel, blocks, threads, shared, static_cast<Parameters>(arguments)...);
+#else
+  if (shared > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "give a kernel so much shared memory");
+  kernel<<<blocks, static_cast<unsigned>(threads), shared, stream()>>>(static_cast<Parameters>(arguments)...);
+  check(cudaGetLastError(), "launch a kernel");
+#endif
+}
+
+#if !defined(RELAY_CUDA_RUNTIME)
+/// The block's shared memory, aligned for 16 bytes.
+template <class T>
+__device__ T* shared_memory() {
+  extern __shared__ __align__(16) unsigned char relay_shared_bytes[];
+  return reinterpret_cast<T*>(relay_shared_bytes);
+}
+
+/// d += a b: a tile of 16 x 16 times one of 16 x 8, of bf16, in a warp's registers, summed in float32 (PTX mma.m16n8k16, whose layout of
+/// fragments this is).
+__device__ inline void multiply_tiles(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
+}  // namespace relay::cuda
