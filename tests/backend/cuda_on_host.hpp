@@ -212,6 +212,22 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int distance) {
   return __shfl_sync(mask, value, static_cast<int>(cuda_on_host::thread_index().x % 32) ^ distance);
 }
+inline unsigned __ballot_sync(unsigned, bool is) {
+  const std::uint64_t* words = cuda_on_host::Block::current()->exchange(is ? 1 : 0);
+  unsigned all = 0;
+  for (unsigned i = 0; i < 32; ++i) all |= static_cast<unsigned>(words[i]) << i;
+  return all;
+}
+inline int __popc(unsigned x) { return std::popcount(x); }
+inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
+template <class T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
 template <class T>
 T __ldg(const T* p) {
   return *p;
@@ -248,6 +264,8 @@ inline cudaError_t cudaMalloc(void** to, std::size_t bytes) {
   std::memset(*to, 0xff, bytes);  // NaNs
   return *to ? cudaSuccess : cudaErrorMemoryAllocation;
 }
+inline cudaError_t cudaMallocAsync(void** to, std::size_t bytes, cudaStream_t) { return cudaMalloc(to, bytes); }
+inline cudaError_t cudaFreeAsync(void* block, cudaStream_t) { return std::free(block), cudaSuccess; }
 inline cudaError_t cudaFree(void* block) { return std::free(block), cudaSuccess; }
 inline cudaError_t cudaMallocHost(void** to, std::size_t bytes) { return cudaMalloc(to, bytes); }
 inline cudaError_t cudaFreeHost(void* block) { return cudaFree(block); }
@@ -309,6 +327,99 @@ inline void multiply_tiles(float (&d)[4], const std::uint32_t (&a)[4], const std
 
 }  // namespace relay::cuda
 
-// --- cuBLASLt: column-major products c = alpha op(a) op(b) + beta c, with the epilogues that are used. ---
+// --- cuBLASLt: products by columns, c = alpha op(a) op(b) + beta c + bias. ---
 enum cublasStatus_t { CUBLAS_STATUS_SUCCESS, CUBLAS_STATUS_NOT_SUPPORTED = 15 };
+enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF };
+enum cublasComputeType_t { CUBLAS_COMPUTE_32F };
+enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
+enum cublasLtEpilogue_t { CUBLASLT_EPILOGUE_DEFAULT = 1, CUBLASLT_EPILOGUE_BIAS = 4 };
+enum cublasLtMatmulDescAttributes_t {
+  CUBLASLT_MATMUL_DESC_TRANSA,
+  CUBLASLT_MATMUL_DESC_TRANSB,
+  CUBLASLT_MATMUL_DESC_EPILOGUE,
+  CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE
+};
+enum cublasLtMatmulPreferenceAttributes_t { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES };
+
+namespace cuda_on_host {
+/// Set by a test: no bias of float32 for results of bf16, as cuBLAS may say.
+inline bool refuses_bias = false;
+
+struct Description {
+  cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
+  cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+  const void* bias = nullptr;
+  cudaDataType_t bias_type = CUDA_R_32F;
+};
+struct Layout {
+  cudaDataType_t type;
+  long rows, cols, stride;
+};
+inline double read(const void* from, cudaDataType_t type, long i) {
+  return type == CUDA_R_32F ? static_cast<double>(static_cast<const float*>(from)[i])
+                            : static_cast<double>(__bfloat162float(static_cast<const __nv_bfloat16*>(from)[i]));
+}
+}  // namespace cuda_on_host
+
+using cublasLtHandle_t = void*;
+using cublasLtMatmulDesc_t = cuda_on_host::Description*;
+using cublasLtMatrixLayout_t = cuda_on_host::Layout*;
+using cublasLtMatmulPreference_t = void*;
+struct cublasLtMatmulAlgo_t {};
+struct cublasLtMatmulHeuristicResult_t {
+  cublasLtMatmulAlgo_t algo;
+};
 inline const char* cublasLtGetStatusString(cublasStatus_t) { return "an error of the stand-in for cuBLAS"; }
+inline cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) { return *handle = nullptr, CUBLAS_STATUS_SUCCESS; }
+inline cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* to, cublasComputeType_t, cudaDataType_t) {
+  return *to = new cuda_on_host::Description, CUBLAS_STATUS_SUCCESS;
+}
+inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t which, const void* value,
+                                                     std::size_t bytes) {
+  void* const to[] = {&d->a, &d->b, &d->epilogue, &d->bias, &d->bias_type};
+  const std::size_t sizes[] = {sizeof d->a, sizeof d->b, sizeof d->epilogue, sizeof d->bias, sizeof d->bias_type};
+  if (bytes != sizes[which]) throw std::logic_error("an attribute of another size");
+  std::memcpy(to[which], value, bytes);
+  return CUBLAS_STATUS_SUCCESS;
+}
+inline cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* to, cudaDataType_t type, std::uint64_t rows, std::uint64_t cols, long stride) {
+  return *to = new cuda_on_host::Layout{type, static_cast<long>(rows), static_cast<long>(cols), stride}, CUBLAS_STATUS_SUCCESS;
+}
+inline cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* to) { return *to = nullptr, CUBLAS_STATUS_SUCCESS; }
+inline cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t) { return CUBLAS_STATUS_SUCCESS; }
+inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void*, std::size_t) {
+  return CUBLAS_STATUS_SUCCESS;
+}
+inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                                     cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, int,
+                                                     cublasLtMatmulHeuristicResult_t*, int* found) {
+  const bool refused = cuda_on_host::refuses_bias && d->epilogue == CUBLASLT_EPILOGUE_BIAS && c->type == CUDA_R_16BF;
+  *found = refused ? 0 : 1;
+  return refused ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
+}
+inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void* alpha, const void* a, cublasLtMatrixLayout_t at,
+                                     const void* b, cublasLtMatrixLayout_t bt, const void* beta, const void* c, cublasLtMatrixLayout_t ct, void* to,
+                                     cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t*, void*, std::size_t, cudaStream_t) {
+  using cuda_on_host::read;
+  const long inner = d->a == CUBLAS_OP_N ? at->cols : at->rows;
+  if (inner != (d->b == CUBLAS_OP_N ? bt->rows : bt->cols) || ct->rows != (d->a == CUBLAS_OP_N ? at->rows : at->cols) ||
+      ct->cols != (d->b == CUBLAS_OP_N ? bt->cols : bt->rows))
+    throw std::logic_error("shapes of a product do not meet");
+  for (long j = 0; j < ct->cols; ++j)
+    for (long i = 0; i < ct->rows; ++i) {
+      double sum = 0;
+      for (long k = 0; k < inner; ++k)
+        sum += read(a, at->type, d->a == CUBLAS_OP_N ? i + k * at->stride : k + i * at->stride) *
+               read(b, bt->type, d->b == CUBLAS_OP_N ? k + j * bt->stride : j + k * bt->stride);
+      const long e = i + j * ct->stride;
+      float value = *static_cast<const float*>(alpha) * static_cast<float>(sum);
+      if (const float factor = *static_cast<const float*>(beta); factor != 0) value += factor * static_cast<float>(read(c, ct->type, e));
+      if (d->epilogue == CUBLASLT_EPILOGUE_BIAS) value += static_cast<float>(read(d->bias, d->bias_type, i));
+      if (ct->type == CUDA_R_32F)
+        static_cast<float*>(to)[e] = value;
+      else
+        static_cast<__nv_bfloat16*>(to)[e] = __float2bfloat16(value);
+    }
+  return CUBLAS_STATUS_SUCCESS;
+}

@@ -157,10 +157,12 @@ concept ComputeBackend =
              std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
              std::vector<typename B::Scalar>& values) {
       B::linear(x, weight, bias, y);                          // y = x weight^T + bias
+      B::logits(x, weight, bias, y);                          // the same for a head, whose y a softmax reads
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
       B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has
       B::download_to(x, values);                              // values = B::download(x), in the memory it has
+      // And, of all parameters of an optimiser at once, sums_of_squares and adamw_all, which take a ParameterList (core/parameters.hpp).
     };
 
 }  // namespace relay

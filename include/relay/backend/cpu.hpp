@@ -8,10 +8,18 @@
 // tensors are float32, and everything is where the CPU has no AVX512_BF16.
 #pragma once
 
+#ifdef __CUDACC__  // where both backends are in one program
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 20012  // Eigen 3.4 annotates what nvcc has annotated already
+#pragma nv_diag_suppress 1675   // pragmas that are g++'s
+#endif
 #include <Eigen/Core>
 
 #include <relay/backend/backend.hpp>
 #include <relay/backend/cpu/levels.hpp>
+#ifdef __CUDACC__
+#pragma nv_diagnostic pop
+#endif
 #include <relay/backend/cpu/tensor.hpp>
 #include <relay/backend/ops.hpp>
 #include <relay/core/ragged.hpp>

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include <relay/core/random.hpp>
+#include <relay/core/threads.hpp>
 
 namespace relay {
 
@@ -40,6 +42,9 @@ struct ComposedOps {
     Backend::add_row(bias, y);
   }
 
+  /// The same for a head: what a softmax reads.
+  static void logits(const auto& x, const auto& weight, const auto& bias, auto& y) { Backend::linear(x, weight, bias, y); }
+
   /// dx = dy weight; adds dy^T x to dweight and the column sums of dy to dbias.
   static void linear_backward(const auto& x, const auto& weight, const auto& dy, auto& dx, auto& dweight, auto& dbias) {
     Backend::product_backward(dy, weight, dx);
@@ -54,6 +59,21 @@ struct ComposedOps {
     else
       Backend::copy(branch, y);
     Backend::add(x, y);
+  }
+
+  /// sums[i] = the sum of squares of the i-th gradient. `parameters`: a ParameterList of weight, gradient, first and second moment.
+  static void sums_of_squares(const auto& parameters, Threads* threads, std::vector<double>& sums) {
+    parameters.visit(threads, [&](std::size_t i, auto&, const auto& g, auto&, auto&) { sums[i] = Backend::sum_of_squares(g); });
+  }
+  /// A step on all of them, of which those decay that decays(weight) says, and the weights of products laid out again while they are
+  /// at hand.
+  static void adamw_all(const auto& parameters, Threads* threads, const AdamWStep& step, auto&& decays) {
+    parameters.visit(threads, [&](std::size_t, auto& weight, const auto& g, auto& m, auto& v) {
+      AdamWStep own = step;
+      if (!decays(weight)) own.decay = 0;
+      Backend::adamw(weight, g, m, v, own);
+      if (weight.rows() > 1) Backend::prepare(weight);
+    });
   }
 
   static int sequences_at_once(long /*elements*/, const auto& /*device*/) { return 64; }

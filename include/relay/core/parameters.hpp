@@ -26,8 +26,11 @@ namespace relay {
 
 namespace detail {
 
+struct Visitor {  // a lambda in the requirement would do, but not for nvcc
+  void operator()(std::string_view, auto&...) const {}
+};
 template <class T>
-concept HasEach = requires(T& part) { std::remove_const_t<T>::each([](std::string_view, auto&...) {}, part); };
+concept HasEach = requires(T& part, Visitor visit) { std::remove_const_t<T>::each(visit, part); };
 
 template <class T>
 inline constexpr bool is_list = false;

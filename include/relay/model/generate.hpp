@@ -115,7 +115,7 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
                                       B::indices(start, device));
     last.resize_like(states, static_cast<int>(ends.size()), states.cols());
     B::gather_rows(states, B::indices(ends, device), 0, last);
-    B::linear(last, model.head.weight, model.head.bias, logits);
+    B::logits(last, model.head.weight, model.head.bias, logits);
     B::argmax(logits, best, probability);
 
     std::vector<Running> still;

@@ -43,7 +43,7 @@ class Reembedding {
  private:
   void read(const Tensor& y, int rows) {
     B::copy_first(y, rows, first_);
-    B::linear(first_, head_->weight, head_->bias, probability_);
+    B::logits(first_, head_->weight, head_->bias, probability_);
     B::softmax(probability_);
   }
 

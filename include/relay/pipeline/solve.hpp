@@ -75,13 +75,13 @@ void read_iterations(const Model& model, std::span<Solution> chains, const P& pl
   for (int s = 0; s < batch.sequences(); ++s) ends.push_back(batch.end(s) - 1);
   const auto& h0 = model.embedding.forward(Backend::indices(tokens, device), rows, embedded);
   model.loop.forward(h0, rows, counts, trace, [&](int t, const auto& live, const auto& y) {
-    Backend::linear(y, model.chain_head.weight, model.chain_head.bias, logits);
+    Backend::logits(y, model.chain_head.weight, model.chain_head.bias, logits);
     Backend::argmax(logits, best, probability);
     const std::span<const std::int32_t> columns(best);
     const std::vector<std::int32_t> last_rows(ends.begin(), ends.begin() + live.sequences());
     last.resize_like(y, live.sequences(), y.cols());
     Backend::gather_rows(y, Backend::indices(last_rows, device), 0, last);
-    Backend::linear(last, model.answer_head.weight, model.answer_head.bias, answers);
+    Backend::logits(last, model.answer_head.weight, model.answer_head.bias, answers);
     Backend::argmax(answers, best_answer, answer_probability);
     for (int s = 0; s < live.sequences(); ++s) {
       Solution& c = chains[static_cast<std::size_t>(s)];

@@ -56,7 +56,7 @@ class AdamW {
   double step(Model& model, const Model& gradient, double rate_factor, Threads* threads = nullptr) {
     parameters_.assign(model, gradient, first, second);
     squares_.resize(parameters_.size());
-    parameters_.visit(threads, [&](std::size_t i, auto&, const auto& g, auto&, auto&) { squares_[i] = Backend::sum_of_squares(g); });
+    Backend::sums_of_squares(parameters_, threads, squares_);
     const double norm = std::sqrt(std::accumulate(squares_.begin(), squares_.end(), 0.0));
     require(std::isfinite(norm), "the gradient is not finite at step ", steps + 1,
             ": lower the learning rate, or look for bad values in the data");
@@ -69,12 +69,7 @@ class AdamW {
                         .correction1 = 1 - std::pow(config_.beta1, steps),
                         .correction2 = 1 - std::pow(config_.beta2, steps),
                         .gradient_scale = config_.clip > 0 && norm > config_.clip ? config_.clip / norm : 1};
-    parameters_.visit(threads, [&](std::size_t, auto& weight, const auto& g, auto& m, auto& v) {
-      AdamWStep own = all;
-      if (weight.rows() == 1) own.decay = 0;
-      Backend::adamw(weight, g, m, v, own);
-      if (weight.rows() > 1) Backend::prepare(weight);
-    });
+    Backend::adamw_all(parameters_, threads, all, [](const Tensor& weight) { return weight.rows() > 1; });
     return norm;
   }
 

@@ -56,7 +56,7 @@ class AskedRows {
   /// every row, in order.
   void learn(const Linear<B>& head, Linear<B>& grad, auto&& see) {
     if (targets_.empty()) return;
-    B::linear(gathered_, head.weight, head.bias, logits_);
+    B::logits(gathered_, head.weight, head.bias, logits_);
     B::softmax_cross_entropy(logits_, targets_on_device_, weights_, losses_);
     B::linear_backward(gathered_, head.weight, logits_, dgathered_, grad.weight, grad.bias);
     B::download_to(losses_, read_);

@@ -5,7 +5,8 @@
 // The file may include nothing but files that are themselves for each level: an inline function that is defined here, the standard library's for one, would be
 // compiled for a machine that is not there, and the linker may keep it for the whole program. It asks these macros and not
 // __AVX512F__, which Clang does not define here. The instructions are listed, not a -march: g++ inlines a function that is
-// compiled for less, such as all of the program's, but not one for another `arch`.
+// compiled for less, such as all of the program's, but not one for another `arch`. nvcc knows none of these pragmas: it compiles for
+// the level of its flags alone.
 #ifdef RELAY_EACH_LEVEL
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
@@ -14,11 +15,13 @@
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__BMI2__)
 #define RELAY_CPU_LEVEL avx2
 #define RELAY_CPU_VECTOR_BYTES 32
+#ifndef __CUDACC__
 #define RELAY_CPU_AVX512_ABOVE
+#endif
 #else
 #define RELAY_CPU_LEVEL base
 #define RELAY_CPU_VECTOR_BYTES 16
-#ifdef __x86_64__
+#if defined(__x86_64__) && !defined(__CUDACC__)
 #define RELAY_CPU_AVX2_ABOVE
 #define RELAY_CPU_AVX512_ABOVE
 #endif
@@ -65,7 +68,7 @@
 #undef RELAY_CPU_VECTOR_BYTES
 #endif
 
-#ifdef __x86_64__
+#if defined(__x86_64__) && !defined(__CUDACC__)
 #define RELAY_CPU_LEVEL avx512_bf16
 #define RELAY_CPU_VECTOR_BYTES 64
 #define RELAY_CPU_BF16

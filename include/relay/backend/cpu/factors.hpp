@@ -46,8 +46,8 @@ template <class F>
 #ifdef RELAY_CPU_BF16
   if constexpr (std::is_same_v<F, Pair>) {
     const auto pair = _mm512_set1_epi32(static_cast<int>(factor));
-    sum = reinterpret_cast<Vector<float>>(
-        _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(row), reinterpret_cast<__m512bh>(pair)));
+    sum = __builtin_bit_cast(
+        Vector<float>, _mm512_dpbf16_ps(__builtin_bit_cast(__m512, sum), __builtin_bit_cast(__m512bh, row), __builtin_bit_cast(__m512bh, pair)));
     return;
   }
 #endif
@@ -58,7 +58,7 @@ template <class F>
 [[gnu::always_inline]] inline Vector<Pair> pair_up([[maybe_unused]] const Vector<float>& low,
                                                    [[maybe_unused]] const Vector<float>& high) {
 #ifdef RELAY_CPU_BF16
-  return reinterpret_cast<Vector<Pair>>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low)));
+  return __builtin_bit_cast(Vector<Pair>, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, high), __builtin_bit_cast(__m512, low)));
 #else
   return Vector<Pair>{};
 #endif
@@ -70,8 +70,8 @@ template <class F>
 #ifdef RELAY_CPU_BF16
   alignas(64) static constexpr std::int16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                          8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(second), reinterpret_cast<__m512>(first)));
-  return reinterpret_cast<Vector<Pair>>(_mm512_permutexvar_epi16(_mm512_load_si512(order), both));
+  const auto both = __builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, second), __builtin_bit_cast(__m512, first)));
+  return __builtin_bit_cast(Vector<Pair>, _mm512_permutexvar_epi16(_mm512_load_si512(order), both));
 #else
   return Vector<Pair>{};
 #endif

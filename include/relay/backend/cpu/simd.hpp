@@ -65,7 +65,7 @@ template <class S>
 [[gnu::always_inline]] inline Vector<S> load_first(const S* from, int count) {
 #if RELAY_CPU_VECTOR_BYTES == 64
   if constexpr (sizeof(S) == 4)
-    return reinterpret_cast<Vector<S>>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1), from));
+    return __builtin_bit_cast(Vector<S>, _mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1), from));
 #endif
   Vector<S> v{};
   std::memcpy(&v, from, static_cast<std::size_t>(count) * sizeof(S));
@@ -76,7 +76,7 @@ template <class S>
 [[gnu::always_inline]] inline void store_first(S* to, const Vector<S>& v, int count) {
 #if RELAY_CPU_VECTOR_BYTES == 64
   if constexpr (sizeof(S) == 4)
-    return _mm512_mask_storeu_epi32(to, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m512i>(v));
+    return _mm512_mask_storeu_epi32(to, static_cast<__mmask16>((1u << count) - 1), __builtin_bit_cast(__m512i, v));
 #endif
   std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(S));
 }
@@ -93,10 +93,23 @@ template <class S>
 
 namespace detail {
 
+/// Elements of a and b, counted through both. (nvcc cannot hand a pack of the builtin's on to the host's compiler.)
+template <class S, int... From>
+[[gnu::always_inline]] inline Vector<S> shuffled(const Vector<S>& a, const Vector<S>& b) {
+#ifdef __CUDACC__
+  constexpr int from[] = {From...};
+  Vector<S> v{};
+  for (int i = 0; i < lanes<S>; ++i) v[i] = from[i] < lanes<S> ? a[from[i]] : b[from[i] - lanes<S>];
+  return v;
+#else
+  return __builtin_shufflevector(a, b, From...);
+#endif
+}
+
 /// Element i becomes element i + distance, around the end.
 template <class S, int Distance, int... I>
 [[gnu::always_inline]] inline Vector<S> rotated(const Vector<S>& v, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(v, v, (I + Distance) % lanes<S>...);
+  return shuffled<S, (I + Distance) % lanes<S>...>(v, v);
 }
 
 /// Every element combined with all others, in an order that depends on the number of lanes alone.
@@ -130,7 +143,7 @@ namespace detail {
 
 template <class S, int First, int... I>
 [[gnu::always_inline]] inline Vector<S> twice(const Vector<S>& v, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(v, v, (First + I % (lanes<S> / 2))...);
+  return shuffled<S, (First + I % (lanes<S> / 2))...>(v, v);
 }
 
 }  // namespace detail
@@ -160,8 +173,8 @@ namespace detail {
 /// Of the rows a and b, `Distance` apart: exchanges the right half of every block of a with the left half of b's.
 template <class S, int Distance, int... I>
 [[gnu::always_inline]] inline void exchange(Vector<S>& a, Vector<S>& b, std::integer_sequence<int, I...>) {
-  const Vector<S> upper = __builtin_shufflevector(a, b, ((I & Distance) == 0 ? I : lanes<S> + I - Distance)...);
-  b = __builtin_shufflevector(a, b, ((I & Distance) == 0 ? I + Distance : lanes<S> + I)...);
+  const Vector<S> upper = shuffled<S, ((I & Distance) == 0 ? I : lanes<S> + I - Distance)...>(a, b);
+  b = shuffled<S, ((I & Distance) == 0 ? I + Distance : lanes<S> + I)...>(a, b);
   a = upper;
 }
 

@@ -1,0 +1,445 @@
+// The CUDA backend: Cuda<float>, and Cuda<bf16> to train fast with. What includes it is compiled by nvcc (README, "On a GPU").
+//
+// One stream, one thing after another: the same bits in every run on the same kind of GPU. Cuda<bf16>: products and attention of bf16 by
+// tensor cores, summed in float32; what lies between them is bf16; parameters, their gradients, moments, the residual stream, norms'
+// statistics, logits and losses are float32.
+#pragma once
+
+#include <relay/backend/backend.hpp>
+#include <relay/backend/cuda/attention.hpp>
+#include <relay/backend/cuda/cached_attention.hpp>
+#include <relay/backend/cuda/product.hpp>
+#include <relay/backend/cuda/row_ops.hpp>
+#include <relay/backend/cuda/tensor.hpp>
+#include <relay/backend/ops.hpp>
+#include <relay/core/bf16.hpp>
+#include <relay/core/ragged.hpp>
+
+namespace relay {
+
+namespace cuda {
+
+/// The functions of the backend Self. A: what lies between float32 parameters and the float32 residual stream.
+template <class Self, class A>
+struct Functions : ComposedOps<Self> {
+  using Scalar = float;
+  using Memory = cuda::Memory;
+  using Device = cuda::Device;
+  using Tensor = cuda::Tensor;
+  using Indices = cuda::Indices;
+
+  // Moving data between the host and the device.
+  static Indices indices(std::span<const std::int32_t> from, Device device) {
+    Indices list;
+    list.assign(from, device);
+    return list;
+  }
+  static void indices_to(std::span<const std::int32_t> from, Device device, Indices& to) { to.assign(from, device); }
+  static void upload(std::span<const float> from, Tensor& to) {
+    if (to.type() != Type::float32) to.resize_like(to, to.rows(), to.cols(), Type::float32);
+    Staging::copy(from.data(), to.data(), from.size_bytes());
+  }
+  static std::vector<float> download(const Tensor& from) {
+    std::vector<float> values;
+    download_to(from, values);
+    return values;
+  }
+  static void download_to(const Tensor& from, std::vector<float>& to) {
+    to.resize(static_cast<std::size_t>(from.size()));
+    if (from.type() == Type::float32) return copy_to_host(from.data(), to.data(), from.bytes());
+    const Scratch<float> wide(from.size(), from.device());
+    over_elements(from.size(), Convert<bf16, float>{from.as<bf16>(), wide.data()});
+    copy_to_host(wide.data(), to.data(), to.size() * sizeof(float));
+  }
+
+  // Products. Weights are [outputs, inputs].
+  /// y [rows, outputs] = x [rows, inputs] weight^T
+  static void product(const Tensor& x, const Tensor& weight, Tensor& y) { multiply_transposed(x, weight, nullptr, y, type_of<A>); }
+  static void linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
+    multiply_transposed(x, weight, bias.as<float>(), y, type_of<A>);
+  }
+  /// The same with a result of float32, for the softmax.
+  static void logits(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
+    multiply_transposed(x, weight, bias.as<float>(), y, Type::float32);
+  }
+  /// dx [rows, inputs] = dy [rows, outputs] weight
+  static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) { product_backward(dy, Operand(dy), weight, dx); }
+  /// dweight [outputs, inputs] += dy^T x
+  static void add_outer_product(const Tensor& dy, const Tensor& x, Tensor& dweight) { add_outer_product(dy, Operand(dy), x, dweight); }
+  static void linear_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
+    const Operand d(dy);  // once for both products
+    product_backward(dy, d, weight, dx);
+    add_outer_product(dy, d, x, dweight);
+    add_column_sums(dy, dbias);
+  }
+  /// Writes the weight a second time as products want it, until it is written again.
+  static void prepare(Tensor& weight) {
+    if constexpr (!std::is_same_v<A, float>) weight.convert([&](const float* from, bf16* to) { convert(from, to, weight.size()); });
+  }
+
+  // Rows and elements.
+  static void fill(Tensor& x, double value) {
+    if (x.type() != Type::float32) x.resize_like(x, x.rows(), x.cols(), Type::float32);
+    over_elements(x.size(), Fill{static_cast<float>(value), x.as<float>()});
+  }
+  static void copy(const Tensor& x, Tensor& y) { y.assign(x, x.rows()); }
+  static void copy_first(const Tensor& x, int count, Tensor& y) { y.assign(x, count); }
+  static void add(const Tensor& x, Tensor& y) {
+    const long size = std::min(x.size(), y.size());
+    typed(x, [&](const auto* from) { typed(y, [&](auto* to) { over_elements(size, Add<Element<decltype(from)>, Element<decltype(to)>>{from, to}); }); });
+  }
+  static void add_row(const Tensor& row, Tensor& y) {
+    typed(y, [&](auto* to) { over_elements(y.size(), AddRow<Element<decltype(to)>>{row.as<float>(), y.cols(), to}); });
+  }
+  static void add_column_sums(const Tensor& x, Tensor& total) {
+    const int rows = x.rows(), cols = x.cols();
+    if (rows == 0) return;
+    constexpr int threads = 256, rows_of_part = 256;
+    const int parts = std::min((rows + rows_of_part - 1) / rows_of_part, 256), part = (rows + parts - 1) / parts;
+    const Scratch<float> partial(static_cast<long>(parts) * cols, x.device());
+    typed(x, [&](const auto* from) {
+      launch(column_sums_kernel<Element<decltype(from)>>, dim3(static_cast<unsigned>((cols + warp - 1) / warp), static_cast<unsigned>(parts)), threads,
+             threads * sizeof(float), from, rows, cols, part, partial.data());
+    });
+    sum_rows(partial.data(), parts, cols, cols, total.as<float>());
+  }
+  static void clear_rows(Tensor& x, int begin, int end) {
+    const std::size_t row = static_cast<std::size_t>(x.cols()) * size_of(x.type());
+    std::byte* const first = static_cast<std::byte*>(x.data()) + static_cast<std::size_t>(begin) * row;
+    if (end > begin) check(cudaMemsetAsync(first, 0, static_cast<std::size_t>(end - begin) * row, stream()), "clear rows");
+  }
+  static void gather_rows(const Tensor& x, const Indices& indices, int first, Tensor& y) {
+    typed(x, [&](const auto* from) {
+      typed(y, [&](auto* to) {
+        launch(gather_kernel<Element<decltype(from)>, Element<decltype(to)>>, row_blocks(indices.size()), row_threads, 0, from, indices.data(),
+               indices.size(), x.cols(), to + static_cast<long>(first) * y.cols());
+      });
+    });
+  }
+  static void scatter_rows(const Tensor& y, int first, const Indices& indices, Tensor& x) {
+    if (indices.size() == 0) return;
+    typed(y, [&](const auto* all) {
+      typed(x, [&](auto* to) {
+        using Y = Element<decltype(all)>;
+        using X = Element<decltype(to)>;
+        const Y* const from = all + static_cast<long>(first) * y.cols();
+        if (indices.ascending()) {
+          launch(scatter_kernel<Y, X>, row_blocks(indices.size()), row_threads, 0, from, indices.data(), indices.size(), x.cols(), to);
+        } else {
+          constexpr int threads = 256;
+          launch(scatter_by_target_kernel<Y, X>, dim3(static_cast<unsigned>(x.rows())), threads, (threads + threads / warp) * sizeof(int), from,
+                 indices.data(), indices.size(), x.cols(), to);
+        }
+      });
+    });
+  }
+  static double sum_of_squares(const Tensor& x) {
+    double sum = 0;
+    std::vector<Piece> pieces;
+    cut(x, pieces, [&](long at) { return Piece{.gradient = x.as<float>() + at}; });
+    for (const float square : squares(pieces, x.device())) sum += static_cast<double>(square);
+    return sum;
+  }
+
+  // What layers are made of.
+  static void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double eps, Tensor& y, Tensor& statistics) {
+    y.resize_like(x, x.rows(), x.cols(), type_of<A>);
+    statistics.resize_like(x, x.rows(), 2);
+    typed(x, [&](const auto* from) {
+      launch(layer_norm_kernel<Element<decltype(from)>, A>, row_blocks(x.rows()), row_threads, 0, from, scale.as<float>(), shift.as<float>(),
+             static_cast<float>(eps), x.rows(), x.cols(), y.template as<A>(), statistics.as<float>());
+    });
+  }
+  static void layer_norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, Tensor& dx, Tensor& dscale,
+                                  Tensor& dshift) {
+    const int width = x.cols(), blocks = std::min((x.rows() + rows_of_block - 1) / rows_of_block, 256);
+    dx.resize_like(x, x.rows(), width);
+    if (x.rows() == 0) return;
+    const Scratch<float> partial(2L * blocks * width, x.device());
+    typed(x, [&](const auto* from) {
+      typed(dy, [&](const auto* d) {
+        launch(layer_norm_backward_kernel<Element<decltype(from)>, Element<decltype(d)>>, dim3(static_cast<unsigned>(blocks)), row_threads,
+               static_cast<std::size_t>(rows_of_block * 2 * width) * sizeof(float), from, statistics.as<float>(), scale.as<float>(), d, x.rows(),
+               width, dx.as<float>(), partial.data());
+      });
+    });
+    sum_rows(partial.data(), blocks, width, 2 * width, dscale.as<float>());
+    sum_rows(partial.data() + width, blocks, width, 2 * width, dshift.as<float>());
+  }
+  static void gelu(const Tensor& x, Tensor& y) {
+    y.resize_like(x, x.rows(), x.cols(), type_of<A>);
+    typed(x, [&](const auto* from) { over_elements(x.size(), Gelu<Element<decltype(from)>, A>{from, y.template as<A>()}); });
+  }
+  static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx) {
+    const auto compute = [&](const Tensor& d, Type to) {
+      if (&d != &dx) dx.resize_like(x, x.rows(), x.cols(), to);
+      typed(x, [&](const auto* at) {
+        typed(d, [&](const auto* from) {
+          typed(dx, [&](auto* result) {
+            over_elements(x.size(), GeluBackward<Element<decltype(at)>, Element<decltype(from)>, Element<decltype(result)>>{at, from, result});
+          });
+        });
+      });
+    };
+    compute(dy, type_of<A>);  // in place it keeps its type
+  }
+  static void rotate(Tensor& qkv, const Rows<Self>& rows, int heads, int rotated, const Tensor& table, int direction, const Indices& starts = {}) {
+    const int width = qkv.cols() / 3, size = width / heads;
+    if (rotated == 0) return;
+    typed(qkv, [&](auto* elements) {
+      launch(rotate_kernel<Element<decltype(elements)>>, dim3(static_cast<unsigned>(rows.count())), row_threads, 0, elements,
+             rows.batch().on_device().data(), starts.size() > 0 ? starts.data() : nullptr, rows.sequences(), rows.count(), width, size, rotated,
+             table.as<float>(), static_cast<float>(direction));
+    });
+  }
+  static void attention(const Tensor& qkv, const Rows<Self>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
+    const int width = qkv.cols() / 3;
+    out.resize_like(qkv, qkv.rows(), width, type_of<A>);
+    lse.resize_like(qkv, qkv.rows(), heads.count);
+    const Operand x(qkv);
+    cuda::attention(x.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width, heads, out.template as<A>(),
+                    lse.as<float>());
+  }
+  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows, const Heads& heads, Tensor& dqkv) {
+    const int width = qkv.cols() / 3;
+    dqkv.resize_like(qkv, qkv.rows(), qkv.cols(), type_of<A>);
+    const Operand x(qkv), d(dout);
+    const Scratch<float> scratch(attention_backward_scratch<A>(qkv.rows(), heads.count), qkv.device());
+    cuda::attention_backward(x.elements(), lse.as<float>(), d.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width,
+                             heads, scratch.data(), dqkv.template as<A>());
+  }
+  static void attention_cached(const Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads, Tensor& keys,
+                               Tensor& values, Tensor& out) {
+    const int width = qkv.cols() / 3, positions = keys.cols() / (width / heads);
+    out.resize_like(qkv, qkv.rows(), width, type_of<A>);
+    as_activation(keys);
+    as_activation(values);
+    const Operand x(qkv);
+    cuda::attention_cached(x.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), slots.data(), starts.data(), positions,
+                           width, heads, keys.template as<A>(), values.template as<A>(), positions, out.template as<A>());
+  }
+  static void make_cache(int slots, int positions, int width, int heads, Device device, Tensor& keys, Tensor& values) {
+    for (Tensor* cache : {&keys, &values}) {
+      cache->resize(slots * heads, positions * (width / heads), device);
+      as_activation(*cache);
+    }
+  }
+  /// A step costs hardly more for many sequences than for one; so many as fit into 4 GiB.
+  static int sequences_at_once(long elements, const Device&) {
+    const long bytes = std::max(1L, elements * long{sizeof(A)});
+    return static_cast<int>(std::clamp((4L << 30) / bytes, 1L, 512L));
+  }
+  static void dropout(const Tensor& x, double rate, Key key, Tensor& y) { drop(nullptr, x, rate, key, y, type_of<A>); }
+  /// y = x + dropout(branch), float32: the residual stream.
+  static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
+    drop(&x, branch, key ? rate : 0, key.value_or(Key()), y, Type::float32);
+  }
+  static void softmax_cross_entropy(Tensor& logits, const Indices& targets, std::span<const double> weights, Tensor& losses) {
+    as_float32(logits);
+    losses.resize_like(logits, logits.rows(), 2);
+    const std::vector<float> rounded(weights.begin(), weights.end());
+    const Scratch<float> factors(static_cast<long>(rounded.size()), logits.device());
+    Staging::copy(rounded.data(), factors.data(), rounded.size() * sizeof(float));
+    launch(softmax_cross_entropy_kernel<>, row_blocks(logits.rows()), row_threads, 0, logits.as<float>(), targets.data(), factors.data(), logits.rows(),
+           logits.cols(), losses.as<float>());
+  }
+  static void argmax(const Tensor& logits, std::vector<std::int32_t>& best, std::vector<double>& probability) {
+    const int rows = logits.rows();
+    Tensor wide;
+    const Tensor* from = &logits;
+    if (logits.type() != Type::float32) {
+      wide = logits;
+      as_float32(wide);
+      from = &wide;
+    }
+    const Scratch<float> found(2L * rows, logits.device());
+    launch(argmax_kernel<>, row_blocks(rows), row_threads, 0, from->as<float>(), rows, logits.cols(), found.data());
+    std::vector<float> read(static_cast<std::size_t>(2L * rows));
+    copy_to_host(found.data(), read.data(), read.size() * sizeof(float));
+    best.resize(static_cast<std::size_t>(rows));
+    probability.resize(best.size());
+    for (std::size_t r = 0; r < best.size(); ++r) {
+      best[r] = std::bit_cast<std::int32_t>(read[2 * r]);
+      probability[r] = static_cast<double>(read[2 * r + 1]);
+    }
+  }
+  static void softmax(Tensor& y) {
+    as_float32(y);
+    launch(softmax_kernel<>, row_blocks(y.rows()), row_threads, 0, y.as<float>(), y.rows(), y.cols());
+  }
+  static void softmax_backward(const Tensor& y, Tensor& dy) {
+    as_float32(dy);
+    launch(softmax_backward_kernel<>, row_blocks(y.rows()), row_threads, 0, y.as<float>(), dy.as<float>(), y.rows(), y.cols());
+  }
+
+  // The optimiser.
+  static void adamw(Tensor& weight, const Tensor& gradient, Tensor& first, Tensor& second, const AdamWStep& step) {
+    over_elements(weight.size(), AdamW{Adam(step), gradient.as<float>(), weight.as<float>(), first.as<float>(), second.as<float>()});
+  }
+  /// All parameters in one launch, and the host waits once. `parameters`: a list of (weight, gradient, first moment, second moment).
+  static void sums_of_squares(const auto& parameters, Threads*, std::vector<double>& sums) {
+    std::vector<Piece> pieces;
+    std::vector<std::size_t> owner;
+    Device device;
+    parameters.visit(nullptr, [&](std::size_t i, auto&, const Tensor& gradient, auto&, auto&) {
+      device = gradient.device();
+      cut(gradient, pieces, [&](long at) { return Piece{.gradient = gradient.as<float>() + at}; });
+      owner.resize(pieces.size(), i);
+    });
+    const std::vector<float> each = squares(pieces, device);
+    std::fill(sums.begin(), sums.end(), 0);
+    for (std::size_t p = 0; p < each.size(); ++p) sums[owner[p]] += static_cast<double>(each[p]);
+  }
+  static void adamw_all(const auto& parameters, Threads*, const AdamWStep& step, auto&& decays) {
+    std::vector<Piece> pieces;
+    Device device;
+    parameters.visit(nullptr, [&](std::size_t, Tensor& weight, const Tensor& gradient, Tensor& first, Tensor& second) {
+      device = weight.device();
+      float *const w = weight.as<float>(), *const m = first.as<float>(), *const v = second.as<float>();
+      bf16* converted = nullptr;
+      if constexpr (!std::is_same_v<A, float>)
+        if (weight.rows() > 1) weight.convert([&](const float*, bf16* to) { converted = to; });
+      cut(weight, pieces, [&](long at) {
+        return Piece{gradient.as<float>() + at, w + at, m + at, v + at, converted == nullptr ? nullptr : converted + at, 0, decays(weight) ? 1 : 0};
+      });
+    });
+    AdamWStep plain = step;
+    plain.decay = 0;
+    const Scratch<Piece> on_device = uploaded(pieces, device);
+    launch(adamw_kernel<>, dim3(static_cast<unsigned>(pieces.size())), 256, 0, on_device.data(), Adam(step), Adam(plain));
+  }
+
+ private:
+  template <class Pointer>
+  using Element = std::remove_const_t<std::remove_pointer_t<Pointer>>;
+
+  /// Calls f with the elements of x, whatever they are. Cuda<float> has no other than float.
+  static void typed(auto& x, auto&& f) {
+    if constexpr (!std::is_same_v<A, float>)
+      if (x.type() == Type::bfloat16) return f(x.template as<bf16>());
+    f(x.template as<float>());
+  }
+
+  template <class From, class To>
+  static void convert(const From* from, To* to, long size) {
+    over_elements(size, Convert<From, To>{from, to});
+  }
+
+  /// A tensor as products and attention want it: of A. What is not so is written a second time, for as long as this lives.
+  struct Operand {
+    explicit Operand(const Tensor& x) {
+      if constexpr (std::is_same_v<A, float>) {
+        data = x.data();
+      } else if (x.type() == Type::bfloat16) {
+        data = x.data();
+      } else if (x.converted() != nullptr) {
+        data = x.converted();
+      } else {
+        room.emplace(x.size(), x.device());
+        convert(x.template as<float>(), room->data(), x.size());
+        data = room->data();
+      }
+    }
+    const A* elements() const { return static_cast<const A*>(data); }
+
+    std::optional<Scratch<bf16>> room;
+    const void* data = nullptr;
+  };
+
+  static void product_backward(const Tensor& dy, const Operand& d, const Tensor& weight, Tensor& dx) {
+    dx.resize_like(dy, dy.rows(), weight.cols(), type_of<A>);
+    const Operand w(weight);
+    Products::instance()({.m = weight.cols(), .n = dy.rows(), .k = weight.rows(), .type = type_of<A>, .result = type_of<A>}, w.data, d.data, nullptr,
+                         dx.data());
+  }
+  static void add_outer_product(const Tensor& dy, const Operand& d, const Tensor& x, Tensor& dweight) {
+    if (x.rows() == 0) return;
+    const Operand from(x);
+    Products::instance()({.transpose_b = true, .m = x.cols(), .n = dy.cols(), .k = x.rows(), .type = type_of<A>, .adds = true}, from.data, d.data,
+                         nullptr, dweight.data());
+  }
+
+  /// y = x weight^T + bias, if there is one.
+  static void multiply_transposed(const Tensor& x, const Tensor& weight, const float* bias, Tensor& y, Type type) {
+    y.resize_like(x, x.rows(), weight.rows(), type);
+    if (x.rows() == 0) return;
+    Product product{.transpose_a = true, .m = weight.rows(), .n = x.rows(), .k = x.cols(), .type = type_of<A>, .result = type};
+    product.bias = bias != nullptr && Products::instance().adds_bias(product);
+    const Operand w(weight), from(x);
+    Products::instance()(product, w.data, from.data, bias, y.data());
+    if (bias != nullptr && !product.bias)
+      typed(y, [&](auto* to) { over_elements(y.size(), AddRow<Element<decltype(to)>>{bias, y.cols(), to}); });
+  }
+
+  /// y = base + dropout(x), or without a base dropout(x). y may be x, and keeps its type then.
+  static void drop(const Tensor* base, const Tensor& x, double rate, Key key, Tensor& y, Type type) {
+    if (&y != &x) y.resize_like(x, x.rows(), x.cols(), type);
+    const auto threshold = static_cast<std::uint64_t>(rate * 4294967296.0);
+    const float kept = static_cast<float>(1 / (1 - rate));
+    const auto compute = [&](const auto* from, const auto* first) {
+      typed(y, [&](auto* to) {
+        over_elements(x.size(), ResidualSum<Element<decltype(first)>, Element<decltype(from)>, Element<decltype(to)>>{first, from, to, key.value, threshold, kept});
+      });
+    };
+    typed(x, [&](const auto* from) {
+      if (base == nullptr) return compute(from, static_cast<const float*>(nullptr));
+      typed(*base, [&](const auto* first) { compute(from, first); });
+    });
+  }
+
+  static void as_float32(Tensor& x) {
+    if (x.type() == Type::float32) return;
+    Tensor wide;
+    wide.resize_like(x, x.rows(), x.cols());
+    convert(x.as<bf16>(), wide.as<float>(), x.size());
+    x = std::move(wide);
+  }
+  /// A cache holds A. Filled from outside it was float32.
+  static void as_activation(Tensor& x) {
+    if (x.type() == type_of<A>) return;
+    Tensor narrow;
+    narrow.resize_like(x, x.rows(), x.cols(), type_of<A>);
+    x = std::move(narrow);
+  }
+
+  static void sum_rows(const float* x, int rows, int cols, long stride, float* total) {
+    constexpr int threads = 128;
+    launch(sum_rows_kernel<float>, dim3(static_cast<unsigned>((cols + threads - 1) / threads)), threads, 0, x, rows, cols, stride, total);
+  }
+
+  /// Adds the pieces of a tensor; make(at) gives the one that begins at an element.
+  static void cut(const Tensor& x, std::vector<Piece>& pieces, auto&& make) {
+    for (long at = 0; at < x.size(); at += piece_size) {
+      pieces.push_back(make(at));
+      pieces.back().size = static_cast<int>(std::min<long>(piece_size, x.size() - at));
+    }
+  }
+  static Scratch<Piece> uploaded(const std::vector<Piece>& pieces, Device device) {
+    Scratch<Piece> on_device(static_cast<long>(pieces.size()), device);
+    Staging::copy(pieces.data(), on_device.data(), pieces.size() * sizeof(Piece));
+    return on_device;
+  }
+  static std::vector<float> squares(const std::vector<Piece>& pieces, Device device) {
+    std::vector<float> sums(pieces.size());
+    if (pieces.empty()) return sums;
+    const Scratch<Piece> on_device = uploaded(pieces, device);
+    const Scratch<float> each(static_cast<long>(pieces.size()), device);
+    constexpr int threads = 256;
+    launch(squares_kernel<>, dim3(static_cast<unsigned>(pieces.size())), threads, threads / warp * sizeof(float), on_device.data(), each.data());
+    copy_to_host(each.data(), sums.data(), sums.size() * sizeof(float));
+    return sums;
+  }
+};
+
+}  // namespace cuda
+
+template <class S>
+struct Cuda : cuda::Functions<Cuda<S>, S> {
+  static_assert(std::is_same_v<S, float>, "relay: Cuda computes with float or bf16");
+};
+template <>
+struct Cuda<bf16> : cuda::Functions<Cuda<bf16>, cuda::bf16> {};
+
+static_assert(ComputeBackend<Cuda<float>> && ComputeBackend<Cuda<bf16>>);
+
+}  // namespace relay

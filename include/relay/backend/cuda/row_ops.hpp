@@ -1,0 +1,474 @@
+// What happens between the products on the GPU: elementwise kernels, four elements a thread; rows by a warp each; sums over rows in two
+// passes, always in the same order.
+//
+// Sources and results are float or bf16, numbers are computed as float. What each function computes stands in backend/backend.hpp and
+// backend/cpu/row_ops.hpp.
+#pragma once
+
+#include <cmath>
+
+#include <relay/backend/cuda/tensor.hpp>
+#include <relay/backend/ops.hpp>
+#include <relay/core/random.hpp>
+
+namespace relay::cuda {
+
+// --- Elements, four a thread. ---
+
+/// Four neighbours as one load or store of the memory.
+template <class T>
+struct alignas(4 * sizeof(T)) Four {
+  T element[4];
+};
+
+template <class T>
+__device__ inline void load(const T* from, long at, long size, float (&x)[4]) {
+  if (at + 4 <= size) {
+    const Four<T> four = *reinterpret_cast<const Four<T>*>(from + at);
+    for (int i = 0; i < 4; ++i) x[i] = number(four.element[i]);
+  } else {
+    for (int i = 0; i < 4; ++i) x[i] = at + i < size ? number(from[at + i]) : 0.0f;
+  }
+}
+template <class T>
+__device__ inline void store(T* to, long at, long size, const float (&x)[4]) {
+  if (at + 4 <= size) {
+    Four<T> four;
+    for (int i = 0; i < 4; ++i) four.element[i] = element<T>(x[i]);
+    *reinterpret_cast<Four<T>*>(to + at) = four;
+  } else {
+    for (int i = 0; i < 4 && at + i < size; ++i) to[at + i] = element<T>(x[i]);
+  }
+}
+
+/// compute(first, size) for every four of so many elements.
+template <class Compute>
+__global__ void elements_kernel(long size, Compute compute) {
+  const long at = 4 * (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x);
+  if (at < size) compute(at, size);
+}
+template <class Compute>
+void over_elements(long size, Compute compute) {
+  constexpr int threads = 256;
+  launch(elements_kernel<Compute>, dim3(static_cast<unsigned>((size + 4 * threads - 1) / (4 * threads))), threads, 0, size, compute);
+}
+
+template <class From, class To>
+struct Convert {
+  const From* from;
+  To* to;
+  __device__ void operator()(long at, long size) const {
+    float x[4];
+    load(from, at, size, x);
+    store(to, at, size, x);
+  }
+};
+
+struct Fill {
+  float value;
+  float* to;
+  __device__ void operator()(long at, long size) const {
+    const float x[4] = {value, value, value, value};
+    store(to, at, size, x);
+  }
+};
+
+/// to += from
+template <class From, class To>
+struct Add {
+  const From* from;
+  To* to;
+  __device__ void operator()(long at, long size) const {
+    float x[4], y[4];
+    load(from, at, size, x);
+    load(to, at, size, y);
+    for (int i = 0; i < 4; ++i) y[i] += x[i];
+    store(to, at, size, y);
+  }
+};
+
+template <class To>
+struct AddRow {
+  const float* row;
+  int cols;
+  To* to;
+  __device__ void operator()(long at, long size) const {
+    float y[4];
+    load(to, at, size, y);
+    for (int i = 0; i < 4; ++i) y[i] += row[(at + i) % cols];
+    store(to, at, size, y);
+  }
+};
+
+/// y = x Phi(x)
+template <class X, class T>
+struct Gelu {
+  const X* from;
+  T* to;
+  __device__ void operator()(long at, long size) const {
+    float x[4];
+    load(from, at, size, x);
+    for (int i = 0; i < 4; ++i) x[i] *= 0.5f * (1.0f + erff(x[i] * 0.70710678118654752f));
+    store(to, at, size, x);
+  }
+};
+
+/// dx = dy (Phi(x) + x phi(x))
+template <class X, class D, class T>
+struct GeluBackward {
+  const X* from;
+  const D* dy;
+  T* dx;
+  __device__ void operator()(long at, long size) const {
+    float x[4], d[4];
+    load(from, at, size, x);
+    load(dy, at, size, d);
+    for (int i = 0; i < 4; ++i) {
+      const float distribution = 0.5f * (1.0f + erff(x[i] * 0.70710678118654752f));
+      const float density = 0.39894228040143268f * expf(-0.5f * x[i] * x[i]);
+      d[i] *= distribution + x[i] * density;
+    }
+    store(dx, at, size, d);
+  }
+};
+
+/// y = base + dropout(x), or without a base dropout(x); a rate of 0 keeps everything. One Philox block decides four elements.
+template <class Base, class X, class Y>
+struct ResidualSum {
+  const Base* base;  // may be null
+  const X* x;
+  Y* y;
+  std::uint64_t key, threshold;
+  float kept;
+  __device__ void operator()(long at, long size) const {
+    float v[4], b[4] = {};
+    load(x, at, size, v);
+    if (base != nullptr) load(base, at, size, b);
+    if (threshold > 0) {
+      const auto bits = philox({static_cast<std::uint32_t>(at >> 2), static_cast<std::uint32_t>(at >> 34), 0x44524f50u, 0}, key);
+      for (int i = 0; i < 4; ++i) v[i] = bits[static_cast<std::size_t>(i)] >= threshold ? v[i] * kept : 0.0f;
+    }
+    for (int i = 0; i < 4; ++i) b[i] += v[i];
+    store(y, at, size, b);
+  }
+};
+
+/// AdamW of train/adamw.hpp, its factors worked out.
+struct Adam {
+  float scale, keep, rate, beta1, rest1, beta2, rest2, root, epsilon;
+
+  explicit Adam(const AdamWStep& s)
+      : scale(static_cast<float>(s.gradient_scale)),
+        keep(static_cast<float>(1 - s.rate * s.decay)),
+        rate(static_cast<float>(s.rate / s.correction1)),
+        beta1(static_cast<float>(s.beta1)),
+        rest1(static_cast<float>(1 - s.beta1)),
+        beta2(static_cast<float>(s.beta2)),
+        rest2(static_cast<float>(1 - s.beta2)),
+        root(static_cast<float>(1 / std::sqrt(s.correction2))),
+        epsilon(static_cast<float>(s.epsilon)) {}
+};
+
+struct AdamW {
+  Adam step;
+  const float* gradient;
+  float *weight, *first, *second;
+  __device__ void operator()(long at, long size) const {
+    float g[4], m[4], v[4], w[4];
+    load(gradient, at, size, g);
+    load(first, at, size, m);
+    load(second, at, size, v);
+    load(weight, at, size, w);
+    for (int i = 0; i < 4; ++i) {
+      g[i] *= step.scale;
+      m[i] = m[i] * step.beta1 + g[i] * step.rest1;
+      v[i] = v[i] * step.beta2 + g[i] * g[i] * step.rest2;
+      w[i] = w[i] * step.keep - m[i] * step.rate / (sqrtf(v[i]) * step.root + step.epsilon);
+    }
+    store(first, at, size, m);
+    store(second, at, size, v);
+    store(weight, at, size, w);
+  }
+};
+
+// --- Rows, a warp each. ---
+
+inline constexpr int row_threads = 128, rows_of_block = row_threads / warp;
+
+inline dim3 row_blocks(int rows) { return dim3(static_cast<unsigned>((rows + rows_of_block - 1) / rows_of_block)); }
+
+/// The row of this warp, and this thread's lane in it.
+__device__ inline int warp_row() { return static_cast<int>(blockIdx.x) * rows_of_block + static_cast<int>(threadIdx.x) / warp; }
+__device__ inline int warp_lane() { return static_cast<int>(threadIdx.x) % warp; }
+
+template <class X, class Y>
+__global__ void gather_kernel(const X* x, const std::int32_t* indices, int count, int cols, Y* y) {
+  const int row = warp_row();
+  if (row >= count) return;
+  const X* from = x + static_cast<long>(indices[row]) * cols;
+  for (int c = warp_lane(); c < cols; c += warp) y[static_cast<long>(row) * cols + c] = element<Y>(number(from[c]));
+}
+
+/// x's row indices[i] += y's row i, where no index comes twice.
+template <class Y, class X>
+__global__ void scatter_kernel(const Y* y, const std::int32_t* indices, int count, int cols, X* x) {
+  const int row = warp_row();
+  if (row >= count) return;
+  X* to = x + static_cast<long>(indices[row]) * cols;
+  for (int c = warp_lane(); c < cols; c += warp) to[c] = element<X>(number(to[c]) + number(y[static_cast<long>(row) * cols + c]));
+}
+
+/// The same where an index may come again, as tokens do: a block for each row of x reads the whole list and adds what is its own, in order.
+template <class Y, class X>
+__global__ void scatter_by_target_kernel(const Y* y, const std::int32_t* indices, int count, int cols, X* x) {
+  const int target = static_cast<int>(blockIdx.x), threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+  int* const own = shared_memory<int>();  // of a chunk of the list: which are for this row, in order
+  int* const counts = own + threads;      // of each warp
+  for (int c0 = 0; c0 < cols; c0 += threads) {
+    const int c = c0 + thread;
+    float sum = c < cols ? number(x[static_cast<long>(target) * cols + c]) : 0.0f;
+    for (int first = 0; first < count; first += threads) {
+      const int i = first + thread, lane = thread % warp;
+      const bool is = i < count && indices[i] == target;
+      const unsigned all = __ballot_sync(whole_warp, is);
+      if (lane == 0) counts[thread / warp] = __popc(all);
+      __syncthreads();
+      int before = 0, found = 0;
+      for (int w = 0; w < threads / warp; ++w) {
+        before += w < thread / warp ? counts[w] : 0;
+        found += counts[w];
+      }
+      if (is) own[before + __popc(all & ((1u << lane) - 1))] = i;
+      __syncthreads();
+      if (c < cols)
+        for (int k = 0; k < found; ++k) sum += number(y[static_cast<long>(own[k]) * cols + c]);
+      __syncthreads();
+    }
+    if (c < cols) x[static_cast<long>(target) * cols + c] = element<X>(sum);
+  }
+}
+
+template <class X, class Y>
+__global__ void layer_norm_kernel(const X* x, const float* scale, const float* shift, float eps, int rows, int width, Y* y, float* statistics) {
+  const int row = warp_row(), lane = warp_lane();
+  if (row >= rows) return;
+  const X* from = x + static_cast<long>(row) * width;
+  float total = 0, squares = 0;
+  for (int c = lane; c < width; c += warp) total += number(from[c]);
+  const float mean = sum_lanes(total) / static_cast<float>(width);
+  for (int c = lane; c < width; c += warp) {
+    const float d = number(from[c]) - mean;
+    squares += d * d;
+  }
+  const float rstd = 1.0f / sqrtf(sum_lanes(squares) / static_cast<float>(width) + eps);
+  for (int c = lane; c < width; c += warp)
+    y[static_cast<long>(row) * width + c] = element<Y>((number(from[c]) - mean) * rstd * scale[c] + shift[c]);
+  if (lane == 0) {
+    statistics[2L * row] = mean;
+    statistics[2L * row + 1] = rstd;
+  }
+}
+
+/// dx, and for each block the sums of dy n and of dy over its rows: partial [blocks, 2 width]. A block takes every blocks-th row of warps.
+template <class X, class D>
+__global__ void layer_norm_backward_kernel(const X* x, const float* statistics, const float* scale, const D* dy, int rows, int width, float* dx,
+                                           float* partial) {
+  float* const sums = shared_memory<float>() + static_cast<int>(threadIdx.x) / warp * 2 * width;  // of this warp
+  const int lane = warp_lane();
+  for (int c = lane; c < 2 * width; c += warp) sums[c] = 0;
+  __syncwarp();
+  for (int row = warp_row(); row < rows; row += static_cast<int>(gridDim.x) * rows_of_block) {
+    const X* from = x + static_cast<long>(row) * width;
+    const D* d = dy + static_cast<long>(row) * width;
+    const float mean = statistics[2L * row], rstd = statistics[2L * row + 1];
+    float sum_g = 0, sum_gn = 0;
+    for (int c = lane; c < width; c += warp) {
+      const float n = (number(from[c]) - mean) * rstd, g = number(d[c]) * scale[c];
+      sum_g += g;
+      sum_gn += g * n;
+      sums[c] += number(d[c]) * n;
+      sums[width + c] += number(d[c]);
+    }
+    const float mean_g = sum_lanes(sum_g) / static_cast<float>(width), mean_gn = sum_lanes(sum_gn) / static_cast<float>(width);
+    for (int c = lane; c < width; c += warp) {
+      const float n = (number(from[c]) - mean) * rstd;
+      dx[static_cast<long>(row) * width + c] = (number(d[c]) * scale[c] - mean_g - n * mean_gn) * rstd;
+    }
+  }
+  __syncthreads();
+  float* const all = shared_memory<float>();
+  for (int c = static_cast<int>(threadIdx.x); c < 2 * width; c += row_threads) {
+    float sum = 0;
+    for (int w = 0; w < rows_of_block; ++w) sum += all[w * 2 * width + c];
+    partial[static_cast<long>(blockIdx.x) * 2 * width + c] = sum;
+  }
+}
+
+/// total [cols] += the sum of x's rows, which are `stride` apart: a thread for each column.
+template <class X>
+__global__ void sum_rows_kernel(const X* x, int rows, int cols, long stride, float* total) {
+  const int c = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (c >= cols) return;
+  float sum = 0;
+  for (int r = 0; r < rows; ++r) sum += number(x[r * stride + c]);
+  total[c] += sum;
+}
+
+/// partial [gridDim.y, cols]: the sums over a part of x's rows each.
+template <class X>
+__global__ void column_sums_kernel(const X* x, int rows, int cols, int part, float* partial) {
+  const int c = static_cast<int>(blockIdx.x) * warp + warp_lane(), threads = static_cast<int>(blockDim.x);
+  const int own = static_cast<int>(threadIdx.x) / warp, warps = threads / warp;
+  const int first = static_cast<int>(blockIdx.y) * part, last = min(first + part, rows);
+  float sum = 0;
+  if (c < cols)
+    for (int r = first + own; r < last; r += warps) sum += number(x[static_cast<long>(r) * cols + c]);
+  float* const sums = shared_memory<float>();
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (own > 0 || c >= cols) return;
+  for (int w = 1; w < warps; ++w) sum += sums[w * warp + warp_lane()];
+  partial[static_cast<long>(blockIdx.y) * cols + c] = sum;
+}
+
+/// The sequence that a row is of, found in the rows that sequences begin with.
+__device__ inline int sequence_of(int row, const std::int32_t* offsets, int sequences) {
+  int low = 0, high = sequences;  // offsets[low] <= row < offsets[high]
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (offsets[middle] <= row ? low : high) = middle;
+  }
+  return low;
+}
+
+/// A pair of a rotated head's queries or keys a thread.
+template <class T>
+__global__ void rotate_kernel(T* qkv, const std::int32_t* offsets, const std::int32_t* starts, int sequences, int rows, int width, int size, int rotated,
+                              const float* table, float direction) {
+  const int row = static_cast<int>(blockIdx.x);
+  if (row >= rows) return;
+  const int sequence = sequence_of(row, offsets, sequences), half = size / 2, pairs = rotated * half;
+  const int position = row - offsets[sequence] + (starts != nullptr ? starts[sequence] : 0);
+  const float* cosine = table + static_cast<long>(position) * size;
+  for (int i = static_cast<int>(threadIdx.x); i < 2 * pairs; i += static_cast<int>(blockDim.x)) {
+    const int part = i / pairs, head = i % pairs / half, pair = i % half;
+    T* const a = qkv + static_cast<long>(row) * 3 * width + part * width + head * size + pair;
+    const float c = cosine[pair], s = cosine[half + pair] * direction, x = number(a[0]), y = number(a[half]);
+    a[0] = element<T>(x * c - y * s);
+    a[half] = element<T>(y * c + x * s);
+  }
+}
+
+/// The largest of a row and, of equals, the first: a lane's own, then the warp's.
+struct Best {
+  float value;
+  int at;
+};
+__device__ inline Best best_of(const float* row, int classes) {
+  Best best{-INFINITY, classes};
+  for (int c = warp_lane(); c < classes; c += warp)
+    if (row[c] > best.value || best.at == classes) best = {row[c], c};
+  for (int distance = warp / 2; distance > 0; distance /= 2) {
+    const Best other{__shfl_xor_sync(whole_warp, best.value, distance), __shfl_xor_sync(whole_warp, best.at, distance)};
+    if (other.at < classes && (best.at == classes || other.value > best.value || (other.value == best.value && other.at < best.at))) best = other;
+  }
+  return best;
+}
+
+template <class = void>
+__global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* targets, const float* weights, int rows, int classes,
+                                                    float* losses) {
+  const int row = warp_row(), lane = warp_lane();
+  if (row >= rows) return;
+  float* const own = logits + static_cast<long>(row) * classes;
+  const int target = targets[row];
+  const Best best = best_of(own, classes);
+  const float wanted = own[target], weight = weights[row];
+  float total = 0;
+  for (int c = lane; c < classes; c += warp) total += expf(own[c] - best.value);
+  total = sum_lanes(total);
+  const float factor = weight / total;
+  __syncwarp();  // all have read what is now written
+  for (int c = lane; c < classes; c += warp) own[c] = expf(own[c] - best.value) * factor - (c == target ? weight : 0.0f);
+  if (lane == 0) {
+    losses[2L * row] = logf(total) + best.value - wanted;
+    losses[2L * row + 1] = best.at == target ? 1.0f : 0.0f;
+  }
+}
+
+/// best [rows, 2]: the class, and its probability.
+template <class = void>
+__global__ void argmax_kernel(const float* logits, int rows, int classes, float* best) {
+  const int row = warp_row(), lane = warp_lane();
+  if (row >= rows) return;
+  const float* const own = logits + static_cast<long>(row) * classes;
+  const Best top = best_of(own, classes);
+  float total = 0;
+  for (int c = lane; c < classes; c += warp) total += expf(own[c] - top.value);
+  total = sum_lanes(total);
+  if (lane == 0) {
+    best[2L * row] = __int_as_float(top.at);
+    best[2L * row + 1] = 1.0f / total;
+  }
+}
+
+template <class = void>
+__global__ void softmax_kernel(float* y, int rows, int classes) {
+  const int row = warp_row(), lane = warp_lane();
+  if (row >= rows) return;
+  float* const own = y + static_cast<long>(row) * classes;
+  const float top = best_of(own, classes).value;
+  float total = 0;
+  for (int c = lane; c < classes; c += warp) total += own[c] = expf(own[c] - top);
+  total = sum_lanes(total);
+  for (int c = lane; c < classes; c += warp) own[c] *= 1.0f / total;
+}
+
+template <class = void>
+__global__ void softmax_backward_kernel(const float* y, float* dy, int rows, int classes) {
+  const int row = warp_row(), lane = warp_lane();
+  if (row >= rows) return;
+  const float* const p = y + static_cast<long>(row) * classes;
+  float* const d = dy + static_cast<long>(row) * classes;
+  float total = 0;
+  for (int c = lane; c < classes; c += warp) total += p[c] * d[c];
+  total = sum_lanes(total);
+  for (int c = lane; c < classes; c += warp) d[c] = p[c] * (d[c] - total);
+}
+
+// --- A step of the optimiser on all parameters at once. ---
+
+/// Parameters side by side, cut into pieces of which a block takes one.
+struct Piece {
+  const float* gradient = nullptr;
+  float* weight = nullptr;
+  float* first = nullptr;  // moments
+  float* second = nullptr;
+  bf16* converted = nullptr;  // the weight for products, if there is such a one
+  int size = 0;
+  int decays = 0;
+};
+inline constexpr int piece_size = 4096;
+
+/// squares [pieces]
+template <class = void>  // templates may be defined in a header
+__global__ void squares_kernel(const Piece* pieces, float* squares) {
+  const Piece piece = pieces[blockIdx.x];
+  float total = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < piece.size; i += static_cast<int>(blockDim.x)) total += piece.gradient[i] * piece.gradient[i];
+  total = sum_block(total, shared_memory<float>());
+  if (threadIdx.x == 0) squares[blockIdx.x] = total;
+}
+
+/// `decaying`: the step of parameters that decay, `plain` of the others.
+template <class = void>
+__global__ void adamw_kernel(const Piece* pieces, Adam decaying, Adam plain) {
+  const Piece piece = pieces[blockIdx.x];
+  const AdamW step{piece.decays != 0 ? decaying : plain, piece.gradient, piece.weight, piece.first, piece.second};
+  for (long at = 4L * threadIdx.x; at < piece.size; at += 4L * blockDim.x) {
+    step(at, piece.size);
+    if (piece.converted != nullptr) Convert<float, bf16>{piece.weight, piece.converted}(at, piece.size);
+  }
+}
+
+}  // namespace relay::cuda

@@ -1,0 +1,242 @@
+// Memory of the CUDA backend: matrices and lists on the device, where their memory comes from, and how the host reaches it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <relay/backend/cuda/numbers.hpp>
+#include <relay/backend/memory.hpp>
+#include <relay/core/threads.hpp>
+
+namespace relay::cuda {
+
+/// The device's memory, in the order of the stream: what is given back may be taken again at once, since whatever still uses it comes first.
+struct DeviceMemory {
+  static void* take(std::size_t bytes) {
+    void* block = nullptr;
+    check(cudaMallocAsync(&block, bytes, stream()), "find so much memory on the GPU");
+    return block;
+  }
+  static void give_back(void* block) noexcept { (void)cudaFreeAsync(block, stream()); }
+};
+
+using Memory = BlockPool<DeviceMemory>;
+
+/// Where tensors live: on the GPU, which pool they use (none: the device's own). Threads of the host have nothing to share there.
+struct Device {
+  Memory* memory = nullptr;
+  Threads* threads = nullptr;
+};
+
+/// Memory of the host that the device copies from while the host goes on: a ring, waited for once a round.
+class Staging {
+ public:
+  /// Copies to the device. `from` may be written again at once.
+  static void copy(const void* from, void* to, std::size_t bytes) {
+    if (bytes == 0) return;
+    static Staging one;
+    const std::lock_guard lock(one.mutex_);
+    for (std::size_t done = 0; done < bytes;) {
+      const std::size_t part = std::min(bytes - done, size / 2);
+      std::byte* const room = one.take(part);
+      std::memcpy(room, static_cast<const std::byte*>(from) + done, part);
+      check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done, room, part, cudaMemcpyHostToDevice, stream()), "copy to the GPU");
+      done += part;
+    }
+  }
+
+ private:
+  static constexpr std::size_t size = std::size_t{8} << 20;
+
+  std::byte* take(std::size_t bytes) {
+    if (ring_ == nullptr) {
+      void* block = nullptr;
+      check(cudaMallocHost(&block, size), "pin memory of the host");
+      ring_ = static_cast<std::byte*>(block);
+    }
+    if (at_ + bytes > size) {
+      synchronise("copy to the GPU");
+      at_ = 0;
+    }
+    return ring_ + std::exchange(at_, (at_ + bytes + 255) / 256 * 256);
+  }
+
+  std::mutex mutex_;
+  std::byte* ring_ = nullptr;  // never given back: the driver may be gone before this is
+  std::size_t at_ = 0;
+};
+
+/// Copies to the host, when all before is done.
+inline void copy_to_host(const void* from, void* to, std::size_t bytes) {
+  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy from the GPU");
+  synchronise("finish what was asked of it");
+}
+
+/// What an element is. Parameters, their gradients, the residual stream and logits are float32. Between them, where Cuda<bf16> computes,
+/// it is bf16: half the traffic, and what tensor cores take.
+enum class Type { float32, bfloat16 };
+
+inline constexpr std::size_t size_of(Type type) { return type == Type::float32 ? sizeof(float) : sizeof(bf16); }
+template <class T>
+inline constexpr Type type_of = std::is_same_v<T, float> ? Type::float32 : Type::bfloat16;
+
+/// A row-major matrix [rows, cols] on the device. Copies are deep. New elements are not initialised.
+///
+/// Beside a float32 matrix may lie the same as bf16, for products; whoever asks for the elements to write them makes it stale.
+class Tensor {
+ public:
+  using Scalar = float;
+
+  Tensor() = default;
+  Tensor(int rows, int cols, Device device = {}) : buffer_(device.memory), threads_(device.threads) { resize(rows, cols, Type::float32); }
+  Tensor(const Tensor& other) : buffer_(other.buffer_.pool()), threads_(other.threads_) { assign(other, other.rows_); }
+  Tensor(Tensor&& other) noexcept { swap(other); }
+  Tensor& operator=(Tensor other) noexcept {
+    swap(other);
+    return *this;
+  }
+
+  int rows() const { return rows_; }
+  int cols() const { return cols_; }
+  long size() const { return static_cast<long>(rows_) * cols_; }
+  std::size_t bytes() const { return static_cast<std::size_t>(size()) * size_of(type_); }
+  Device device() const { return {buffer_.pool(), threads_}; }
+  Type type() const { return type_; }
+
+  void* data() {
+    converted_ = false;
+    return buffer_.data();
+  }
+  const void* data() const { return buffer_.data(); }
+  /// Of the type that the elements have.
+  template <class T>
+  T* as() {
+    return static_cast<T*>(data());
+  }
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data());
+  }
+
+  /// Another shape; the elements are lost. As everybody outside knows tensors, they are float32.
+  void resize(int rows, int cols, Device device) {
+    if (buffer_.pool() != device.memory) buffer_.move_to(device.memory);
+    threads_ = device.threads;
+    resize(rows, cols, Type::float32);
+  }
+  void resize_like(const Tensor& other, int rows, int cols) { resize_like(other, rows, cols, Type::float32); }
+  void resize_like(const Tensor& other, int rows, int cols, Type type) {
+    if (buffer_.pool() != other.buffer_.pool()) buffer_.move_to(other.buffer_.pool());
+    threads_ = other.threads_;
+    resize(rows, cols, type);
+  }
+  /// The first rows of another tensor.
+  void assign(const Tensor& other, int rows) {
+    resize_like(other, rows, other.cols_, other.type_);
+    if (size() > 0) check(cudaMemcpyAsync(data(), other.data(), bytes(), cudaMemcpyDeviceToDevice, stream()), "copy a tensor");
+  }
+
+  /// The same as bf16, null when it is not there.
+  const bf16* converted() const { return converted_ ? static_cast<const bf16*>(beside_.data()) : nullptr; }
+  /// Has make(elements, bf16 elements) write it, unless it is there.
+  void convert(auto&& make) {
+    if (converted_ || type_ == Type::bfloat16 || size() == 0) return;
+    if (beside_.pool() != buffer_.pool()) beside_.move_to(buffer_.pool());
+    beside_.grow(static_cast<std::size_t>(size()) * sizeof(bf16));
+    make(static_cast<const float*>(buffer_.data()), static_cast<bf16*>(beside_.data()));
+    converted_ = true;
+  }
+
+ private:
+  void resize(int rows, int cols, Type type) {
+    require(rows >= 0 && cols >= 0, "a tensor cannot have ", rows, " rows and ", cols, " columns");
+    rows_ = cols_ = 0;  // and so they stay, if there is not enough memory
+    converted_ = false;
+    buffer_.grow(static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols) * size_of(type));
+    rows_ = rows;
+    cols_ = cols;
+    type_ = type;
+  }
+  void swap(Tensor& other) noexcept {
+    buffer_.swap(other.buffer_);
+    beside_.swap(other.beside_);
+    std::swap(threads_, other.threads_);
+    std::swap(rows_, other.rows_);
+    std::swap(cols_, other.cols_);
+    std::swap(type_, other.type_);
+    std::swap(converted_, other.converted_);
+  }
+
+  Buffer<DeviceMemory> buffer_, beside_;
+  Threads* threads_ = nullptr;
+  int rows_ = 0, cols_ = 0;
+  Type type_ = Type::float32;
+  bool converted_ = false;
+};
+
+/// A list of numbers T on the device that the host has written.
+template <class T>
+class List {
+ public:
+  List() = default;
+  explicit List(Device device) : buffer_(device.memory) {}
+  List(const List& other) : buffer_(other.buffer_.pool()) {
+    buffer_.grow(other.bytes());
+    if (other.size_ > 0)
+      check(cudaMemcpyAsync(buffer_.data(), other.data(), other.bytes(), cudaMemcpyDeviceToDevice, stream()), "copy a list");
+    size_ = other.size_;
+    ascending_ = other.ascending_;
+  }
+  List(List&& other) noexcept { swap(other); }
+  List& operator=(List other) noexcept {
+    swap(other);
+    return *this;
+  }
+
+  void assign(std::span<const T> list, Device device) {
+    if (buffer_.pool() != device.memory) buffer_.move_to(device.memory);
+    size_ = 0;
+    buffer_.grow(list.size() * sizeof(T));
+    Staging::copy(list.data(), buffer_.data(), list.size() * sizeof(T));
+    size_ = static_cast<int>(list.size());
+    ascending_ = std::adjacent_find(list.begin(), list.end(), std::greater_equal<>()) == list.end();
+  }
+
+  int size() const { return size_; }
+  const T* data() const { return static_cast<const T*>(buffer_.data()); }
+  /// Each is larger than the one before: none comes twice.
+  bool ascending() const { return ascending_; }
+
+ private:
+  std::size_t bytes() const { return static_cast<std::size_t>(size_) * sizeof(T); }
+  void swap(List& other) noexcept {
+    buffer_.swap(other.buffer_);
+    std::swap(size_, other.size_);
+    std::swap(ascending_, other.ascending_);
+  }
+
+  Buffer<DeviceMemory> buffer_;
+  int size_ = 0;
+  bool ascending_ = true;
+};
+
+using Indices = List<std::int32_t>;
+
+/// Room that an operation has for itself while it runs.
+template <class T>
+class Scratch {
+ public:
+  Scratch(long count, Device device) : buffer_(device.memory) { buffer_.grow(static_cast<std::size_t>(count) * sizeof(T)); }
+  T* data() const { return static_cast<T*>(buffer_.data()); }
+
+ private:
+  Buffer<DeviceMemory> buffer_;
+};
+
+}  // namespace relay::cuda
