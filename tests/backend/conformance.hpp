@@ -54,6 +54,7 @@ class Conformance {
     SUBCASE("attention with a cache") { attention_cached(); }
     SUBCASE("dropout") { dropout(); }
     SUBCASE("residual") { residual(); }
+    SUBCASE("residual and layer norm") { residual_norm(); }
     SUBCASE("softmax cross-entropy") { softmax_cross_entropy(); }
     SUBCASE("argmax") { argmax(); }
     SUBCASE("softmax") { softmax(); }
@@ -491,6 +492,31 @@ class Conformance {
         Tensor y = poisoned(5, 11);
         B::residual(put(x), put(branch), rate, dropout, y);
         expect("residual", y, reference::sum(x, dropout ? reference::dropout(branch, rate, key) : branch), 2);
+      }
+  }
+
+  /// With a norm behind or beside it.
+  void residual_norm() {
+    const double eps = 1e-5;
+    const Key key(9);
+    for (const int width : {7, 12, 132})
+      for (const double rate : {0.0, 0.3}) {
+        const Matrix x = random(5, width), branch = random(5, width), scale = random(1, width), shift = random(1, width), dy = random(5, width);
+        const Matrix dscale0 = random(1, width), dshift0 = random(1, width);
+        Tensor y = poisoned(5, width), normal = poisoned(5, width), statistics = poisoned(5, 2);
+        const std::optional<Key> dropout = rate > 0 ? std::optional(key) : std::nullopt;
+        B::residual_norm(put(x), put(branch), rate, dropout, put(scale), put(shift), eps, y, normal, statistics);
+        const Matrix sum = reference::sum(x, rate > 0 ? reference::dropout(branch, rate, key) : branch);
+        const auto expected = reference::layer_norm(sum, scale, shift, eps);
+        expect("residual_norm's sum", y, sum, 2);
+        expect("residual_norm", normal, expected.y, 8);
+        expect("residual_norm's statistics", statistics, expected.statistics, 8);
+        Tensor dx = poisoned(5, width), dscale = put(dscale0), dshift = put(dshift0);
+        B::layer_norm_backward_add(y, statistics, put(scale), put(dy), put(branch), dx, dscale, dshift);
+        const auto gradient = reference::layer_norm_backward(sum, scale, dy, eps);
+        expect("layer_norm_backward_add, dx", dx, reference::sum(gradient.dx, branch), 16);
+        expect("layer_norm_backward_add, dscale", dscale, reference::sum(dscale0, gradient.dscale), 8);
+        expect("layer_norm_backward_add, dshift", dshift, reference::sum(dshift0, gradient.dshift), 4);
       }
   }
 

@@ -152,14 +152,16 @@ concept ComputeBackend =
     } &&
 
     // 12. Composed of the above: bodies to inherit, or to replace by faster ones, are in backend/ops.hpp.
-    requires(detail::In<B> x, detail::In<B> weight, detail::In<B> bias, detail::In<B> branch, detail::In<B> dy, double rate,
-             const std::optional<Key>& key, detail::Out<B> y, detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias,
+    requires(detail::In<B> x, detail::In<B> weight, detail::In<B> bias, detail::In<B> branch, detail::In<B> dy, detail::In<B> scale,
+             detail::In<B> shift, detail::In<B> kept, double rate, const std::optional<Key>& key, detail::Out<B> y, detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias,
              std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
              std::vector<typename B::Scalar>& values) {
       B::linear(x, weight, bias, y);                          // y = x weight^T + bias
       B::logits(x, weight, bias, y);                          // the same for a head, whose y a softmax reads
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
+      B::residual_norm(x, branch, rate, key, scale, shift, rate, y, dx, dweight);      // y, its layer norm dx and statistics dweight
+      B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dweight, dbias);  // layer_norm_backward's dx, plus a branch
       B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has
       B::download_to(x, values);                              // values = B::download(x), in the memory it has
       // And, of all parameters of an optimiser at once, sums_of_squares and adamw_all, which take a ParameterList (core/parameters.hpp).

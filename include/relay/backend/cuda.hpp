@@ -94,14 +94,15 @@ struct Functions : ComposedOps<Self> {
   static void add_column_sums(const Tensor& x, Tensor& total) {
     const int rows = x.rows(), cols = x.cols();
     if (rows == 0) return;
-    constexpr int threads = 256, rows_of_part = 256;
+    constexpr int rows_of_part = 256;
     const int parts = std::min((rows + rows_of_part - 1) / rows_of_part, 256), part = (rows + parts - 1) / parts;
-    const Scratch<float> partial(static_cast<long>(parts) * cols, x.device());
+    float* const to = total.as<float>();
     typed(x, [&](const auto* from) {
-      launch(column_sums_kernel<Element<decltype(from)>>, dim3(static_cast<unsigned>((cols + warp - 1) / warp), static_cast<unsigned>(parts)), threads,
-             threads * sizeof(float), from, rows, cols, part, partial.data());
+      if (parts == 1) return sum_columns(from, rows, cols, 1, rows, true, cols, to, nullptr);
+      const Scratch<float> partial(static_cast<long>(parts) * cols, x.device());
+      sum_columns(from, rows, cols, parts, part, false, cols, partial.data(), nullptr);
+      sum_columns(partial.data(), parts, cols, 1, parts, true, cols, to, nullptr);
     });
-    sum_rows(partial.data(), parts, cols, cols, total.as<float>());
   }
   static void clear_rows(Tensor& x, int begin, int end) {
     const std::size_t row = static_cast<std::size_t>(x.cols()) * size_of(x.type());
@@ -152,19 +153,29 @@ struct Functions : ComposedOps<Self> {
   }
   static void layer_norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, Tensor& dx, Tensor& dscale,
                                   Tensor& dshift) {
-    const int width = x.cols(), blocks = std::min((x.rows() + rows_of_block - 1) / rows_of_block, 256);
-    dx.resize_like(x, x.rows(), width);
-    if (x.rows() == 0) return;
-    const Scratch<float> partial(2L * blocks * width, x.device());
-    typed(x, [&](const auto* from) {
-      typed(dy, [&](const auto* d) {
-        launch(layer_norm_backward_kernel<Element<decltype(from)>, Element<decltype(d)>>, dim3(static_cast<unsigned>(blocks)), row_threads,
-               static_cast<std::size_t>(rows_of_block * 2 * width) * sizeof(float), from, statistics.as<float>(), scale.as<float>(), d, x.rows(),
-               width, dx.as<float>(), partial.data());
+    norm_backward(x, statistics, scale, dy, nullptr, dx, dscale, dshift);
+  }
+  static void layer_norm_backward_add(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor& skip, Tensor& dx,
+                                      Tensor& dscale, Tensor& dshift) {
+    if (skip.type() != Type::float32 || skip.rows() != x.rows())
+      return ComposedOps<Self>::layer_norm_backward_add(x, statistics, scale, dy, skip, dx, dscale, dshift);
+    norm_backward(x, statistics, scale, dy, skip.as<float>(), dx, dscale, dshift);
+  }
+  static void residual_norm(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, const Tensor& scale, const Tensor& shift,
+                            double eps, Tensor& y, Tensor& normal, Tensor& statistics) {
+    if (x.cols() % 4 != 0) return ComposedOps<Self>::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);
+    y.resize_like(x, x.rows(), x.cols());
+    normal.resize_like(x, x.rows(), x.cols(), type_of<A>);
+    statistics.resize_like(x, x.rows(), 2);
+    float* const sum = y.as<float>();
+    typed(x, [&](const auto* base) {
+      typed(branch, [&](const auto* from) {
+        using Sum = ResidualSum<Element<decltype(base)>, Element<decltype(from)>, float>;
+        launch(residual_norm_kernel<Element<decltype(base)>, Element<decltype(from)>, A>, row_blocks(x.rows()), row_threads, 0,
+               Sum{base, from, sum, Drop(key ? rate : 0, key.value_or(Key()))}, scale.as<float>(), shift.as<float>(), static_cast<float>(eps),
+               x.rows(), x.cols(), normal.template as<A>(), statistics.as<float>());
       });
     });
-    sum_rows(partial.data(), blocks, width, 2 * width, dscale.as<float>());
-    sum_rows(partial.data() + width, blocks, width, 2 * width, dshift.as<float>());
   }
   static void gelu(const Tensor& x, Tensor& y) {
     y.resize_like(x, x.rows(), x.cols(), type_of<A>);
@@ -374,11 +385,9 @@ struct Functions : ComposedOps<Self> {
   /// y = base + dropout(x), or without a base dropout(x). y may be x, and keeps its type then.
   static void drop(const Tensor* base, const Tensor& x, double rate, Key key, Tensor& y, Type type) {
     if (&y != &x) y.resize_like(x, x.rows(), x.cols(), type);
-    const auto threshold = static_cast<std::uint64_t>(rate * 4294967296.0);
-    const float kept = static_cast<float>(1 / (1 - rate));
     const auto compute = [&](const auto* from, const auto* first) {
       typed(y, [&](auto* to) {
-        over_elements(x.size(), ResidualSum<Element<decltype(first)>, Element<decltype(from)>, Element<decltype(to)>>{first, from, to, key.value, threshold, kept});
+        over_elements(x.size(), ResidualSum<Element<decltype(first)>, Element<decltype(from)>, Element<decltype(to)>>{first, from, to, Drop(rate, key)});
       });
     };
     typed(x, [&](const auto* from) {
@@ -402,9 +411,29 @@ struct Functions : ComposedOps<Self> {
     x = std::move(narrow);
   }
 
-  static void sum_rows(const float* x, int rows, int cols, long stride, float* total) {
-    constexpr int threads = 128;
-    launch(sum_rows_kernel<float>, dim3(static_cast<unsigned>((cols + threads - 1) / threads)), threads, 0, x, rows, cols, stride, total);
+  static void norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const float* skip, Tensor& dx, Tensor& dscale,
+                            Tensor& dshift) {
+    const int width = x.cols(), blocks = std::min((x.rows() + rows_of_block - 1) / rows_of_block, 256);
+    dx.resize_like(x, x.rows(), width);
+    if (x.rows() == 0) return;
+    float* const to = dx.as<float>();
+    bf16* converted = nullptr;  // for the products that dx goes back through
+    if constexpr (!std::is_same_v<A, float>) dx.convert([&](const float*, bf16* room) { converted = room; });
+    const Scratch<float> partial(2L * blocks * width, x.device());
+    typed(x, [&](const auto* from) {
+      typed(dy, [&](const auto* d) {
+        launch(layer_norm_backward_kernel<Element<decltype(from)>, Element<decltype(d)>>, dim3(static_cast<unsigned>(blocks)), row_threads,
+               static_cast<std::size_t>(rows_of_block * 2 * width) * sizeof(float), from, statistics.as<float>(), scale.as<float>(), d, skip, x.rows(),
+               width, to, converted, partial.data());
+      });
+    });
+    sum_columns(partial.data(), blocks, 2 * width, 1, blocks, true, width, dscale.as<float>(), dshift.as<float>());
+  }
+  template <class X>
+  static void sum_columns(const X* x, int rows, int cols, int parts, int part, bool adds, int split, float* to, float* rest) {
+    constexpr int threads = 256;
+    launch(column_sums_kernel<X>, dim3(static_cast<unsigned>((cols + warp - 1) / warp), static_cast<unsigned>(parts)), threads, threads * sizeof(float), x,
+           rows, cols, part, adds, split, to, rest);
   }
 
   /// Adds the pieces of a tensor; make(at) gives the one that begins at an element.

@@ -61,6 +61,19 @@ struct ComposedOps {
     Backend::add(x, y);
   }
 
+  /// y = x + dropout(branch), and its layer norm.
+  static void residual_norm(const auto& x, const auto& branch, double rate, const std::optional<Key>& key, const auto& scale, const auto& shift, double eps,
+                            auto& y, auto& normal, auto& statistics) {
+    Backend::residual(x, branch, rate, key, y);
+    Backend::layer_norm(y, scale, shift, eps, normal, statistics);
+  }
+  /// The gradient of a layer norm and of what goes around it: dx = layer_norm_backward(..) + skip.
+  static void layer_norm_backward_add(const auto& x, const auto& statistics, const auto& scale, const auto& dy, const auto& skip, auto& dx, auto& dscale,
+                                      auto& dshift) {
+    Backend::layer_norm_backward(x, statistics, scale, dy, dx, dscale, dshift);
+    Backend::add(skip, dx);
+  }
+
   /// sums[i] = the sum of squares of the i-th gradient. `parameters`: a ParameterList of weight, gradient, first and second moment.
   static void sums_of_squares(const auto& parameters, Threads* threads, std::vector<double>& sums) {
     parameters.visit(threads, [&](std::size_t i, auto&, const auto& g, auto&, auto&) { sums[i] = Backend::sum_of_squares(g); });

@@ -4,6 +4,8 @@
 // The trace keeps mean and rstd of each row; n is made again from x. Saved under PyTorch's names, weight and bias.
 #pragma once
 
+#include <optional>
+
 #include <relay/core/concepts.hpp>
 #include <relay/layer/initialise.hpp>
 
@@ -42,6 +44,19 @@ struct LayerNorm {
   Tensor backward(const Tensor& x, const Rows<B>&, const Trace& trace, const Tensor& dy, LayerNorm& grad) const {
     Tensor dx;
     B::layer_norm_backward(x, trace.statistics, weight, dy, dx, grad.weight, grad.bias);
+    return dx;
+  }
+
+  // With a residual before it and around it, in one pass each.
+  /// Of r = x + dropout(branch), which is written, too.
+  const Tensor& forward(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& r, Trace& trace) const {
+    B::residual_norm(x, branch, rate, key, weight, bias, epsilon, r, trace.y, trace.statistics);
+    return trace.y;
+  }
+  /// With the gradient `skip` that goes around it.
+  Tensor backward(const Tensor& x, const Trace& trace, const Tensor& dy, const Tensor& skip, LayerNorm& grad) const {
+    Tensor dx;
+    B::layer_norm_backward_add(x, trace.statistics, weight, dy, skip, dx, grad.weight, grad.bias);
     return dx;
   }
 };

@@ -76,12 +76,9 @@ class TransformerBlock {
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad) const {
     Tensor dropped;
     Tensor d = feed_forward.backward(trace.norm2.y, rows, trace.feed_forward, drop(dy, rows.fold(1), dropped), grad.feed_forward);
-    Tensor dr = norm2.backward(trace.middle, rows, trace.norm2, d, grad.norm2);
-    B::add(dy, dr);
+    const Tensor dr = norm2.backward(trace.middle, trace.norm2, d, dy, grad.norm2);
     d = attention.backward(trace.norm1.y, rows, trace.attention, drop(dr, rows.fold(0), dropped), grad.attention);
-    Tensor dx = norm1.backward(x, rows, trace.norm1, d, grad.norm1);
-    B::add(dr, dx);
-    return dx;
+    return norm1.backward(x, trace.norm1, d, dr, grad.norm1);
   }
 
   /// As forward, for new rows that continue cached sequences (Attention::extend).
@@ -112,8 +109,8 @@ class TransformerBlock {
 
   const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, auto&& attend) const {
     const Tensor& mixed = attend(norm1.forward(x, rows, trace.norm1));
-    B::residual(x, mixed, dropout_, rows.fold(0).dropout(), trace.middle);
-    const Tensor& fed = feed_forward.forward(norm2.forward(trace.middle, rows, trace.norm2), rows, trace.feed_forward);
+    const Tensor& normal = norm2.forward(x, mixed, dropout_, rows.fold(0).dropout(), trace.middle, trace.norm2);
+    const Tensor& fed = feed_forward.forward(normal, rows, trace.feed_forward);
     B::residual(trace.middle, fed, dropout_, rows.fold(1).dropout(), trace.y);
     return trace.y;
   }

@@ -132,22 +132,34 @@ struct GeluBackward {
   }
 };
 
-/// y = base + dropout(x), or without a base dropout(x); a rate of 0 keeps everything. One Philox block decides four elements.
+/// What dropout keeps; a rate of 0 keeps everything.
+struct Drop {
+  std::uint64_t key, threshold;
+  float kept;
+
+  Drop(double rate, Key of)
+      : key(of.value), threshold(static_cast<std::uint64_t>(rate * 4294967296.0)), kept(static_cast<float>(1 / (1 - rate))) {}
+
+  /// Of four elements, the first of which is the at-th of its tensor: one Philox block decides them.
+  __device__ void operator()(long at, float (&x)[4]) const {
+    if (threshold == 0) return;
+    const auto bits = philox({static_cast<std::uint32_t>(at >> 2), static_cast<std::uint32_t>(at >> 34), 0x44524f50u, 0}, key);
+    for (int i = 0; i < 4; ++i) x[i] = bits[static_cast<std::size_t>(i)] >= threshold ? x[i] * kept : 0.0f;
+  }
+};
+
+/// y = base + dropout(x), or without a base dropout(x).
 template <class Base, class X, class Y>
 struct ResidualSum {
   const Base* base;  // may be null
   const X* x;
   Y* y;
-  std::uint64_t key, threshold;
-  float kept;
+  Drop drop;
   __device__ void operator()(long at, long size) const {
     float v[4], b[4] = {};
     load(x, at, size, v);
     if (base != nullptr) load(base, at, size, b);
-    if (threshold > 0) {
-      const auto bits = philox({static_cast<std::uint32_t>(at >> 2), static_cast<std::uint32_t>(at >> 34), 0x44524f50u, 0}, key);
-      for (int i = 0; i < 4; ++i) v[i] = bits[static_cast<std::size_t>(i)] >= threshold ? v[i] * kept : 0.0f;
-    }
+    drop(at, v);
     for (int i = 0; i < 4; ++i) b[i] += v[i];
     store(y, at, size, b);
   }
@@ -248,51 +260,102 @@ __global__ void scatter_by_target_kernel(const Y* y, const std::int32_t* indices
   }
 }
 
+/// Four neighbours of a row, from column c; a row begins where four may be loaded at once if its width is a multiple of four.
+template <class T>
+__device__ inline void load_of_row(const T* row, int c, int width, float (&x)[4]) {
+  if (width % 4 == 0) return load(row, c, width, x);
+  for (int i = 0; i < 4; ++i) x[i] = c + i < width ? number(row[c + i]) : 0.0f;
+}
+template <class T>
+__device__ inline void store_of_row(T* row, int c, int width, const float (&x)[4]) {
+  if (width % 4 == 0) return store(row, c, width, x);
+  for (int i = 0; i < 4 && c + i < width; ++i) row[c + i] = element<T>(x[i]);
+}
+
+/// The columns of a row that a lane has: four neighbours, and again a whole warp of fours further on.
+inline constexpr int warp_of_fours = 4 * warp;
+__device__ inline int first_column() { return 4 * warp_lane(); }
+
+/// Layer norm of a row, which a warp has at `from`.
 template <class X, class Y>
-__global__ void layer_norm_kernel(const X* x, const float* scale, const float* shift, float eps, int rows, int width, Y* y, float* statistics) {
-  const int row = warp_row(), lane = warp_lane();
-  if (row >= rows) return;
-  const X* from = x + static_cast<long>(row) * width;
-  float total = 0, squares = 0;
-  for (int c = lane; c < width; c += warp) total += number(from[c]);
+__device__ inline void normalise_row(const X* from, const float* scale, const float* shift, float eps, int row, int width, Y* y, float* statistics) {
+  float x[4], total = 0, squares = 0;
+  for (int c = first_column(); c < width; c += warp_of_fours) {
+    load_of_row(from, c, width, x);
+    for (int i = 0; i < 4; ++i) total += x[i];
+  }
   const float mean = sum_lanes(total) / static_cast<float>(width);
-  for (int c = lane; c < width; c += warp) {
-    const float d = number(from[c]) - mean;
-    squares += d * d;
+  for (int c = first_column(); c < width; c += warp_of_fours) {
+    load_of_row(from, c, width, x);
+    for (int i = 0; i < 4; ++i)
+      if (c + i < width) squares += (x[i] - mean) * (x[i] - mean);
   }
   const float rstd = 1.0f / sqrtf(sum_lanes(squares) / static_cast<float>(width) + eps);
-  for (int c = lane; c < width; c += warp)
-    y[static_cast<long>(row) * width + c] = element<Y>((number(from[c]) - mean) * rstd * scale[c] + shift[c]);
-  if (lane == 0) {
+  for (int c = first_column(); c < width; c += warp_of_fours) {
+    float factor[4], term[4];
+    load_of_row(from, c, width, x);
+    load_of_row(scale, c, width, factor);
+    load_of_row(shift, c, width, term);
+    for (int i = 0; i < 4; ++i) x[i] = (x[i] - mean) * rstd * factor[i] + term[i];
+    store_of_row(y + static_cast<long>(row) * width, c, width, x);
+  }
+  if (warp_lane() == 0) {
     statistics[2L * row] = mean;
     statistics[2L * row + 1] = rstd;
   }
 }
 
-/// dx, and for each block the sums of dy n and of dy over its rows: partial [blocks, 2 width]. A block takes every blocks-th row of warps.
+template <class X, class Y>
+__global__ void layer_norm_kernel(const X* x, const float* scale, const float* shift, float eps, int rows, int width, Y* y, float* statistics) {
+  const int row = warp_row();
+  if (row < rows) normalise_row(x + static_cast<long>(row) * width, scale, shift, eps, row, width, y, statistics);
+}
+
+/// Residual and layer norm in one pass: sum = base + dropout(x), y = norm(sum). The width is a multiple of four.
+template <class Base, class X, class Y>
+__global__ void residual_norm_kernel(ResidualSum<Base, X, float> residual, const float* scale, const float* shift, float eps, int rows, int width, Y* y,
+                                     float* statistics) {
+  const int row = warp_row();
+  if (row >= rows) return;
+  const long begin = static_cast<long>(row) * width;
+  for (int c = first_column(); c < width; c += warp_of_fours) residual(begin + c, begin + width);
+  normalise_row(residual.y + begin, scale, shift, eps, row, width, y, statistics);  // a lane reads what it has written itself
+}
+
+/// dx, plus `skip` where there is one: what goes around the norm; the same as bf16 where there is room for it; and for each block the sums
+/// of dy n and of dy over its rows: partial [blocks, 2 width]. A block takes every blocks-th four rows.
 template <class X, class D>
-__global__ void layer_norm_backward_kernel(const X* x, const float* statistics, const float* scale, const D* dy, int rows, int width, float* dx,
-                                           float* partial) {
+__global__ void layer_norm_backward_kernel(const X* x, const float* statistics, const float* scale, const D* dy, const float* skip, int rows, int width,
+                                           float* dx, bf16* converted, float* partial) {
   float* const sums = shared_memory<float>() + static_cast<int>(threadIdx.x) / warp * 2 * width;  // of this warp
-  const int lane = warp_lane();
-  for (int c = lane; c < 2 * width; c += warp) sums[c] = 0;
-  __syncwarp();
+  for (int c = first_column(); c < width; c += warp_of_fours)
+    for (int i = 0; i < 4 && c + i < width; ++i) sums[c + i] = sums[width + c + i] = 0;
   for (int row = warp_row(); row < rows; row += static_cast<int>(gridDim.x) * rows_of_block) {
-    const X* from = x + static_cast<long>(row) * width;
-    const D* d = dy + static_cast<long>(row) * width;
+    const long begin = static_cast<long>(row) * width;
     const float mean = statistics[2L * row], rstd = statistics[2L * row + 1];
-    float sum_g = 0, sum_gn = 0;
-    for (int c = lane; c < width; c += warp) {
-      const float n = (number(from[c]) - mean) * rstd, g = number(d[c]) * scale[c];
-      sum_g += g;
-      sum_gn += g * n;
-      sums[c] += number(d[c]) * n;
-      sums[width + c] += number(d[c]);
+    float v[4], d[4], factor[4], sum_g = 0, sum_gn = 0;
+    for (int c = first_column(); c < width; c += warp_of_fours) {
+      load_of_row(x + begin, c, width, v);
+      load_of_row(dy + begin, c, width, d);
+      load_of_row(scale, c, width, factor);
+      for (int i = 0; i < 4 && c + i < width; ++i) {
+        const float n = (v[i] - mean) * rstd, g = d[i] * factor[i];
+        sum_g += g;
+        sum_gn += g * n;
+        sums[c + i] += d[i] * n;
+        sums[width + c + i] += d[i];
+      }
     }
     const float mean_g = sum_lanes(sum_g) / static_cast<float>(width), mean_gn = sum_lanes(sum_gn) / static_cast<float>(width);
-    for (int c = lane; c < width; c += warp) {
-      const float n = (number(from[c]) - mean) * rstd;
-      dx[static_cast<long>(row) * width + c] = (number(d[c]) * scale[c] - mean_g - n * mean_gn) * rstd;
+    for (int c = first_column(); c < width; c += warp_of_fours) {
+      float around[4] = {};
+      load_of_row(x + begin, c, width, v);
+      load_of_row(dy + begin, c, width, d);
+      load_of_row(scale, c, width, factor);
+      if (skip != nullptr) load_of_row(skip + begin, c, width, around);
+      for (int i = 0; i < 4; ++i) d[i] = (d[i] * factor[i] - mean_g - (v[i] - mean) * rstd * mean_gn) * rstd + around[i];
+      store_of_row(dx + begin, c, width, d);
+      if (converted != nullptr) store_of_row(converted + begin, c, width, d);
     }
   }
   __syncthreads();
@@ -304,19 +367,10 @@ __global__ void layer_norm_backward_kernel(const X* x, const float* statistics, 
   }
 }
 
-/// total [cols] += the sum of x's rows, which are `stride` apart: a thread for each column.
+/// The sums over a part of x's rows each: to [gridDim.y, cols]. Or, in one part, added to what is there: the first columns at `to`, those
+/// from `split` on at `rest`.
 template <class X>
-__global__ void sum_rows_kernel(const X* x, int rows, int cols, long stride, float* total) {
-  const int c = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (c >= cols) return;
-  float sum = 0;
-  for (int r = 0; r < rows; ++r) sum += number(x[r * stride + c]);
-  total[c] += sum;
-}
-
-/// partial [gridDim.y, cols]: the sums over a part of x's rows each.
-template <class X>
-__global__ void column_sums_kernel(const X* x, int rows, int cols, int part, float* partial) {
+__global__ void column_sums_kernel(const X* x, int rows, int cols, int part, bool adds, int split, float* to, float* rest) {
   const int c = static_cast<int>(blockIdx.x) * warp + warp_lane(), threads = static_cast<int>(blockDim.x);
   const int own = static_cast<int>(threadIdx.x) / warp, warps = threads / warp;
   const int first = static_cast<int>(blockIdx.y) * part, last = min(first + part, rows);
@@ -328,7 +382,13 @@ __global__ void column_sums_kernel(const X* x, int rows, int cols, int part, flo
   __syncthreads();
   if (own > 0 || c >= cols) return;
   for (int w = 1; w < warps; ++w) sum += sums[w * warp + warp_lane()];
-  partial[static_cast<long>(blockIdx.y) * cols + c] = sum;
+  if (!adds) {
+    to[static_cast<long>(blockIdx.y) * cols + c] = sum;
+  } else if (c < split) {
+    to[c] += sum;
+  } else {
+    rest[c - split] += sum;
+  }
 }
 
 /// The sequence that a row is of, found in the rows that sequences begin with.
