@@ -6,7 +6,9 @@
 // gave are found with AddressSanitizer, since that is malloc here. Not shown are the memory model, speed, and limits of registers.
 #pragma once
 
+#if !defined(__x86_64__)
 #include <ucontext.h>
+#endif
 
 #include <bit>
 #include <cmath>
@@ -14,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -44,6 +47,51 @@ enum class Order { forwards, backwards };
 inline Order thread_order = Order::forwards;
 inline long launches = 0;
 
+/// A stack to run on, and where it stopped. swapcontext would do, but it asks the kernel twice for every switch.
+class Context {
+ public:
+  void start(void (*entry)()) {
+    if (!stack_) stack_ = std::make_unique<char[]>(size);
+#if defined(__x86_64__)
+    auto top = reinterpret_cast<std::uintptr_t>(stack_.get() + size) & ~std::uintptr_t{15};
+    void** at = reinterpret_cast<void**>(top);
+    *--at = nullptr;  // where entry, which never does, would return to; so the stack is aligned as after a call
+    *--at = reinterpret_cast<void*>(entry);
+    for (int i = 0; i < 6; ++i) *--at = nullptr;  // the registers that switch_to takes from there
+    at_ = at;
+#else
+    getcontext(&context_);
+    context_.uc_stack.ss_sp = stack_.get();
+    context_.uc_stack.ss_size = size;
+    context_.uc_link = nullptr;
+    makecontext(&context_, entry, 0);
+#endif
+  }
+  /// Stops here and goes on there.
+  void switch_to(Context& other) {
+#if defined(__x86_64__)
+    exchange(&at_, other.at_);
+#else
+    swapcontext(&context_, &other.context_);
+#endif
+  }
+
+ private:
+  static constexpr std::size_t size = 64 * 1024;
+
+#if defined(__x86_64__)
+  __attribute__((naked, noinline)) static void exchange(void**, void*) {
+    asm("push %rbp\n push %rbx\n push %r12\n push %r13\n push %r14\n push %r15\n"
+        "mov %rsp, (%rdi)\n mov %rsi, %rsp\n"
+        "pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbx\n pop %rbp\n ret");
+  }
+  void* at_ = nullptr;
+#else
+  ucontext_t context_;
+#endif
+  std::unique_ptr<char[]> stack_;
+};
+
 /// A block: its threads, of which so many are fibers as wait at once.
 class Block {
  public:
@@ -64,7 +112,7 @@ class Block {
       Fiber* next = nullptr;
       if (!ready_.empty()) {
         next = ready_.front();
-        ready_.erase(ready_.begin());
+        ready_.pop_front();
       } else if (started_ < threads_) {
         next = fresh();
       } else {
@@ -72,7 +120,7 @@ class Block {
         std::abort();
       }
       running_ = next;
-      swapcontext(&scheduler_, &next->context);
+      scheduler_.switch_to(next->context);
     }
     current() = before;
   }
@@ -119,8 +167,7 @@ class Block {
 
  private:
   struct Fiber {
-    ucontext_t context;
-    std::unique_ptr<char[]> stack;
+    Context context;
     int thread = 0;
   };
   struct Warp {
@@ -129,23 +176,16 @@ class Block {
     long generation = 0;
     std::vector<Fiber*> waiting;
   };
-  static constexpr std::size_t stack_size = 256 * 1024;
-
   Fiber* fresh() {
-    Fiber* volatile fiber = nullptr;
+    Fiber* fiber = nullptr;
     if (!idle_.empty()) {
       fiber = idle_.back();
       idle_.pop_back();
     } else {
       fibers_.push_back(std::make_unique<Fiber>());
       fiber = fibers_.back().get();
-      fiber->stack = std::make_unique<char[]>(stack_size);
     }
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack.get();
-    fiber->context.uc_stack.ss_size = stack_size;
-    fiber->context.uc_link = nullptr;
-    makecontext(&fiber->context, reinterpret_cast<void (*)()>(&Block::enter), 0);
+    fiber->context.start(&Block::enter);
     fiber->thread = next_thread();
     return fiber;
   }
@@ -164,19 +204,20 @@ class Block {
       self->thread = next_thread();
     }
     idle_.push_back(self);
-    swapcontext(&self->context, &scheduler_);
+    self->context.switch_to(scheduler_);
   }
   void yield() {
     Fiber* const self = running_;
-    swapcontext(&self->context, &scheduler_);
+    self->context.switch_to(scheduler_);
   }
 
   int threads_;
   std::vector<float> shared_;
   std::vector<Warp> warps_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
-  std::vector<Fiber*> idle_, ready_, waiting_;
-  ucontext_t scheduler_;
+  std::vector<Fiber*> idle_, waiting_;
+  std::deque<Fiber*> ready_;
+  Context scheduler_;
   Fiber* running_ = nullptr;
   const std::function<void()>* body_ = nullptr;
   int started_ = 0, finished_ = 0, at_barrier_ = 0;
@@ -185,9 +226,6 @@ class Block {
 inline uint3 block_index;
 inline dim3 grid_size;
 
-struct ThreadIndex {
-  operator uint3() const { return {Block::current()->thread(), 0, 0}; }
-};
 inline uint3 thread_index() { return {Block::current()->thread(), 0, 0}; }
 inline dim3 block_size() { return {Block::current()->threads()}; }
 

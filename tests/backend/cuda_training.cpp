@@ -1,0 +1,103 @@
+// Training and generation on the CUDA backend's kernels, run on the host: as on the CPU, and the same bits again.
+#include <relay/backend/cpu.hpp>
+#include <relay/backend/cuda.hpp>
+#include <relay/model/generate.hpp>
+#include <relay/task/arithmetic.hpp>
+#include <relay/train/next_token.hpp>
+#include <relay/train/trainer.hpp>
+#include <relay/train/unroll.hpp>
+
+#include <doctest/doctest.h>
+
+using namespace relay;
+using cuda_on_host::Order;
+
+namespace {
+
+const Arithmetic task{.modulus = 5};
+const TransformerConfig small{.width = 32, .layers = 2, .heads = 4, .dropout = 0.1, .rotary_base = 100, .directional_heads = 2, .positions = 64};
+
+std::vector<Example> batch_of(int step) {
+  std::vector<Example> batch;
+  for (int i = 0; i < 6; ++i) {
+    Random random(Key(static_cast<std::uint64_t>(step)).fold(static_cast<std::uint64_t>(i)));
+    batch.push_back(task.generate(1 + i % 3, random));
+  }
+  return batch;
+}
+
+struct Trained {
+  std::vector<double> losses;
+  std::vector<float> parameters;
+};
+
+/// Three steps, and all parameters after them.
+template <class B>
+Trained train_looped(int lanes = 1) {
+  Threads threads(1);
+  LoopedTransformer<B> model(small, {.inject = true, .normalise = true, .reembed = true}, task.vocabulary().size(), Seed{3});
+  const auto objective = loop_objective(model, Aligned{}, {.answer_weight = 0.5});
+  Trainer trainer(model, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, lanes);
+  Trained result;
+  for (int step = 0; step < 3; ++step) result.losses.push_back(trainer.step(batch_of(step)).losses.objective);
+  for_each_parameter(
+      [&](const auto& tensor) {
+        for (const auto v : B::download(tensor)) result.parameters.push_back(static_cast<float>(v));
+      },
+      model);
+  return result;
+}
+
+double difference(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, static_cast<double>(std::abs(a[i] - b[i])));
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("a looped model learns as on the CPU, dropout and all") {
+  const Trained cpu = train_looped<Cpu<float>>(), gpu = train_looped<Cuda<float>>();
+  for (std::size_t i = 0; i < 3; ++i) CHECK(gpu.losses[i] == doctest::Approx(cpu.losses[i]).epsilon(1e-4));
+  const Trained narrow = train_looped<Cuda<bf16>>();
+  for (std::size_t i = 0; i < 3; ++i) CHECK(narrow.losses[i] == doctest::Approx(cpu.losses[i]).epsilon(3e-2));
+}
+
+TEST_CASE("the same bits again, in whatever order a block's threads run") {
+  const Trained once = train_looped<Cuda<bf16>>(2), again = train_looped<Cuda<bf16>>(2);
+  CHECK(once.parameters == again.parameters);
+  cuda_on_host::thread_order = Order::backwards;
+  const Trained backwards = train_looped<Cuda<bf16>>(2);
+  cuda_on_host::thread_order = Order::forwards;
+  CHECK(once.parameters == backwards.parameters);
+  CHECK(difference(once.parameters, train_looped<Cuda<bf16>>(1).parameters) > 0);  // bits can differ
+}
+
+TEST_CASE("a causal model writes as on the CPU") {
+  const auto write = [&]<class B>(std::vector<std::vector<double>>& probabilities) {
+    const TransformerConfig config{.width = 32, .layers = 2, .heads = 2, .rotary_base = 100, .positions = 64};
+    const CausalTransformer<B> model(config, task.vocabulary().size(), Seed{5});
+    std::vector<Tokens> prompts;
+    for (const Example& e : batch_of(7)) prompts.push_back(e.problem);
+    return generate<B>(model, prompts, {.batch = 4, .new_tokens = 12, .stop = -1}, {}, nullptr, &probabilities);
+  };
+  std::vector<std::vector<double>> cpu, gpu, narrow;
+  CHECK(write.operator()<Cuda<float>>(gpu) == write.operator()<Cpu<float>>(cpu));
+  for (std::size_t i = 0; i < cpu.size(); ++i)
+    for (std::size_t k = 0; k < cpu[i].size(); ++k) CHECK(gpu[i][k] == doctest::Approx(cpu[i][k]).epsilon(1e-4));
+  write.operator()<Cuda<bf16>>(narrow);
+  CHECK(narrow[0][0] == doctest::Approx(cpu[0][0]).epsilon(5e-2));
+}
+
+TEST_CASE("a step asks for no memory once it is warm, and waits for the host three times") {
+  Threads threads(1);
+  LoopedTransformer<Cuda<bf16>> model(small, {.normalise = true}, task.vocabulary().size(), Seed{3});
+  const auto objective = loop_objective(model, Aligned{}, {.answer_weight = 0.5});
+  Trainer trainer(model, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 1);
+  const auto batch = batch_of(0);
+  trainer.step(batch);
+  const long before = trainer.allocations();
+  trainer.step(batch);
+  CHECK(trainer.allocations() == before);
+}
