@@ -64,6 +64,7 @@ TEST_CASE("the check names the key and its range") {
                          {"ar.powers=1,2", "ar.powers has 2 numbers, but there are 1 tasks: give one each, or none"},
                          {"ar.powers=11", "ar.powers is 11, but must be -10 .. 10"},
                          {"ar.curriculum=1.5", "ar.curriculum is 1.5, but must be 0 .. 1"},
+                         {"ar.decay=11", "ar.decay is 11, but must be 0 .. 10"},
                          {"ar.heads_without_rotary=5", "ar.heads_without_rotary is 5, but must be 0 .. 4"},
                          {"ar_self.weights=0", "ar_self.weights is 0, but must be"},
                          {"ar_self.phases=-1", "ar_self.phases is -1, but must be 0 .. 100"},
@@ -173,6 +174,8 @@ TEST_CASE("a mixture has room for all lengths asked for, and each task its share
   CHECK((alike[0].weight == 1 && alike[1].weight == 1 && alike[2].weight == 1));
   CHECK((shares[0].lengths.power == 0 && shares[1].lengths.power == 2 && alike[0].lengths.power == 2));
   CHECK((shares[0].curriculum == config.ar.steps / 2 && alike[0].curriculum == 0));
+  config.ar.decay = 0;
+  CHECK((config.optimiser(config.ar).decay == 0 && config.optimiser(config.aligned).decay == config.adamw.decay));
   CHECK((shares[0].split_from == 4 && shares[1].split_from == 3));
   CHECK((shares[1].lengths.shortest == 1 && shares[1].lengths.longest == 5));
 }

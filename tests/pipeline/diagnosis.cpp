@@ -68,6 +68,19 @@ TEST_CASE("rounds and columns that are wrong, the first wrong round, and confide
   CHECK(bins[9].as_array()[2] == Json(3));
 }
 
+TEST_CASE("rounds of several widths lie flush right on each other") {
+  Diagnosis d;
+  Example wide = written({"(1+2)*3="}, "0", 1).example, narrow = written({"1+2*3="}, "0", 1).example;
+  Solution right{.example = wide};
+  d.add(right, wide);
+  Solution wrong{.example = narrow};
+  wrong.example.rounds[0].back() = wrong.example.rounds[0].front();  // the rightmost token
+  d.add(wrong, narrow);
+  Json entry = Json::object();
+  d.write(entry);
+  CHECK(entry.at("errors").dump() == "[[[0,1],[0,1],[0,2],[0,2],[0,2],[0,2],[0,2],[1,2]]]");
+}
+
 TEST_CASE("nothing diagnosed, and chains of different lengths") {
   Json entry = Json::object().set("model", "ar");
   Diagnosis().write(entry);

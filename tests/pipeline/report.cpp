@@ -261,9 +261,9 @@ TEST_CASE("error maps: the longest trained length, the next and the longest test
   for (const char* head : {"length 6, the longest trained", "length 7, 1 beyond", "length 10, 4 beyond"}) CHECK(count(errors, head) == 2);
   CHECK(!contains(errors, "length 8"));
   const std::string map = chart(errors, "ar, arithmetic, length 7");
-  CHECK(contains(map, "class=\"h5\" d=\"M0 0h1v1h-1z"));  // half of column 1 is wrong
-  CHECK(contains(map, "class=\"h0\" d=\"M1 0h1v1h-1z"));  // none of column 2; nobody had a column 3
-  CHECK(contains(map, "worst: round 1, column 1, 50\u00A0% wrong"));
+  CHECK(contains(map, "class=\"h5\" d=\"M0 0h1v1h-1z"));  // half of the left column is wrong, the third from the right
+  CHECK(contains(map, "class=\"h0\" d=\"M1 0h1v1h-1z"));  // none of the next; nobody had the last
+  CHECK(contains(map, "worst: round 1, column 3, 50\u00A0% wrong"));
 }
 
 TEST_CASE("calibration has the expected calibration error, and the first wrong round the share of right chains") {

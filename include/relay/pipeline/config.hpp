@@ -33,6 +33,7 @@ struct StageConfig {
   std::vector<double> weights{};  // none: all the same
   std::vector<double> powers{};   // none: the tasks' own
   double curriculum = 0;          // the part of the steps over which lengths grow from the shortest to all
+  double decay = -1;              // of the weights; negative: adamw.decay
 };
 
 /// What the products of linear layers are computed in; everything else is float32 (backend/cpu.hpp).
@@ -258,6 +259,7 @@ struct PipelineConfig {
   AdamWConfig optimiser(const StageConfig& stage) const {
     AdamWConfig config = adamw;
     config.rate = stage.rate;
+    if (stage.decay >= 0) config.decay = stage.decay;
     return config;
   }
 
@@ -295,6 +297,7 @@ struct PipelineConfig {
     visit(name + ".weights", stage.weights);
     visit(name + ".powers", stage.powers);
     visit(name + ".curriculum", stage.curriculum);
+    visit(name + ".decay", stage.decay);
   }
 };
 
@@ -362,6 +365,7 @@ inline void PipelineConfig::check_values() const {
             tasks.size(), " tasks: give one each, or none");
     for (const double power : s.powers) in(name + ".powers", power, -10, 10);
     in(name + ".curriculum", s.curriculum, 0, 1);
+    if (s.decay >= 0) in(name + ".decay", s.decay, 0, 10);
   };
   stage("looped_aligned", aligned);
   stage("looped_vanilla", vanilla);

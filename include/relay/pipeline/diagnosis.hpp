@@ -2,8 +2,8 @@
 // model's confidence tells. Of one model, task and length.
 //
 //   round t            right where it is the true round, whatever stands before it: how far iteration t agrees with round t
-//   column i of round t    wrong where the token at the i-th place of the true round is another, the round laid flush right on
-//                      the true one (of LIS: one minus the hit matrix)
+//   column i of round t    wrong where the i-th token from the right of the true round is another, or missing (of LIS: one minus the
+//                      hit matrix). From the right, since problems of one length have rounds of several widths, and lie so in a row.
 //   first wrong        the first round that is not the true one, of chains that have one
 //   calibration        confidence of the chain (the least probability of its tokens) against how often the chain is right
 #pragma once
@@ -30,7 +30,7 @@ struct Diagnosis {
 
   long samples = 0;
   std::vector<Hits> rounds;                // [round]
-  std::vector<std::vector<Hits>> columns;  // [round][column]
+  std::vector<std::vector<Hits>> columns;  // [round][column from the right]
   std::vector<long> first_wrong;           // [round]
   std::array<Bin, bins> calibration;
 
@@ -49,9 +49,8 @@ struct Diagnosis {
       if (got != wanted && right) ++first_wrong[t], right = false;
       if (columns[t].size() < wanted.size()) columns[t].resize(wanted.size());
       for (std::size_t i = 0; i < wanted.size(); ++i) {
-        const std::size_t from_right = wanted.size() - i;
         ++columns[t][i].count;
-        columns[t][i].right += from_right <= got.size() && got[got.size() - from_right] == wanted[i] ? 1 : 0;
+        columns[t][i].right += i < got.size() && got[got.size() - 1 - i] == wanted[wanted.size() - 1 - i] ? 1 : 0;
       }
     }
     right = right && chain.rounds.size() == count && chain.answer == truth.answer;
@@ -62,6 +61,7 @@ struct Diagnosis {
     ++b.count;
   }
 
+  /// Columns from left to right, the last the rightmost of every round:
   /// {"samples", "rounds": [[right, count]], "errors": [[[wrong, count]]], "first_wrong": [n], "calibration": [[confidence, right, count]]}
   void write(Json& entry) const {
     const auto list = [](auto... numbers) {
@@ -73,7 +73,7 @@ struct Diagnosis {
     for (const Hits& h : rounds) right.push(list(h.right, h.count));
     for (const auto& round : columns) {
       Json row = Json::array();
-      for (const Hits& h : round) row.push(list(h.count - h.right, h.count));
+      for (std::size_t i = round.size(); i-- > 0;) row.push(list(round[i].count - round[i].right, round[i].count));
       errors.push(std::move(row));
     }
     for (const long n : first_wrong) first.push(Json(n));

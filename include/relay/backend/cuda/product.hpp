@@ -6,7 +6,8 @@
 // cuBLAS sees matrices by columns: ours, by rows, are their transposes to it, and y = x w^T is y^T = w x^T.
 #pragma once
 
-#include <array>
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <mutex>
 
@@ -39,20 +40,15 @@ class Products {
   void operator()(const Product& product, const void* a, const void* b, const float* bias, void* c) {
     if (product.m == 0 || product.n == 0) return;
     const std::lock_guard lock(mutex_);
-    const Plan& plan = planned(product);
-    if (product.bias)
-      check(cublasLtMatmulDescSetAttribute(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "set a bias");
-    const float one = 1, beta = product.adds ? 1.0f : 0.0f;
-    check(cublasLtMatmul(handle_, plan.product, &one, a, plan.a, b, plan.b, &beta, c, plan.c, c, plan.c, &plan.algorithm, workspace_, room,
-                         stream()),
-          "multiply");
+    if (multiply(planned(alike(product)), product, a, b, bias, c) != CUBLAS_STATUS_SUCCESS)  // what is good for the largest is not for all
+      check(multiply(planned(product), product, a, b, bias, c), "multiply");
   }
 
   /// Whether cuBLASLt adds a bias of float32 to such a product: for bf16 that depends on its version.
   bool adds_bias(Product product) {
     product.bias = true;
     const std::lock_guard lock(mutex_);
-    return planned(product).possible;
+    return planned(alike(product)).possible;
   }
 
  private:
@@ -69,8 +65,32 @@ class Products {
     check(cudaMalloc(&workspace_, room), "find memory for the workspace of products");
   }
 
+  /// The largest product that shares its plan. Ragged batches have many numbers of rows, and to plan takes longer than to multiply: those
+  /// share one that are of one size class, four to an octave. Rows are columns to cuBLAS, of which no stride depends.
+  static Product alike(Product p) {
+    int& rows = p.transpose_b ? p.k : p.n;
+    rows = static_cast<int>(std::min<std::size_t>(Memory::size_class(static_cast<std::size_t>(rows)), std::numeric_limits<int>::max()));
+    return p;
+  }
+
+  cublasStatus_t multiply(const Plan& plan, const Product& p, const void* a, const void* b, const float* bias, void* c) {
+    const auto columns = [](cublasLtMatrixLayout_t layout, int count) {
+      const auto cols = static_cast<std::uint64_t>(count);
+      check(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_COLS, &cols, sizeof cols), "describe a matrix");
+    };
+    if (p.transpose_b) {
+      columns(plan.a, p.k);
+      columns(plan.b, p.k);
+    } else {
+      columns(plan.b, p.n);
+      columns(plan.c, p.n);
+    }
+    if (p.bias) check(cublasLtMatmulDescSetAttribute(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "set a bias");
+    const float one = 1, beta = p.adds ? 1.0f : 0.0f;
+    return cublasLtMatmul(handle_, plan.product, &one, a, plan.a, b, plan.b, &beta, c, plan.c, c, plan.c, &plan.algorithm, workspace_, room, stream());
+  }
+
   Plan& planned(const Product& p) {
-    // Ragged batches have many numbers of rows. A plan is some hundred bytes and some microseconds: all are kept.
     if (const auto found = plans_.find(p); found != plans_.end()) return found->second;
     Plan plan{};
     const cudaDataType_t type = data_type(p.type), result = data_type(p.result);

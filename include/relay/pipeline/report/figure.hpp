@@ -228,6 +228,7 @@ struct HeatMap {
   std::vector<std::vector<Tally>> rows = {};  // shares of errors, from the top; nothing where nothing was counted
   std::vector<std::string> row_names = {};    // by default 1, 2, ...
   int line_below = -1;                   // a line below so many rows
+  bool from_right = false;               // rows are flush right, and columns counted from there
 };
 
 /// Cells of one level are one path, and neighbours in a row one rectangle: large maps stay small files.
@@ -246,9 +247,10 @@ inline std::string heat_map(const HeatMap& map) {
   std::string paths[7];
   for (std::size_t y = 0; y < map.rows.size(); ++y) {
     const auto& row = map.rows[y];
-    const auto level = [&](std::size_t x) { return row[x].count > 0 ? heat_level(row[x].share()) : -1; };
-    for (std::size_t x = 0, end; x < row.size(); x = end) {
-      for (end = x + 1; end < row.size() && level(end) == level(x);) ++end;
+    const std::size_t first = map.from_right ? columns - row.size() : 0, after = first + row.size();
+    const auto level = [&](std::size_t x) { return row[x - first].count > 0 ? heat_level(row[x - first].share()) : -1; };
+    for (std::size_t x = first, end; x < after; x = end) {
+      for (end = x + 1; end < after && level(end) == level(x);) ++end;
       if (level(x) >= 0) paths[level(x)] += join({"M", x, " ", y, "h", end - x, "v1h-", end - x, "z"});
     }
   }
@@ -267,7 +269,10 @@ inline std::string heat_map(const HeatMap& map) {
   };
   each_tick(static_cast<int>(rows), 12 / cell, [&](int i) { out += svg_text(f.left - 4, f.top + cell * (i + 0.5) + 3.5, "end", name(i)); });
   each_tick(static_cast<int>(columns), 18 / wide,
-            [&](int i) { out += svg_text(f.left + wide * (i + 0.5), f.bottom() + 12, "middle", std::to_string(i + 1)); });
+            [&](int i) {
+              const double x = wide * (i + 0.5);
+              out += svg_text(map.from_right ? f.right() - x : f.left + x, f.bottom() + 12, "middle", std::to_string(i + 1));
+            });
   out += svg_text(0, 10, "start", map.y_name, "axis");
   out += svg_text(f.left + f.width / 2, f.bottom() + 24, "middle", map.x_name, "axis");
   return out += "</svg>";

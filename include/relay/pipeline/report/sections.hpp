@@ -330,7 +330,7 @@ inline std::string errors_section(const View& view) {
           for (std::size_t x = 0; x < entry->errors[y].size(); ++x) {
             const Tally& cell = entry->errors[y][x];
             all.part += cell.part, all.count += cell.count;
-            if (cell.share() > worst) worst = cell.share(), round = y + 1, column = x + 1;
+            if (cell.share() > worst) worst = cell.share(), round = y + 1, column = entry->errors[y].size() - x;
           }
         const std::string detail = worst == 0 ? std::string("no error")
                                               : join({percent(all.share()), ", worst ", percent(worst), " at ", round, ",\u202F", column});
@@ -338,15 +338,15 @@ inline std::string errors_section(const View& view) {
                       heat_map({.title = join({model, ", ", spoken(task), ", length ", length, ": share of wrong tokens by round and column"}),
                                 .description = worst == 0 ? "no token is wrong"
                                                           : join({"worst: round ", round, ", column ", column, ", ", percent(worst), " wrong"}),
-                                .x_name = "column", .y_name = "round", .rows = entry->errors}));
+                                .x_name = "column from the right", .y_name = "round", .rows = entry->errors, .from_right = true}));
       }
       out += join({"<h3>", view.at_length(task, length), "</h3>", panel_row(view, maps)});
     }
     return out;
   });
   return section("errors", "Where errors are",
-                 "The share of wrong tokens, by round of the chain (down) and column of the round from its left (across). "
-                 "The hit matrix is one minus it. Above each map: the share of all tokens, and the worst place as round, column.",
+                 "The share of wrong tokens, by round of the chain (down) and column of the round from its right (across). "
+                 "The hit matrix is one minus it. Above each map: the share of all tokens, and the worst place as round, column from the right.",
                  content.empty() ? content : heat_scale() + content);
 }
 
