@@ -18,6 +18,7 @@
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include <relay/backend/cuda/numbers.hpp>
 #include <relay/backend/ops.hpp>
@@ -70,6 +71,15 @@ __device__ float exponential(float x) {
     return expf(x);
   else
     return __expf(x);
+}
+
+template <int value>
+using Constant = std::integral_constant<int, value>;
+
+/// f(Constant<0>()), .. f(Constant<count - 1>()): a loop whose arrays stay in registers, whatever the compiler thinks of it.
+template <int count, class F>
+__device__ void unrolled(F&& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) { (f(Constant<i>()), ...); }(std::make_integer_sequence<int, count>());
 }
 
 // --- Tiles: rows of a head in shared memory. ---
@@ -262,18 +272,20 @@ struct Plain {
   }
 };
 
-/// Rows first .. first + 15 of `to` = sums, each row times its factor. `tile`: 16 rows of a tile that only this warp reads or writes.
+/// Rows first .. first + 15 of `to` = sums; `upper` and `lower` are the factors of the rows that a lane has. `tile`: 16 rows of a tile that
+/// only this warp reads or writes.
 template <class Products, int depth, class T>
-__device__ void store_rows(const float (&sums)[depth / 8][4], const float (&factor)[2], typename Products::Element* tile, const HeadRows<T>& to,
+__device__ void store_rows(const float (&sums)[depth / 8][4], float upper, float lower, typename Products::Element* tile, const HeadRows<T>& to,
                            int first) {
   using Element = typename Products::Element;
   constexpr int next = pitch<Element, depth>;
   const Lane lane;
   __syncwarp();
-  for (int c = 0; c < depth; c += 8)
-    for (int half = 0; half < 2; ++half)
-      Products::put(tile + (lane.group + 8 * half) * next + c + 2 * lane.member, sums[c / 8][2 * half] * factor[half],
-                    sums[c / 8][2 * half + 1] * factor[half]);
+  for (int c = 0; c < depth; c += 8) {
+    Element* const at = tile + lane.group * next + c + 2 * lane.member;
+    Products::put(at, sums[c / 8][0] * upper, sums[c / 8][1] * upper);
+    Products::put(at + 8 * next, sums[c / 8][2] * lower, sums[c / 8][3] * lower);
+  }
   __syncwarp();
   if constexpr (std::is_same_v<T, Element>) {
     if (to.wide) {
@@ -295,7 +307,6 @@ __device__ void store_rows(const float (&sums)[depth / 8][4], const float (&fact
 // --- Blocks. ---
 
 inline constexpr int span = 32;  // so many columns of scores a warp has at a time
-inline constexpr float once[2] = {1, 1};
 
 template <int depth>
 inline constexpr int tile_rows = depth > 128 ? 32 : 64;  // of what is taken tile by tile
@@ -359,7 +370,7 @@ struct ForwardRoom {
 };
 
 template <class Products, int depth, int warps, class T>
-__global__ void __launch_bounds__(warps* warp) attention_kernel(Batch<T> batch, Cache<T> cache, T* out, float* lse) {
+__global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_kernel(Batch<T> batch, Cache<T> cache, T* out, float* lse) {
   using Element = typename Products::Element;
   using Room = ForwardRoom<Products, depth, warps>;
   constexpr int next = Room::row, tile = tile_rows<depth>;
@@ -425,7 +436,7 @@ __global__ void __launch_bounds__(warps* warp) attention_kernel(Batch<T> batch, 
     const int i = row + lane.group + 8 * half;
     if (lse && lane.member == 0 && i < at.rows) lse[static_cast<long>(at.begin + i) * batch.heads.count + at.head] = largest[half] + logf(total[half]);
   }
-  store_rows<Products, depth>(sums, inverse, query, batch.rows(out, at, 1, 0), row);
+  store_rows<Products, depth>(sums, inverse[0], inverse[1], query, batch.rows(out, at, 1, 0), row);
 }
 
 // --- Backward of short sequences: a head of a sequence is one block, which has all of it in shared memory. ---
@@ -464,8 +475,8 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
   wait_for_copies();
   __syncthreads();
   float p[spans][span / 8][4] = {}, ds[spans][span / 8][4] = {};
-  for (int s = 0; s < spans; ++s) {
-    if (!own.meets(s * span, span)) continue;
+  unrolled<spans>([&](auto s) {
+    if (!own.meets(s * span, span)) return;
     Products::template multiply_transposed<depth, span>(shared + Room::query + row * next, shared + Room::key + s * span * next, p[s]);
     Products::template multiply_transposed<depth, span>(shared + Room::dout + row * next, shared + Room::value + s * span * next, ds[s]);
     for (int c = 0; c < span / 8; ++c)
@@ -474,10 +485,10 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
         p[s][c][i] = sees ? exponential<T>(p[s][c][i] * batch.scale - log_sum[i / 2]) : 0.0f;
         mean[i / 2] += p[s][c][i] * ds[s][c][i];
       }
-  }
+  });
   for (float& m : mean) m = sum_lanes<4>(m);
-  for (int s = 0; s < spans; ++s) {
-    if (!own.meets(s * span, span)) continue;
+  unrolled<spans>([&](auto s) {
+    if (!own.meets(s * span, span)) return;
     for (int c = 0; c < span / 8; ++c) {
       for (int i = 0; i < 4; ++i) ds[s][c][i] = p[s][c][i] * (ds[s][c][i] - mean[i / 2]);
       for (int half = 0; half < 2; ++half) {
@@ -486,17 +497,17 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
         Products::put(shared + Room::ds + to, ds[s][c][2 * half], ds[s][c][2 * half + 1]);
       }
     }
-  }
+  });
   __syncthreads();
   if (row >= at.rows) return;
 
   Element* const free = shared + Room::value + row * next;  // nobody reads values any longer
-  const float scale[2] = {batch.scale, batch.scale};
   float dq[depth / 8][4] = {};
-  for (int s = 0; s < spans; ++s)
-    if (own.meets(s * span, span))
-      Products::template multiply_registers<span, depth>(ds[s], shared + Room::key + s * span * next, dq, shared + Room::own + lane.own_warp * Products::room);
-  store_rows<Products, depth>(dq, scale, free, batch.rows(dqkv, at, 3, 0), row);
+  unrolled<spans>([&](auto s) {
+    if (!own.meets(s * span, span)) return;
+    Products::template multiply_registers<span, depth>(ds[s], shared + Room::key + s * span * next, dq, shared + Room::own + lane.own_warp * Products::room);
+  });
+  store_rows<Products, depth>(dq, batch.scale, batch.scale, free, batch.rows(dqkv, at, 3, 0), row);
   // By whom the keys are seen: spans of 16 queries that meet these, in which P and dS have been written above.
   const Range by = sight.transposed().of(row, 16);
   for (int part = 1; part < 3; ++part) {
@@ -504,7 +515,8 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
     const Element* const scores = shared + (part == 1 ? Room::ds : Room::p) + row;
     const Element* const other = shared + (part == 1 ? Room::query : Room::dout);
     for (int k = by.begin / 16 * 16; k < by.end; k += 16) Products::template multiply_columns<most, depth>(scores, other, k, sums);
-    store_rows<Products, depth>(sums, part == 1 ? scale : once, free, batch.rows(dqkv, at, 3, part), row);
+    const float factor = part == 1 ? batch.scale : 1.0f;
+    store_rows<Products, depth>(sums, factor, factor, free, batch.rows(dqkv, at, 3, part), row);
   }
 }
 
@@ -586,8 +598,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp)
       for (int i = 0; i < 4; ++i) p[c][i] *= dp[c][i] - mean[i / 2];
     Products::template multiply_registers<span, depth>(p, key, dq, shared + Room::own + lane.own_warp * Products::room);
   });
-  const float scale[2] = {batch.scale, batch.scale};
-  store_rows<Products, depth>(dq, scale, query, batch.rows(dqkv, at, 3, 0), row);
+  store_rows<Products, depth>(dq, batch.scale, batch.scale, query, batch.rows(dqkv, at, 3, 0), row);
 }
 
 /// dK and dV: the rows of a warp are keys, the columns of its scores queries.
@@ -647,15 +658,11 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp)
           Products::template multiply_registers<span, depth>(ds, query + step * next, dk, room);
         }
       });
-  const float scale[2] = {batch.scale, batch.scale};
-  store_rows<Products, depth>(dk, scale, key, batch.rows(dqkv, at, 3, 1), row);
-  store_rows<Products, depth>(dv, once, value, batch.rows(dqkv, at, 3, 2), row);
+  store_rows<Products, depth>(dk, batch.scale, batch.scale, key, batch.rows(dqkv, at, 3, 1), row);
+  store_rows<Products, depth>(dv, 1, 1, value, batch.rows(dqkv, at, 3, 2), row);
 }
 
 // --- On the host. ---
-
-template <int value>
-using Constant = std::integral_constant<int, value>;
 
 /// f(products, depth): what multiplies heads of this size, and how deep tiles are made for them, the rest zeros.
 template <class T, class F>

@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(Batch<T> batch, 
   T* const values = cache.values + slot * size;
   const T* const row = batch.qkv + static_cast<long>(at.begin) * 3 * batch.width + at.head * size;
   for (int c = thread; c < size; c += decode_threads) {
-    keys[static_cast<long>(start) * size + c] = row[batch.width + c];
-    values[static_cast<long>(start) * size + c] = row[2 * batch.width + c];
+    keys[start * size + c] = row[batch.width + c];
+    values[start * size + c] = row[2 * batch.width + c];
   }
   __syncthreads();
 
@@ -73,17 +73,12 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(Batch<T> batch, 
   for (int first = thread / lanes; first - thread / lanes <= start; first += at_once * groups) {
     float score[at_once], value[at_once][eight];
     for (int i = 0; i < at_once; ++i) {
-      const int position = first + i * groups;
-      const bool there = position <= start;
-      float key[eight] = {};
+      const int position = first + i * groups < start ? first + i * groups : start;  // what is beyond the last counts nothing, below
+      float key[eight];
+      load_eight(keys + position * size, column, size, batch.wide, key);
+      load_eight(values + position * size, column, size, batch.wide, value[i]);
       score[i] = 0;
-      for (float& x : value[i]) x = 0;
-      if (there) {
-        load_eight(keys + static_cast<long>(position) * size, column, size, batch.wide, key);
-        load_eight(values + static_cast<long>(position) * size, column, size, batch.wide, value[i]);
-      }
       for (int j = 0; j < eight; ++j) score[i] += query[j] * key[j];
-      score[i] = there ? score[i] : 0.0f;
     }
     float most = own.largest;
     for (int i = 0; i < at_once; ++i) {
