@@ -7,7 +7,7 @@ include(CheckCXXSourceRuns)
 add_library(relay_development INTERFACE)
 
 # --- Warnings: what g++ 12 and clang 14 agree on. ---
-target_compile_options(relay_development INTERFACE
+set(relay_warnings
   -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wold-style-cast -Wcast-qual -Wextra-semi
   -Wnon-virtual-dtor -Woverloaded-virtual
   # clang counts -Wsign-conversion into -Wconversion, g++ does not. Eigen's indices are signed, the standard library's
@@ -20,6 +20,12 @@ target_compile_options(relay_development INTERFACE
   # g++ 12's own intrinsics, a hundred times a file (clang still says what is).
   $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-maybe-uninitialized -Wno-error=array-bounds -Wno-error=stringop-overflow
     -Wno-error=stringop-overread>)
+target_compile_options(relay_development INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${relay_warnings}>")
+# What nvcc hands to the host's compiler is its own rewriting of the source: the stricter warnings are about that. (CMake makes nvcc's
+# warnings errors, where they are to be, but not those of the host's compiler.)
+target_compile_options(relay_development INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>
+  $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${CMAKE_COMPILE_WARNING_AS_ERROR}>>:-Xcompiler=-Werror>)
 
 # --- Sanitizers: what follows -fsanitize=, e.g. "address,undefined" (presets `asan` and `tsan`). ---
 set(RELAY_SANITIZE "" CACHE STRING "Sanitizers for relay's own programs, as -fsanitize= takes them; empty: none")
@@ -55,7 +61,8 @@ if(NOT DEFINED CACHE{RELAY_ARCH})
   set(RELAY_ARCH "${relay_arch}" CACHE STRING "-march for relay's own programs; empty: the compiler's default")
 endif()
 if(RELAY_ARCH)
-  target_compile_options(relay_development INTERFACE -march=${RELAY_ARCH})
+  target_compile_options(relay_development INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-march=${RELAY_ARCH}> $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-march=${RELAY_ARCH}>)
 endif()
 
 # relay_add_program(<target> <source>...): one program of ours.
@@ -63,4 +70,12 @@ function(relay_add_program target)
   add_executable(${target} ${ARGN})
   target_link_libraries(${target} PRIVATE relay::relay relay_development)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+endfunction()
+
+# relay_add_cuda_program(<target> <source>... [HOST <source>...]): one of ours for a GPU; nvcc compiles its sources but for those of the host.
+function(relay_add_cuda_program target)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "HOST")
+  relay_add_program(${target} ${arg_UNPARSED_ARGUMENTS} ${arg_HOST})
+  relay_cuda_sources(${arg_UNPARSED_ARGUMENTS})
+  target_link_libraries(${target} PRIVATE relay::cuda)
 endfunction()

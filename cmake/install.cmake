@@ -6,7 +6,9 @@ include(CMakePackageConfigHelpers)
 set(relay_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/relay)
 set(relay_pkgconfig_dir ${CMAKE_INSTALL_DATADIR}/pkgconfig)
 
-install(TARGETS relay EXPORT relay FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS relay EXPORT relay
+  FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+  FILE_SET cuda_headers DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT relay NAMESPACE relay:: FILE relayTargets.cmake DESTINATION ${relay_package_dir})
 
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/relayConfig.cmake.in ${PROJECT_BINARY_DIR}/relayConfig.cmake
@@ -14,7 +16,7 @@ configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/relayConfig.cmake.in ${P
 # Before 1.0 a minor version may break its users.
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/relayConfigVersion.cmake
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
-install(FILES ${PROJECT_BINARY_DIR}/relayConfig.cmake ${PROJECT_BINARY_DIR}/relayConfigVersion.cmake
+install(FILES ${PROJECT_BINARY_DIR}/relayConfig.cmake ${PROJECT_BINARY_DIR}/relayConfigVersion.cmake ${CMAKE_CURRENT_LIST_DIR}/cuda.cmake
   DESTINATION ${relay_package_dir})
 
 file(RELATIVE_PATH relay_up "${CMAKE_INSTALL_PREFIX}/${relay_pkgconfig_dir}" "${CMAKE_INSTALL_PREFIX}")

@@ -26,18 +26,18 @@
 #include <relay/relay.hpp>
 
 #include "presets.hpp"  // made of presets/*.preset
-
-namespace {
+#include "relay_run.hpp"
 
 using namespace relay;
 
-/// f(Backend{}): where everything runs, in the precision that the configuration asks for.
-void with_backend(const PipelineConfig& config, auto&& f) {
-  if (config.precision == Precision::bf16)
-    f(Cpu<bf16>{});
-  else
-    f(Cpu<float>{});
+#ifndef RELAY_CUDA  // else they are in relay_cuda.cpp
+std::string why_no_gpu() {
+  return "this relay was built without CUDA: configure with -DRELAY_CUDA=ON where NVIDIA's CUDA toolkit is and build it again, or take --backend cpu";
 }
+std::unique_ptr<Run> run_on_gpu(const RunDirectory&, const PipelineConfig&, Threads&, const Observer&) { fail(why_no_gpu()); }
+#endif
+
+namespace {
 
 volatile std::sig_atomic_t stop_asked = 0;
 
@@ -86,13 +86,20 @@ PipelineConfig preset(const std::string& name) {
 }
 
 struct Options {
-  std::string preset = "demo", directory, task, model, lengths, data, test, longer;
+  std::string preset = "demo", directory, task, model, lengths, data, test, longer, backend = "cpu";
   std::vector<std::string> settings, problems;
   std::int64_t seed = 1, count = 1000;
   int threads = 0, length = 0;
   double minutes = 0;  // after which a run stops; 0: none
   bool seed_given = false, characters = false;
 };
+
+/// A run on the backend that was asked for, in the precision of its configuration.
+std::unique_ptr<Run> run_of(const Options& options, const RunDirectory& directory, const PipelineConfig& config, Threads& threads,
+                            const Observer& observer = {}) {
+  if (options.backend == "cuda") return run_on_gpu(directory, config, threads, observer);
+  return run_on<Cpu<float>, Cpu<bf16>>(directory, config, threads, observer);
+}
 
 /// Each training, and the models before it, must fit into the machine.
 void check_memory(const PipelineConfig& config) {
@@ -119,12 +126,9 @@ void run(const RunDirectory& directory, const PipelineConfig& config, const Opti
   std::signal(SIGINT, stop_after_checkpoint);
   std::signal(SIGTERM, stop_after_checkpoint);
   config.check();
-  check_memory(config);
+  if (options.backend == "cpu") check_memory(config);
   const auto stop = [&] { return stop_asked != 0 || (options.minutes > 0 && seconds_now() - started >= 60 * options.minutes); };
-  std::vector<ResultRow> rows;
-  with_backend(config, [&](auto backend) {
-    rows = Pipeline<decltype(backend)>(directory, config, threads, {.interrupted = stop}).run();
-  });
+  const std::vector<ResultRow> rows = run_of(options, directory, config, threads, {.interrupted = stop})->run();
   std::string out;
   for (const std::string& task : config.tasks) {
     const TaskConfig& t = config.training(task);
@@ -195,10 +199,8 @@ void plan(const Options& options) {
   for (const StagePlan& stage : stages) stage.keep(config);  // throws where nothing fits
 }
 
-using Solver = std::function<std::vector<Solution>(std::span<const Example>)>;
-
-void solve_problem(const auto& pipeline, int task, const std::vector<std::pair<std::string, Solver>>& solvers, const std::string& text) {
-  const Mixture& mixture = pipeline.mixture();
+void solve_problem(const Mixture& mixture, const PipelineConfig& config, int task,
+                   const std::vector<std::pair<std::string, Run::Solver>>& solvers, const std::string& text) {
   const Example problem = mixture.parse(task, text);
   std::string answer = "not known";  // of what was not recorded
   if (mixture.verify(problem).known) answer = mixture.print(task, {mixture.solve(problem).answer});
@@ -214,7 +216,7 @@ void solve_problem(const auto& pipeline, int task, const std::vector<std::pair<s
     out += chain_text(mixture, chain);
     if (solution.cut)
       out += format("      (cut: problem and chain came to the model's limit, model.positions=%d, before the chain ended)\n",
-                    pipeline.config().model.positions);
+                    config.model.positions);
   }
   print(out + "\n");
 }
@@ -228,22 +230,22 @@ int task_of(const Options& options, const Mixture& mixture) {
   return 0;
 }
 
-template <class Backend>
 void solve(const Options& options, const RunDirectory& directory, const PipelineConfig& config, Threads& threads) {
-  const Pipeline<Backend> pipeline(directory, config, threads);
-  const int task = task_of(options, pipeline.mixture());
-  for (const std::string& text : options.problems) pipeline.mixture().parse(task, text);  // before anything is printed
-  std::vector<std::pair<std::string, Solver>> solvers;
-  for (const std::string& name : pipeline.models())
-    if (exists(directory.model_file(name))) solvers.emplace_back(name, pipeline.solver(name));
+  const auto run = run_of(options, directory, config, threads);
+  const Mixture& mixture = run->mixture();
+  const int task = task_of(options, mixture);
+  for (const std::string& text : options.problems) mixture.parse(task, text);  // before anything is printed
+  std::vector<std::pair<std::string, Run::Solver>> solvers;
+  for (const std::string& name : run->models())
+    if (exists(directory.model_file(name))) solvers.emplace_back(name, run->solver(name));
   require(!solvers.empty(), options.directory, " has no trained model yet: `relay pipeline --out ", options.directory,
           "` goes on with the run");
-  for (const std::string& text : options.problems) solve_problem(pipeline, task, solvers, text);
+  for (const std::string& text : options.problems) solve_problem(mixture, config, task, solvers, text);
   if (!options.problems.empty()) return;
   std::string line;
   for (int number = 1; std::getline(std::cin, line); ++number) {
     try {
-      solve_problem(pipeline, task, solvers, line);
+      solve_problem(mixture, config, task, solvers, line);
     } catch (const Error& error) {
       fail("line ", number, ": ", error.what());
     }
@@ -288,21 +290,20 @@ void check_evaluation(const Options& options) {
   require(options.count >= 1 && options.count <= 1'000'000, "--count is ", options.count, ", but must be 1 .. 1000000");
 }
 
-template <class Backend>
 void evaluate(const Options& options, const RunDirectory& directory, const PipelineConfig& config, Threads& threads) {
   const Range lengths = parse_range(options.lengths);
-  const Pipeline<Backend> pipeline(directory, config, threads);
-  const int task = task_of(options, pipeline.mixture());
-  const std::vector<std::string> models = pipeline.models();
+  const auto run = run_of(options, directory, config, threads);
+  const int task = task_of(options, run->mixture());
+  const std::vector<std::string> models = run->models();
   std::string names;
   for (const std::string& name : models) names += (names.empty() ? "" : name == models.back() ? " and " : ", ") + name;
   require(std::find(models.begin(), models.end(), options.model) != models.end(), "unknown model '", options.model, "': there are ", names);
-  const auto solver = pipeline.solver(options.model);
+  const auto solver = run->solver(options.model);
   print(format("%s\n%8s %8s %8s %8s %8s\n", options.model.c_str(), "length", "samples", "answer", "chain", "token"));
   long cut = 0;
   for (int length = lengths.first; length <= lengths.last; ++length) {
     const auto examples =
-        pipeline.test_examples(task, length, static_cast<int>(options.count), Key(static_cast<std::uint64_t>(options.seed)));
+        run->test_examples(task, length, static_cast<int>(options.count), Key(static_cast<std::uint64_t>(options.seed)));
     const auto solutions = solver(examples);
     cut += std::count_if(solutions.begin(), solutions.end(), [](const Solution& s) { return s.cut; });
     const Accuracy a = accuracy(solutions, examples);
@@ -310,16 +311,17 @@ void evaluate(const Options& options, const RunDirectory& directory, const Pipel
   }
   if (cut > 0)
     std::fprintf(stderr, "%ld of these chains were cut: problem and chain came to the model's limit, model.positions=%d\n", cut,
-                 pipeline.config().model.positions);
+                 config.model.positions);
 }
 
 int run(int argc, char** argv) {
   Options options;
   CLI::App app("Looped transformers aligned with chains of thought, and auto-regressive models taught by them.", "relay");
   app.require_subcommand(1);
-  const auto threads_option = [&](CLI::App* command) {
+  const auto machine_options = [&](CLI::App* command) {
     command->add_option("--threads", options.threads, "threads to compute with; changes no result (default: all cores)")
         ->check(CLI::Range(1, 1024));
+    command->add_option("--backend", options.backend, "where to compute: cpu, or cuda, a GPU (default: cpu)");
   };
   const auto minutes_option = [&](CLI::App* command) {
     command
@@ -332,7 +334,7 @@ int run(int argc, char** argv) {
   pipeline->add_option("--out", options.directory, "the directory of the run")->required();
   CLI::Option* seed = pipeline->add_option("--seed", options.seed, "everything random follows from it");
   pipeline->add_option("--set", options.settings, "key=value, e.g. task.modulus=7; the keys are those of config.json");
-  threads_option(pipeline);
+  machine_options(pipeline);
   minutes_option(pipeline);
 
   CLI::App* train_command = app.add_subcommand("train", "the pipeline on your own examples");
@@ -344,7 +346,7 @@ int run(int argc, char** argv) {
   train_command->add_option("--preset", options.preset, "the configuration to start from: a name, or a file (default: own_data)");
   CLI::Option* train_seed = train_command->add_option("--seed", options.seed, "everything random follows from it");
   train_command->add_option("--set", options.settings, "key=value; the keys are those of config.json");
-  threads_option(train_command);
+  machine_options(train_command);
   minutes_option(train_command);
 
   CLI::App* plan_command = app.add_subcommand("plan", "print the memory that each training needs, before it runs");
@@ -358,7 +360,7 @@ int run(int argc, char** argv) {
   solve_command->add_option("--run", options.directory, "the directory of the run")->required();
   solve_command->add_option("--task", options.task, "which task the problems are of, where the run has several");
   solve_command->add_option("problem", options.problems, "e.g. \"(1+2)*2-1\", \"kitten sitting\" or \"3 1 4 1 5\"; none: one a line from standard input");
-  threads_option(solve_command);
+  machine_options(solve_command);
 
   CLI::App* data_command = app.add_subcommand("data", "print examples of a task as JSONL");
   data_command->add_option("--task", options.task, "arithmetic, edit_distance or longest_increasing_subsequence")->required();
@@ -374,7 +376,7 @@ int run(int argc, char** argv) {
   evaluate_command->add_option("--lengths", options.lengths, "FIRST..LAST")->required();
   evaluate_command->add_option("--count", options.count, "problems of each length (default: 1000)");
   evaluate_command->add_option("--seed", options.seed, "of the test problems");
-  threads_option(evaluate_command);
+  machine_options(evaluate_command);
 
   try {
     app.parse(argc, argv);
@@ -388,6 +390,9 @@ int run(int argc, char** argv) {
   for (CLI::App* command : {pipeline, train_command, solve_command, evaluate_command, report_command})
     require(!command->parsed() || !options.directory.empty(), command == pipeline || command == train_command ? "--out" : "--run",
             " is empty: give the path of a folder");
+  require(options.backend == "cpu" || options.backend == "cuda", "--backend is '", options.backend, "', but must be cpu or cuda");
+  if (options.backend == "cuda")  // before anything is written
+    if (const std::string why = why_no_gpu(); !why.empty()) fail("--backend cuda: ", why);
   options.seed_given = seed->count() > 0 || train_seed->count() > 0;
   if (train_command->parsed() && train_command->count("--preset") == 0) options.preset = "own_data";
   if (plan_command->parsed()) {
@@ -409,12 +414,10 @@ int run(int argc, char** argv) {
   if (solve_command->parsed() || evaluate_command->parsed()) {
     const RunDirectory directory(options.directory);
     const PipelineConfig config = directory.config();
-    with_backend(config, [&](auto backend) {
-      if (solve_command->parsed())
-        solve<decltype(backend)>(options, directory, config, threads);
-      else
-        evaluate<decltype(backend)>(options, directory, config, threads);
-    });
+    if (solve_command->parsed())
+      solve(options, directory, config, threads);
+    else
+      evaluate(options, directory, config, threads);
   }
   return 0;
 }

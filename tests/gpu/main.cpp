@@ -1,0 +1,15 @@
+// The main function of tests on a GPU: without one, a test is skipped (exit code 77).
+#define DOCTEST_CONFIG_IMPLEMENT
+#include <cstdio>
+
+#include <relay/backend/cuda/runtime.hpp>
+
+#include <doctest/doctest.h>
+
+int main(int argc, char** argv) {
+  if (const std::string why = relay::cuda::no_device(); !why.empty()) {
+    std::printf("skipped: %s\n", why.c_str());
+    return 77;
+  }
+  return doctest::Context(argc, argv).run();
+}
