@@ -45,7 +45,7 @@ namespace cuda_on_host {
 
 enum class Order { forwards, backwards };
 inline Order thread_order = Order::forwards;
-inline long launches = 0;
+inline long launches = 0, products = 0;  // so far
 
 /// A stack to run on, and where it stopped. swapcontext would do, but it asks the kernel twice for every switch.
 class Context {
@@ -325,6 +325,10 @@ enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpy
 inline const char* cudaGetErrorString(cudaError_t) { return "an error of the stand-in for CUDA"; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+struct cudaDeviceProp {
+  char name[256] = "the host";
+};
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int) { return cudaSuccess; }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaMalloc(void** to, std::size_t bytes) {
@@ -499,6 +503,7 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, c
                                      const void* b, cublasLtMatrixLayout_t bt, const void* beta, const void* c, cublasLtMatrixLayout_t ct, void* to,
                                      cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t*, void*, std::size_t, cudaStream_t) {
   using cuda_on_host::read;
+  ++cuda_on_host::products;
   const long inner = d->a == CUBLAS_OP_N ? at->cols : at->rows;
   if (inner != (d->b == CUBLAS_OP_N ? bt->rows : bt->cols) || ct->rows != (d->a == CUBLAS_OP_N ? at->rows : at->cols) ||
       ct->cols != (d->b == CUBLAS_OP_N ? bt->cols : bt->rows))
