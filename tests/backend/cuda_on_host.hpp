@@ -45,7 +45,7 @@ namespace cuda_on_host {
 
 enum class Order { forwards, backwards };
 inline Order thread_order = Order::forwards;
-inline long launches = 0;
+inline long launches = 0, products = 0;  // so far
 
 /// A stack to run on, and where it stopped. swapcontext would do, but it asks the kernel twice for every switch.
 class Context {
@@ -92,12 +92,34 @@ class Context {
   std::unique_ptr<char[]> stack_;
 };
 
+/// The copies that a thread has begun. They are made when it waits for them, so that what reads without waiting finds NaNs.
+struct Copies {
+  struct Copy {
+    void* to;
+    const void* from;  // null: zeros
+    long group;
+  };
+  std::vector<Copy> later;
+  long groups = 0;
+
+  void arrive(int but) {
+    std::erase_if(later, [&](const Copy& c) {
+      if (c.group >= groups - but) return false;
+      if (c.from)
+        std::memcpy(c.to, c.from, 16);
+      else
+        std::memset(c.to, 0, 16);
+      return true;
+    });
+  }
+};
+
 /// A block: its threads, of which so many are fibers as wait at once.
 class Block {
  public:
   static constexpr int warp = 32;
 
-  Block(int threads, std::size_t shared) : threads_(threads), shared_(shared / 4 + 1), warps_(static_cast<std::size_t>((threads + warp - 1) / warp)) {
+  Block(int threads, std::size_t shared) : threads_(threads), shared_(shared / 4 + 1), warps_(static_cast<std::size_t>((threads + warp - 1) / warp)), copies_(static_cast<std::size_t>(threads)) {
     if (threads % warp != 0) throw std::logic_error("a block of " + std::to_string(threads) + " threads is no whole number of warps");
   }
 
@@ -123,11 +145,16 @@ class Block {
       scheduler_.switch_to(next->context);
     }
     current() = before;
+    for (Copies& c : copies_) {
+      if (!c.later.empty()) throw std::logic_error("a thread ends before its copies have arrived");
+      c.groups = 0;
+    }
   }
 
   void* shared() { return shared_.data(); }
   unsigned thread() const { return static_cast<unsigned>(running_->thread); }
   unsigned threads() const { return static_cast<unsigned>(threads_); }
+  Copies& copies() { return copies_[thread()]; }
 
   void barrier() {
     if (++at_barrier_ == threads_) {
@@ -142,12 +169,14 @@ class Block {
     yield();
   }
 
-  /// Every lane of the calling thread's warp gives a word and sees those of all.
-  const std::uint64_t* exchange(std::uint64_t word) {
+  /// Every lane of the calling thread's warp gives a word, or three, and sees those of all: [3][warp].
+  const std::uint64_t* exchange(std::uint64_t word, std::uint64_t second = 0, std::uint64_t third = 0) {
     Fiber* const self = running_;
     Warp& own = warps_[static_cast<std::size_t>(self->thread / warp)];
     auto* slots = own.words[own.generation % 2];
     slots[self->thread % warp] = word;
+    slots[warp + self->thread % warp] = second;
+    slots[2 * warp + self->thread % warp] = third;
     if (++own.arrived == warp) {
       own.arrived = 0;
       ++own.generation;
@@ -171,7 +200,7 @@ class Block {
     int thread = 0;
   };
   struct Warp {
-    std::uint64_t words[2][warp];
+    std::uint64_t words[2][3 * warp];
     int arrived = 0;
     long generation = 0;
     std::vector<Fiber*> waiting;
@@ -214,6 +243,7 @@ class Block {
   int threads_;
   std::vector<float> shared_;
   std::vector<Warp> warps_;
+  std::vector<Copies> copies_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_, waiting_;
   std::deque<Fiber*> ready_;
@@ -295,6 +325,10 @@ enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpy
 inline const char* cudaGetErrorString(cudaError_t) { return "an error of the stand-in for CUDA"; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+struct cudaDeviceProp {
+  char name[256] = "the host";
+};
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int) { return cudaSuccess; }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaMalloc(void** to, std::size_t bytes) {
@@ -344,23 +378,44 @@ T* shared_memory() {
 /// and those + 8; b's rows 2 member + {0, 1} and those + 8 of column group; d's rows group, group + 8, columns 2 member + {0, 1}.
 inline void multiply_tiles(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   auto& block = *cuda_on_host::Block::current();
-  float left[16][16], right[16][8];
-  const auto half = [](std::uint64_t word, int upper) {
-    return std::bit_cast<float>(upper ? static_cast<std::uint32_t>(word) & 0xffff0000u : static_cast<std::uint32_t>(word) << 16);
+  const auto two = [](std::uint32_t first, std::uint32_t second) { return static_cast<std::uint64_t>(second) << 32 | first; };
+  const std::uint64_t* words = block.exchange(two(a[0], a[1]), two(a[2], a[3]), two(b[0], b[1]));
+  const auto half = [&](int word, int lane, int upper) {  // of the six words of a lane
+    const auto bits = static_cast<std::uint32_t>(words[word / 2 * 32 + lane] >> 32 * (word % 2));
+    return std::bit_cast<float>(upper ? bits & 0xffff0000u : bits << 16);
   };
-  for (int r = 0; r < 4; ++r) {
-    const std::uint64_t* words = block.exchange(a[r]);
-    for (int lane = 0; lane < 32; ++lane)
-      for (int i = 0; i < 2; ++i) left[lane / 4 + 8 * (r % 2)][2 * (lane % 4) + i + 8 * (r / 2)] = half(words[lane], i);
+  const int lane = static_cast<int>(block.thread()) % 32, group = lane / 4, member = lane % 4;
+  for (int k = 0; k < 16; ++k) {
+    const int from = k % 8 / 2;  // the member that holds row or column k
+    for (int i = 0; i < 4; ++i)
+      d[i] += half(i / 2 + 2 * (k / 8), 4 * group + from, k % 2) * half(4 + k / 8, 4 * (2 * member + i % 2) + from, k % 2);
   }
-  for (int r = 0; r < 2; ++r) {
-    const std::uint64_t* words = block.exchange(b[r]);
-    for (int lane = 0; lane < 32; ++lane)
-      for (int i = 0; i < 2; ++i) right[2 * (lane % 4) + i + 8 * r][lane / 4] = half(words[lane], i);
+}
+
+/// As the PTX manual has it: lanes 8 i .. 8 i + 7 name the rows of matrix i; register i of lane (group, member) holds of matrix i row
+/// `group`, columns 2 member + {0, 1}, or, transposed, column `group`, rows 2 member + {0, 1}.
+inline void load_tiles_as(bool transposed, std::uint32_t (&to)[4], const __nv_bfloat16* row) {
+  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0) throw std::logic_error("a row of a tile is not aligned for 16 bytes");
+  auto& block = *cuda_on_host::Block::current();
+  const std::uint64_t* rows = block.exchange(reinterpret_cast<std::uintptr_t>(row));
+  const int lane = static_cast<int>(block.thread()) % 32, group = lane / 4, member = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const auto at = [&](int r, int c) { return static_cast<std::uint32_t>(reinterpret_cast<const __nv_bfloat16*>(rows[8 * i + r])[c].bits); };
+    to[i] = transposed ? at(2 * member, group) | at(2 * member + 1, group) << 16 : at(group, 2 * member) | at(group, 2 * member + 1) << 16;
   }
-  const int lane = static_cast<int>(block.thread()) % 32;
-  for (int i = 0; i < 4; ++i)
-    for (int k = 0; k < 16; ++k) d[i] += left[lane / 4 + 8 * (i / 2)][k] * right[k][2 * (lane % 4) + i % 2];
+  block.exchange(0);  // nobody writes there before all have read
+}
+inline void load_tiles(std::uint32_t (&to)[4], const __nv_bfloat16* row) { load_tiles_as(false, to, row); }
+inline void load_tiles_transposed(std::uint32_t (&to)[4], const __nv_bfloat16* row) { load_tiles_as(true, to, row); }
+
+inline void copy_behind(void* to, const void* from, bool there) {
+  if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % 16 != 0) throw std::logic_error("a copy is not aligned for 16 bytes");
+  cuda_on_host::Block::current()->copies().later.push_back({to, there ? from : nullptr, cuda_on_host::Block::current()->copies().groups});
+}
+inline void end_copies() { ++cuda_on_host::Block::current()->copies().groups; }
+template <int later = 0>
+void wait_for_copies() {
+  cuda_on_host::Block::current()->copies().arrive(later);
 }
 
 }  // namespace relay::cuda
@@ -448,6 +503,7 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, c
                                      const void* b, cublasLtMatrixLayout_t bt, const void* beta, const void* c, cublasLtMatrixLayout_t ct, void* to,
                                      cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t*, void*, std::size_t, cudaStream_t) {
   using cuda_on_host::read;
+  ++cuda_on_host::products;
   const long inner = d->a == CUBLAS_OP_N ? at->cols : at->rows;
   if (inner != (d->b == CUBLAS_OP_N ? bt->rows : bt->cols) || ct->rows != (d->a == CUBLAS_OP_N ? at->rows : at->cols) ||
       ct->cols != (d->b == CUBLAS_OP_N ? bt->cols : bt->rows))

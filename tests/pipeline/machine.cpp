@@ -19,7 +19,9 @@ TEST_CASE("seconds add up by stage, over all the times a run is gone on with") {
   const auto seconds = [](const std::string& file) { return parse_json(read_file(file), file).at("seconds"); };
   add_seconds("machine.json", "ar", 1.5);
   add_seconds("machine.json", "chains", 2);
-  add_seconds("machine.json", "ar", 0.25);
+  CHECK(parse_json(read_file("machine.json"), "").find("gpu") == nullptr);
+  add_seconds("machine.json", "ar", 0.25, "a GPU");
+  CHECK(parse_json(read_file("machine.json"), "").at("gpu") == Json("a GPU"));
   CHECK(seconds("machine.json").dump() == R"({"ar":1.75,"chains":2})");
   CHECK(parse_json(read_file("machine.json"), "").at("cpu") == this_machine().at("cpu"));
 

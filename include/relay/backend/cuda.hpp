@@ -28,6 +28,13 @@ struct Functions : ComposedOps<Self> {
   using Tensor = cuda::Tensor;
   using Indices = cuda::Indices;
 
+  /// What it is called.
+  static std::string gpu() {
+    cudaDeviceProp device;
+    check(cudaGetDeviceProperties(&device, 0), "ask what GPU there is");
+    return device.name;
+  }
+
   // Moving data between the host and the device.
   static Indices indices(std::span<const std::int32_t> from, Device device) {
     Indices list;

@@ -315,7 +315,7 @@ class Pipeline {
     if (!problems.empty())
       say("chains of ", stage, " for ", name, " ", length, ": ", problems.size(), " written, ", written.size(), " kept, ",
           known ? message(accuracy.chain(), " of them right") : "nobody knows how many of them right");
-    add_seconds(directory_.machine_file(), "chains", seconds_now() - started);
+    count_seconds("chains", seconds_now() - started);
   }
 
   /// What `writers` wrote, but for what a model of so many positions cannot read; nothing where the stage has learned it.
@@ -407,7 +407,7 @@ class Pipeline {
     } catch (const Error& error) {
       fail("training ", name, ": ", error.what());
     }
-    add_seconds(directory_.machine_file(), name, seconds_now() - started);
+    count_seconds(name, seconds_now() - started);
     if (!finished)
       throw Interrupted(message("stopped ", name, " after step ", trainer.optimiser.steps, " of ", stage.steps,
                                 "; the same command goes on from there"));
@@ -417,6 +417,12 @@ class Pipeline {
   }
 
   /// Refuses a file of the right shape that is another model's, or another run's.
+  void count_seconds(std::string_view stage, double seconds) const {
+    std::string gpu;
+    if constexpr (requires { B::gpu(); }) gpu = B::gpu();
+    add_seconds(directory_.machine_file(), stage, seconds, gpu);
+  }
+
   void check_metadata(const Metadata& found, std::string_view name, const std::string& file) const {
     for (const auto& [key, value] : metadata(name)) {
       const auto entry = found.find(key);
@@ -484,7 +490,7 @@ class Pipeline {
         for (std::size_t first = 0; first == 0 || first < examples.size(); first += portion) {
           if (observer_.interrupted()) {
             if (done > 0) save();
-            add_seconds(directory_.machine_file(), "evaluation", seconds_now() - started);
+            count_seconds("evaluation", seconds_now() - started);
             throw Interrupted("stopped while evaluating; the same command goes on from there");
           }
           const auto problems = std::span(examples).subspan(first, std::min(portion, examples.size() - first));
@@ -504,7 +510,7 @@ class Pipeline {
     }
     write_file_atomically(file, found().dump() + "\n");
     remove_file(begun);
-    add_seconds(directory_.machine_file(), "evaluation", seconds_now() - started);
+    count_seconds("evaluation", seconds_now() - started);
   }
 
   /// The first chain that is right, and the first two that are not.

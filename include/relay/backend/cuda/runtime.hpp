@@ -89,6 +89,32 @@ __device__ inline void multiply_tiles(float (&d)[4], const std::uint32_t (&a)[4]
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+/// Four 8 x 8 matrices of bf16 from shared memory into fragments (PTX ldmatrix): lane l names row l % 8 of matrix l / 8, 16 bytes. Of
+/// matrix i, register i of lane 4 group + member gets row `group`, columns 2 member + {0, 1}; transposed: column `group`, those rows.
+__device__ inline void load_tiles(std::uint32_t (&to)[4], const __nv_bfloat16* row) {
+  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+}
+__device__ inline void load_tiles_transposed(std::uint32_t (&to)[4], const __nv_bfloat16* row) {
+  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(at)
+               : "memory");
+}
+
+/// 16 bytes from global to shared memory, or zeros unless they are `there`, while the thread goes on (PTX cp.async). end_copies() ends a
+/// group of them; wait_for_copies<n>() waits for all groups of this thread but the last n. Other threads see them after a barrier.
+__device__ inline void copy_behind(void* to, const void* from, bool there) {
+  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+__device__ inline void end_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+template <int later = 0>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(later) : "memory");
+}
 #endif
 
 }  // namespace relay::cuda

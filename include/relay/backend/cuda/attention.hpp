@@ -1,0 +1,782 @@
+// Attention of the CUDA backend, forward and backward: T. Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work
+// Partitioning", 2023, arXiv 2307.08691.
+//
+//   S = scale Q K^T, where the mask allows   P = softmax(S) = e^(S - lse)   O = P V
+//   dV = P^T dO   dP = dO V^T   dS = P (dP - D)   D = rowsum(P dP)   dQ = scale dS K   dK = scale dS^T Q
+//
+// Scores exist in registers alone: a warp has 16 rows of them, a few columns at a time. Forward takes keys tile by tile and corrects what
+// it has summed whenever a larger score comes; it keeps the log-sum-exp of each row, from which backward computes P again.
+//
+// A block of threads has so many queries of one head of one sequence as it has warps, times 16. Backward of short sequences has a whole
+// head in one block, and P and dS in shared memory. Backward of longer ones is two kernels, one with the queries' rows in its warps (D and
+// dQ), one with the keys' (dK and dV), so that every sum has one place where it is made, in one order: the same bits in every run.
+//
+// Products are TensorCores' for bf16 and heads of 16, 32, .. 128; otherwise Plain, float32. Both have the same fragments, so there is one
+// text of each kernel. Sums, and everything between products, are float32.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include <relay/backend/cuda/numbers.hpp>
+#include <relay/backend/ops.hpp>
+
+namespace relay::cuda {
+
+namespace detail {
+
+// --- What a position sees. ---
+
+/// Heads::operator(), on the device.
+__device__ inline Mask mask_of(const Heads& heads, int head) {
+  const int from_last = heads.count - 1 - head;
+  if (heads.mask != Mask::none || from_last >= heads.directional) return heads.mask;
+  return from_last % 2 == 0 ? Mask::causal : Mask::anticausal;
+}
+
+struct Range {
+  int begin = 0, end = 0;
+  __device__ bool has(int i) const { return begin <= i && i < end; }
+  __device__ bool meets(int first, int count) const { return begin < first + count && first < end; }
+};
+
+/// Which columns of a matrix of scores its rows see. Row i has the position shift + i among the columns' (only with a causal mask).
+struct Sight {
+  Mask mask;
+  int rows, columns, shift = 0;
+
+  /// What rows first .. first + count - 1 see, taken together; rows that do not exist see nothing.
+  __device__ Range of(int first, int count = 1) const {
+    if (first >= rows) return {};
+    const int last = first + count < rows ? first + count : rows;
+    const int end = shift + last < columns ? shift + last : columns;
+    return {mask == Mask::anticausal ? first : 0, mask == Mask::causal ? end : columns};
+  }
+  /// The other way round: by which rows a column is seen.
+  __device__ Sight transposed() const {
+    const Mask other = mask == Mask::causal ? Mask::anticausal : mask == Mask::anticausal ? Mask::causal : Mask::none;
+    return {other, columns, rows};
+  }
+};
+
+/// Stands for minus infinity, but differences of it are numbers.
+inline constexpr float least_score = -1e30f;
+
+/// e^x, as exact as elements of T are.
+template <class T>
+__device__ float exponential(float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return expf(x);
+  else
+    return __expf(x);
+}
+
+template <int value>
+using Constant = std::integral_constant<int, value>;
+
+/// f(Constant<0>()), .. f(Constant<count - 1>()): a loop whose arrays stay in registers, whatever the compiler thinks of it.
+template <int count, class F>
+__device__ void unrolled(F&& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) { (f(Constant<i>()), ...); }(std::make_integer_sequence<int, count>());
+}
+
+// --- Tiles: rows of a head in shared memory. ---
+
+/// Elements from a row of a tile to the next: 16 bytes more than a row has, so that eight rows lie in different banks.
+template <class Element, int columns>
+inline constexpr int pitch = columns + 16 / static_cast<int>(sizeof(Element));
+
+struct alignas(16) Sixteen {
+  std::uint32_t words[4];
+};
+
+/// A head of a sequence in global memory: `count` rows of `size` elements, `stride` elements apart. wide: in steps of 16 bytes.
+template <class T>
+struct HeadRows {
+  T* at;
+  long stride;
+  int count, size;
+  bool wide;
+};
+
+/// Begins to copy rows first .. first + rows - 1 to a tile; zeros where there is nothing. They are there after wait_for_copies() and a barrier.
+template <int rows, int depth, class Element, class T>
+__device__ void load_rows(const HeadRows<T>& from, int first, Element* to) {
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  if constexpr (std::is_same_v<std::remove_const_t<T>, Element>) {
+    if (from.wide) {
+      constexpr int step = 16 / static_cast<int>(sizeof(T)), steps = depth / step;
+      for (int i = thread; i < rows * steps; i += threads) {
+        const int r = i / steps, c = i % steps * step;
+        const bool there = first + r < from.count && c < from.size;
+        copy_behind(to + r * pitch<Element, depth> + c, there ? from.at + (first + r) * from.stride + c : from.at, there);
+      }
+      return;
+    }
+  }
+  for (int i = thread; i < rows * depth; i += threads) {
+    const int r = i / depth, c = i % depth;
+    const bool there = first + r < from.count && c < from.size;
+    to[r * pitch<Element, depth> + c] = element<Element>(there ? number(from.at[(first + r) * from.stride + c]) : 0.0f);
+  }
+}
+
+/// What thread this is: `group` and `member` say which part of a fragment its lane has.
+struct Lane {
+  int thread = static_cast<int>(threadIdx.x) % warp, own_warp = static_cast<int>(threadIdx.x) / warp;
+  int group = thread / 4, member = thread % 4;
+};
+
+// --- Products of tiles. ---
+//
+// The results of a warp are 16 rows, eight columns a fragment. A lane has of a fragment {row group, columns 2 member + {0, 1}; row
+// group + 8, the same columns}, as tensor cores have it.
+
+/// By tensor cores, from bf16.
+struct TensorCores {
+  using Element = bf16;
+  static constexpr int room = 0;
+  template <int depth>
+  static constexpr int warps = 4;  // of a block, unless a kernel takes more
+
+  /// sums [16, columns] += a b^T of tiles a [16, depth], b [columns, depth].
+  template <int depth, int columns>
+  static __device__ void multiply_transposed(const bf16* a, const bf16* b, float (&sums)[columns / 8][4]) {
+    constexpr int next = pitch<bf16, depth>;
+    const int lane = Lane().thread;
+    a += lane % 16 * next + lane / 16 * 8;
+    b += (lane / 16 * 8 + lane % 8) * next + lane / 8 % 2 * 8;
+    for (int k = 0; k < depth; k += 16) {
+      std::uint32_t left[4];
+      load_tiles(left, a + k);
+      for (int n = 0; n < columns; n += 16) {
+        std::uint32_t right[4];
+        load_tiles(right, b + n * next + k);
+        multiply_two(left, right, sums[n / 8], sums[n / 8 + 1]);
+      }
+    }
+  }
+
+  /// sums [16, columns] += p b: p [16, depth] is the warp's, in registers; b [depth, columns] a tile.
+  template <int depth, int columns>
+  static __device__ void multiply_registers(const float (&p)[depth / 8][4], const bf16* b, float (&sums)[columns / 8][4], bf16* /*room*/) {
+    for (int k = 0; k < depth; k += 16) {
+      const float(&first)[4] = p[k / 8];
+      const float(&second)[4] = p[k / 8 + 1];
+      const std::uint32_t left[4] = {pair(first[0], first[1]), pair(first[2], first[3]), pair(second[0], second[1]), pair(second[2], second[3])};
+      multiply_rows<columns>(left, b + k * pitch<bf16, columns>, sums);
+    }
+  }
+
+  /// sums [16, columns] += a^T b for rows k .. k + 15 of both: 16 columns of a tile of so many, and b [.., columns] a tile.
+  template <int columns_of_a, int columns>
+  static __device__ void multiply_columns(const bf16* a, const bf16* b, int k, float (&sums)[columns / 8][4]) {
+    const int lane = Lane().thread;
+    std::uint32_t left[4];
+    load_tiles_transposed(left, a + (k + lane / 16 * 8 + lane % 8) * pitch<bf16, columns_of_a> + lane / 8 % 2 * 8);
+    multiply_rows<columns>(left, b + k * pitch<bf16, columns>, sums);
+  }
+
+  /// Two neighbours.
+  static __device__ void put(bf16* to, float first, float second) { *reinterpret_cast<std::uint32_t*>(to) = pair(first, second); }
+
+ private:
+  static __device__ void multiply_two(const std::uint32_t (&left)[4], const std::uint32_t (&right)[4], float (&first)[4], float (&second)[4]) {
+    multiply_tiles(first, left, {right[0], right[1]});
+    multiply_tiles(second, left, {right[2], right[3]});
+  }
+  template <int columns>
+  static __device__ void multiply_rows(const std::uint32_t (&left)[4], const bf16* b, float (&sums)[columns / 8][4]) {
+    const int lane = Lane().thread;
+    b += lane % 16 * pitch<bf16, columns> + lane / 16 * 8;
+    for (int n = 0; n < columns; n += 16) {
+      std::uint32_t right[4];
+      load_tiles_transposed(right, b + n);
+      multiply_two(left, right, sums[n / 8], sums[n / 8 + 1]);
+    }
+  }
+};
+
+/// By a fused multiplication and addition each, from float32: the same functions.
+struct Plain {
+  using Element = float;
+  static constexpr int room = 16 * pitch<float, 32>;  // of a warp, in shared memory: registers of other lanes are read there
+  template <int depth>
+  static constexpr int warps = depth > 128 ? 2 : 4;
+
+  struct alignas(16) Four {
+    float x[4];
+  };
+  struct alignas(8) Two {
+    float x[2];
+  };
+  static __device__ Four four(const float* from) { return *reinterpret_cast<const Four*>(from); }
+  static __device__ Two two(const float* from) { return *reinterpret_cast<const Two*>(from); }
+
+  template <int depth, int columns>
+  static __device__ void multiply_transposed(const float* a, const float* b, float (&sums)[columns / 8][4]) {
+    constexpr int next = pitch<float, depth>;
+    const Lane lane;
+    a += lane.group * next;
+    b += 2 * lane.member * next;
+    for (int k = 0; k < depth; k += 4) {
+      const Four upper = four(a + k), lower = four(a + 8 * next + k);
+      for (int n = 0; n < columns; n += 8)
+        for (int j = 0; j < 2; ++j) {
+          const Four right = four(b + (n + j) * next + k);
+          for (int i = 0; i < 4; ++i) {
+            sums[n / 8][j] += upper.x[i] * right.x[i];
+            sums[n / 8][2 + j] += lower.x[i] * right.x[i];
+          }
+        }
+    }
+  }
+
+  template <int depth, int columns>
+  static __device__ void multiply_registers(const float (&p)[depth / 8][4], const float* b, float (&sums)[columns / 8][4], float* room) {
+    static_assert(depth == 32);
+    constexpr int next = pitch<float, depth>;
+    const Lane lane;
+    for (int k = 0; k < depth; k += 8)
+      for (int half = 0; half < 2; ++half) put(room + (lane.group + 8 * half) * next + k + 2 * lane.member, p[k / 8][2 * half], p[k / 8][2 * half + 1]);
+    __syncwarp();
+    const float* const upper = room + lane.group * next;
+    for (int k = 0; k < depth; ++k) multiply_row<columns>(upper[k], upper[8 * next + k], b + k * pitch<float, columns>, sums);
+    __syncwarp();
+  }
+
+  template <int columns_of_a, int columns>
+  static __device__ void multiply_columns(const float* a, const float* b, int k, float (&sums)[columns / 8][4]) {
+    const int group = Lane().group;
+    for (int i = k; i < k + 16; ++i) {
+      const float* const row = a + i * pitch<float, columns_of_a> + group;
+      multiply_row<columns>(row[0], row[8], b + i * pitch<float, columns>, sums);
+    }
+  }
+
+  static __device__ void put(float* to, float first, float second) { *reinterpret_cast<Two*>(to) = {{first, second}}; }
+
+ private:
+  template <int columns>
+  static __device__ void multiply_row(float upper, float lower, const float* row, float (&sums)[columns / 8][4]) {
+    const int member = Lane().member;
+    for (int n = 0; n < columns; n += 8) {
+      const Two right = two(row + n + 2 * member);
+      for (int j = 0; j < 2; ++j) {
+        sums[n / 8][j] += upper * right.x[j];
+        sums[n / 8][2 + j] += lower * right.x[j];
+      }
+    }
+  }
+};
+
+/// Rows first .. first + 15 of `to` = sums; `upper` and `lower` are the factors of the rows that a lane has. `tile`: 16 rows of a tile that
+/// only this warp reads or writes.
+template <class Products, int depth, class T>
+__device__ void store_rows(const float (&sums)[depth / 8][4], float upper, float lower, typename Products::Element* tile, const HeadRows<T>& to,
+                           int first) {
+  using Element = typename Products::Element;
+  constexpr int next = pitch<Element, depth>;
+  const Lane lane;
+  __syncwarp();
+  for (int c = 0; c < depth; c += 8) {
+    Element* const at = tile + lane.group * next + c + 2 * lane.member;
+    Products::put(at, sums[c / 8][0] * upper, sums[c / 8][1] * upper);
+    Products::put(at + 8 * next, sums[c / 8][2] * lower, sums[c / 8][3] * lower);
+  }
+  __syncwarp();
+  if constexpr (std::is_same_v<T, Element>) {
+    if (to.wide) {
+      constexpr int step = 16 / static_cast<int>(sizeof(T)), steps = depth / step;
+      for (int i = lane.thread; i < 16 * steps; i += warp) {
+        const int r = i / steps, c = i % steps * step;
+        if (first + r < to.count && c < to.size)
+          *reinterpret_cast<Sixteen*>(to.at + (first + r) * to.stride + c) = *reinterpret_cast<const Sixteen*>(tile + r * next + c);
+      }
+      return;
+    }
+  }
+  for (int i = lane.thread; i < 16 * depth; i += warp) {
+    const int r = i / depth, c = i % depth;
+    if (first + r < to.count && c < to.size) to.at[(first + r) * to.stride + c] = element<T>(number(tile[r * next + c]));
+  }
+}
+
+// --- Blocks. ---
+
+inline constexpr int span = 32;  // so many columns of scores a warp has at a time
+
+template <int depth>
+inline constexpr int tile_rows = depth > 128 ? 32 : 64;  // of what is taken tile by tile
+
+/// A tile after the other over a range, the next one on its way while one is used: begin(first row, stage), use(first row, stage).
+template <int rows, class Begin, class Use>
+__device__ void over_tiles(Range range, Begin begin, Use use) {
+  int stage = 0, first = range.begin / rows * rows;
+  begin(first, stage);
+  end_copies();
+  for (; first < range.end; first += rows, stage = 1 - stage) {
+    if (first + rows < range.end) begin(first + rows, 1 - stage);
+    end_copies();
+    wait_for_copies<1>();
+    __syncthreads();
+    use(first, stage);
+    __syncthreads();  // what is used is overwritten next
+  }
+}
+
+/// What all kernels are given.
+template <class T>
+struct Batch {
+  const T* qkv;
+  const std::int32_t* offsets;
+  Heads heads;
+  int width, size, blocks;  // of all heads; of one; blocks of threads for a sequence's rows
+  float scale;
+  bool wide;
+
+  /// A sequence, a head and a part of the sequence's rows.
+  struct Place {
+    int sequence, head, block, begin, rows;
+  };
+  __device__ Place place() const {
+    const int i = static_cast<int>(blockIdx.x), head = i / blocks % heads.count, sequence = i / blocks / heads.count, begin = offsets[sequence];
+    return {sequence, head, i % blocks, begin, offsets[sequence + 1] - begin};
+  }
+  /// Part 0, 1, 2 of a matrix [rows, parts width]: queries, keys, values, or what belongs to them.
+  template <class U>
+  __device__ HeadRows<U> rows(U* matrix, const Place& at, int parts, int part) const {
+    const long stride = static_cast<long>(parts) * width;
+    return {matrix + at.begin * stride + static_cast<long>(part) * width + at.head * size, stride, at.rows, size, wide};
+  }
+};
+
+/// Keys and values of earlier positions: element (slot, head, position, column) of a matrix of so many positions. Without: none.
+template <class T>
+struct Cache {
+  T *keys = nullptr, *values = nullptr;
+  const std::int32_t *slots = nullptr, *starts = nullptr;
+  int positions = 0;
+};
+
+// --- Forward. ---
+
+template <class Products, int depth, int warps>
+struct ForwardRoom {
+  static constexpr int row = pitch<typename Products::Element, depth>, query = 0, key = query + 16 * warps * row;
+  static constexpr int stage = 2 * tile_rows<depth> * row, own = key + 2 * stage, all = own + warps * Products::room;
+};
+
+template <class Products, int depth, int warps, class T>
+__global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_kernel(Batch<T> batch, Cache<T> cache, T* out, float* lse) {
+  using Element = typename Products::Element;
+  using Room = ForwardRoom<Products, depth, warps>;
+  constexpr int next = Room::row, tile = tile_rows<depth>;
+  const auto at = batch.place();
+  const int first = at.block * 16 * warps;
+  if (first >= at.rows || (cache.keys && at.rows == 1)) return;  // a single row is decode_kernel's
+  const int start = cache.keys ? cache.starts[at.sequence] : 0;
+  const Sight sight{mask_of(batch.heads, at.head), at.rows, start + at.rows, start};
+  auto keys = batch.rows(batch.qkv, at, 3, 1), values = batch.rows(batch.qkv, at, 3, 2);
+  if (cache.keys) {
+    const long slot = (static_cast<long>(cache.slots[at.sequence]) * batch.heads.count + at.head) * cache.positions * batch.size;
+    keys = {cache.keys + slot, batch.size, sight.columns, batch.size, batch.wide};
+    values = {cache.values + slot, batch.size, sight.columns, batch.size, batch.wide};
+  }
+
+  Element* const shared = shared_memory<Element>();
+  const Lane lane;
+  Element* const query = shared + Room::query + 16 * lane.own_warp * next;
+  const int row = first + 16 * lane.own_warp;
+  const Range own = sight.of(row, 16), seen[2] = {sight.of(row + lane.group), sight.of(row + lane.group + 8)};
+  float sums[depth / 8][4] = {}, largest[2] = {least_score, least_score}, total[2] = {};
+  load_rows<16 * warps, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::query);
+  over_tiles<tile>(
+      sight.of(first, 16 * warps),
+      [&](int from, int stage) {
+        load_rows<tile, depth>(keys, from, shared + Room::key + stage * Room::stage);
+        load_rows<tile, depth>(values, from, shared + Room::key + stage * Room::stage + tile * next);
+      },
+      [&](int from, int stage) {
+        const Element* const key = shared + Room::key + stage * Room::stage;
+        for (int step = 0; step < tile; step += span) {
+          if (!own.meets(from + step, span)) continue;
+          float p[span / 8][4] = {};
+          Products::template multiply_transposed<depth, span>(query, key + step * next, p);
+          float most[2] = {largest[0], largest[1]};
+          for (int c = 0; c < span / 8; ++c)
+            for (int i = 0; i < 4; ++i) {
+              p[c][i] = seen[i / 2].has(from + step + 8 * c + 2 * lane.member + i % 2) ? p[c][i] * batch.scale : least_score;
+              most[i / 2] = fmaxf(most[i / 2], p[c][i]);
+            }
+          float correction[2];
+          for (int half = 0; half < 2; ++half) {
+            most[half] = largest_lane<4>(most[half]);
+            correction[half] = exponential<T>(largest[half] - most[half]);
+            largest[half] = most[half];
+            total[half] *= correction[half];
+          }
+          for (int c = 0; c < span / 8; ++c)
+            for (int i = 0; i < 4; ++i) {
+              p[c][i] = exponential<T>(p[c][i] - largest[i / 2]);
+              total[i / 2] += p[c][i];
+            }
+          for (int c = 0; c < depth / 8; ++c)
+            for (int i = 0; i < 4; ++i) sums[c][i] *= correction[i / 2];
+          Products::template multiply_registers<span, depth>(p, key + (tile + step) * next, sums, shared + Room::own + lane.own_warp * Products::room);
+        }
+      });
+
+  float inverse[2];
+  for (int half = 0; half < 2; ++half) {
+    total[half] = sum_lanes<4>(total[half]);
+    inverse[half] = total[half] > 0 ? 1 / total[half] : 0.0f;
+    const int i = row + lane.group + 8 * half;
+    if (lse && lane.member == 0 && i < at.rows) lse[static_cast<long>(at.begin + i) * batch.heads.count + at.head] = largest[half] + logf(total[half]);
+  }
+  store_rows<Products, depth>(sums, inverse[0], inverse[1], query, batch.rows(out, at, 1, 0), row);
+}
+
+// --- Backward of short sequences: a head of a sequence is one block, which has all of it in shared memory. ---
+
+template <class Products, int depth, int most>
+struct ShortRoom {
+  using Element = typename Products::Element;
+  static constexpr int row = pitch<Element, depth>, query = 0, key = most * row, value = 2 * most * row, dout = 3 * most * row;
+  static constexpr int p = 4 * most * row, ds = p + most * pitch<Element, most>, own = ds + most * pitch<Element, most>;
+  static constexpr int all = own + most / 16 * Products::room;
+};
+
+template <class Products, int depth, int most, class T>
+__global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T> batch, const float* lse, const T* dout, T* dqkv) {
+  using Element = typename Products::Element;
+  using Room = ShortRoom<Products, depth, most>;
+  constexpr int next = Room::row, score_next = pitch<Element, most>, spans = most / span;
+  const auto at = batch.place();
+  const Sight sight{mask_of(batch.heads, at.head), at.rows, at.rows};
+  Element* const shared = shared_memory<Element>();
+  load_rows<most, depth>(batch.rows(batch.qkv, at, 3, 0), 0, shared + Room::query);
+  load_rows<most, depth>(batch.rows(batch.qkv, at, 3, 1), 0, shared + Room::key);
+  load_rows<most, depth>(batch.rows(dout, at, 1, 0), 0, shared + Room::dout);
+  load_rows<most, depth>(batch.rows(batch.qkv, at, 3, 2), 0, shared + Room::value);
+  end_copies();
+
+  // A warp has 16 queries, and later 16 keys, of the same numbers.
+  const Lane lane;
+  const int row = 16 * lane.own_warp;
+  const Range own = sight.of(row, 16), seen[2] = {sight.of(row + lane.group), sight.of(row + lane.group + 8)};
+  float log_sum[2], mean[2] = {};
+  for (int half = 0; half < 2; ++half) {
+    const int i = row + lane.group + 8 * half;
+    log_sum[half] = i < at.rows ? lse[static_cast<long>(at.begin + i) * batch.heads.count + at.head] : 0.0f;
+  }
+  wait_for_copies();
+  __syncthreads();
+  float p[spans][span / 8][4] = {}, ds[spans][span / 8][4] = {};
+  unrolled<spans>([&](auto s) {
+    if (!own.meets(s * span, span)) return;
+    Products::template multiply_transposed<depth, span>(shared + Room::query + row * next, shared + Room::key + s * span * next, p[s]);
+    Products::template multiply_transposed<depth, span>(shared + Room::dout + row * next, shared + Room::value + s * span * next, ds[s]);
+    for (int c = 0; c < span / 8; ++c)
+      for (int i = 0; i < 4; ++i) {
+        const bool sees = seen[i / 2].has(s * span + 8 * c + 2 * lane.member + i % 2);
+        p[s][c][i] = sees ? exponential<T>(p[s][c][i] * batch.scale - log_sum[i / 2]) : 0.0f;
+        mean[i / 2] += p[s][c][i] * ds[s][c][i];
+      }
+  });
+  for (float& m : mean) m = sum_lanes<4>(m);
+  unrolled<spans>([&](auto s) {
+    if (!own.meets(s * span, span)) return;
+    for (int c = 0; c < span / 8; ++c) {
+      for (int i = 0; i < 4; ++i) ds[s][c][i] = p[s][c][i] * (ds[s][c][i] - mean[i / 2]);
+      for (int half = 0; half < 2; ++half) {
+        const int to = (row + lane.group + 8 * half) * score_next + s * span + 8 * c + 2 * lane.member;
+        Products::put(shared + Room::p + to, p[s][c][2 * half], p[s][c][2 * half + 1]);
+        Products::put(shared + Room::ds + to, ds[s][c][2 * half], ds[s][c][2 * half + 1]);
+      }
+    }
+  });
+  __syncthreads();
+  if (row >= at.rows) return;
+
+  Element* const free = shared + Room::value + row * next;  // nobody reads values any longer
+  float dq[depth / 8][4] = {};
+  unrolled<spans>([&](auto s) {
+    if (!own.meets(s * span, span)) return;
+    Products::template multiply_registers<span, depth>(ds[s], shared + Room::key + s * span * next, dq, shared + Room::own + lane.own_warp * Products::room);
+  });
+  store_rows<Products, depth>(dq, batch.scale, batch.scale, free, batch.rows(dqkv, at, 3, 0), row);
+  // By whom the keys are seen: spans of 16 queries that meet these, in which P and dS have been written above.
+  const Range by = sight.transposed().of(row, 16);
+  for (int part = 1; part < 3; ++part) {
+    float sums[depth / 8][4] = {};
+    const Element* const scores = shared + (part == 1 ? Room::ds : Room::p) + row;
+    const Element* const other = shared + (part == 1 ? Room::query : Room::dout);
+    for (int k = by.begin / 16 * 16; k < by.end; k += 16) Products::template multiply_columns<most, depth>(scores, other, k, sums);
+    const float factor = part == 1 ? batch.scale : 1.0f;
+    store_rows<Products, depth>(sums, factor, factor, free, batch.rows(dqkv, at, 3, part), row);
+  }
+}
+
+// --- Backward of longer sequences. ---
+
+/// Rows in the block's warps, and what is taken tile by tile, of two matrices each.
+template <class Products, int depth>
+struct LongRoom {
+  using Element = typename Products::Element;
+  static constexpr int warps = Products::template warps<depth>, tile = tile_rows<depth>;
+  static constexpr int row = pitch<Element, depth>, first = 0, second = 16 * warps * row, tiles = 2 * second, stage = 2 * tile * row;
+  static constexpr int own = tiles + 2 * stage, all = own + warps * Products::room;
+  static constexpr std::size_t bytes = all * sizeof(Element);
+  static constexpr std::size_t bytes_with_columns = bytes + 2 * 2 * tile * sizeof(float);  // and two numbers of each row of both stages
+};
+
+/// D, which the next kernel reads, and dQ.
+template <class Products, int depth, class T>
+__global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp)
+    query_gradient_kernel(Batch<T> batch, const float* lse, const T* dout, float* means, T* dqkv) {
+  using Element = typename Products::Element;
+  using Room = LongRoom<Products, depth>;
+  constexpr int next = Room::row, tile = Room::tile, rows = 16 * Room::warps;
+  const auto at = batch.place();
+  const int first = at.block * rows;
+  if (first >= at.rows) return;
+  const Sight sight{mask_of(batch.heads, at.head), at.rows, at.rows};
+  const auto keys = batch.rows(batch.qkv, at, 3, 1), values = batch.rows(batch.qkv, at, 3, 2);
+  Element* const shared = shared_memory<Element>();
+  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
+  load_rows<rows, depth>(batch.rows(dout, at, 1, 0), first, shared + Room::second);
+
+  const Lane lane;
+  const int row = first + 16 * lane.own_warp;
+  Element* const query = shared + Room::first + 16 * lane.own_warp * next;
+  const Element* const gradient = shared + Room::second + 16 * lane.own_warp * next;
+  const Range own = sight.of(row, 16), seen[2] = {sight.of(row + lane.group), sight.of(row + lane.group + 8)};
+  float log_sum[2], mean[2] = {};
+  for (int half = 0; half < 2; ++half) {
+    const int i = row + lane.group + 8 * half;
+    log_sum[half] = i < at.rows ? lse[static_cast<long>(at.begin + i) * batch.heads.count + at.head] : 0.0f;
+  }
+  // f(p, dp, keys) for every span of keys that a row of the warp sees.
+  const auto over_keys = [&](auto f) {
+    over_tiles<tile>(
+        sight.of(first, rows),
+        [&](int from, int stage) {
+          load_rows<tile, depth>(keys, from, shared + Room::tiles + stage * Room::stage);
+          load_rows<tile, depth>(values, from, shared + Room::tiles + stage * Room::stage + tile * next);
+        },
+        [&](int from, int stage) {
+          const Element* const key = shared + Room::tiles + stage * Room::stage;
+          for (int step = 0; step < tile; step += span) {
+            if (!own.meets(from + step, span)) continue;
+            float p[span / 8][4] = {}, dp[span / 8][4] = {};
+            Products::template multiply_transposed<depth, span>(query, key + step * next, p);
+            Products::template multiply_transposed<depth, span>(gradient, key + (tile + step) * next, dp);
+            for (int c = 0; c < span / 8; ++c)
+              for (int i = 0; i < 4; ++i) {
+                const bool sees = seen[i / 2].has(from + step + 8 * c + 2 * lane.member + i % 2);
+                p[c][i] = sees ? exponential<T>(p[c][i] * batch.scale - log_sum[i / 2]) : 0.0f;
+              }
+            f(p, dp, key + step * next);
+          }
+        });
+  };
+  over_keys([&](const auto& p, const auto& dp, const Element*) {
+    for (int c = 0; c < span / 8; ++c)
+      for (int i = 0; i < 4; ++i) mean[i / 2] += p[c][i] * dp[c][i];
+  });
+  for (int half = 0; half < 2; ++half) {
+    mean[half] = sum_lanes<4>(mean[half]);
+    const int i = row + lane.group + 8 * half;
+    if (lane.member == 0 && i < at.rows) means[static_cast<long>(at.begin + i) * batch.heads.count + at.head] = mean[half];
+  }
+  float dq[depth / 8][4] = {};
+  over_keys([&](auto& p, const auto& dp, const Element* key) {
+    for (int c = 0; c < span / 8; ++c)
+      for (int i = 0; i < 4; ++i) p[c][i] *= dp[c][i] - mean[i / 2];
+    Products::template multiply_registers<span, depth>(p, key, dq, shared + Room::own + lane.own_warp * Products::room);
+  });
+  store_rows<Products, depth>(dq, batch.scale, batch.scale, query, batch.rows(dqkv, at, 3, 0), row);
+}
+
+/// dK and dV: the rows of a warp are keys, the columns of its scores queries.
+template <class Products, int depth, class T>
+__global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp)
+    key_gradient_kernel(Batch<T> batch, const float* lse, const T* dout, const float* means, T* dqkv) {
+  using Element = typename Products::Element;
+  using Room = LongRoom<Products, depth>;
+  constexpr int next = Room::row, tile = Room::tile, rows = 16 * Room::warps;
+  const auto at = batch.place();
+  const int first = at.block * rows;
+  if (first >= at.rows) return;
+  const Sight sight = Sight{mask_of(batch.heads, at.head), at.rows, at.rows}.transposed();
+  const auto queries = batch.rows(batch.qkv, at, 3, 0), gradients = batch.rows(dout, at, 1, 0);
+  Element* const shared = shared_memory<Element>();
+  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 1), first, shared + Room::first);
+  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 2), first, shared + Room::second);
+
+  const Lane lane;
+  const int row = first + 16 * lane.own_warp;
+  Element* const key = shared + Room::first + 16 * lane.own_warp * next;
+  Element* const value = shared + Room::second + 16 * lane.own_warp * next;
+  const Range own = sight.of(row, 16), seen[2] = {sight.of(row + lane.group), sight.of(row + lane.group + 8)};
+  float* const columns = reinterpret_cast<float*>(shared + Room::all);  // [stage][lse, D][tile]
+  float dk[depth / 8][4] = {}, dv[depth / 8][4] = {};
+  over_tiles<tile>(
+      sight.of(first, rows),
+      [&](int from, int stage) {
+        if (const int i = static_cast<int>(threadIdx.x); i < tile) {
+          const long of_query = static_cast<long>(at.begin + from + i) * batch.heads.count + at.head;
+          columns[2 * stage * tile + i] = from + i < at.rows ? lse[of_query] : 0.0f;
+          columns[(2 * stage + 1) * tile + i] = from + i < at.rows ? means[of_query] : 0.0f;
+        }
+        load_rows<tile, depth>(queries, from, shared + Room::tiles + stage * Room::stage);
+        load_rows<tile, depth>(gradients, from, shared + Room::tiles + stage * Room::stage + tile * next);
+      },
+      [&](int from, int stage) {
+        const Element* const query = shared + Room::tiles + stage * Room::stage;
+        const Element* const gradient = query + tile * next;
+        for (int step = 0; step < tile; step += span) {
+          if (!own.meets(from + step, span)) continue;
+          float p[span / 8][4] = {}, ds[span / 8][4] = {};
+          Products::template multiply_transposed<depth, span>(key, query + step * next, p);
+          Products::template multiply_transposed<depth, span>(value, gradient + step * next, ds);
+          for (int c = 0; c < span / 8; ++c)
+            for (int j = 0; j < 2; ++j) {
+              const int column = step + 8 * c + 2 * lane.member + j;
+              const float log_sum = columns[2 * stage * tile + column], mean = columns[(2 * stage + 1) * tile + column];
+              for (int half = 0; half < 2; ++half) {
+                const int i = 2 * half + j;
+                p[c][i] = seen[half].has(from + column) ? exponential<T>(p[c][i] * batch.scale - log_sum) : 0.0f;
+                ds[c][i] = p[c][i] * (ds[c][i] - mean);
+              }
+            }
+          Element* const room = shared + Room::own + lane.own_warp * Products::room;
+          Products::template multiply_registers<span, depth>(p, gradient + step * next, dv, room);
+          Products::template multiply_registers<span, depth>(ds, query + step * next, dk, room);
+        }
+      });
+  store_rows<Products, depth>(dk, batch.scale, batch.scale, key, batch.rows(dqkv, at, 3, 1), row);
+  store_rows<Products, depth>(dv, 1, 1, value, batch.rows(dqkv, at, 3, 2), row);
+}
+
+// --- On the host. ---
+
+/// f(products, depth): what multiplies heads of this size, and how deep tiles are made for them, the rest zeros.
+template <class T, class F>
+void with_products(int size, F&& f) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (size % 16 == 0 && size <= 128) {
+      if (size == 16) return f(TensorCores(), Constant<16>());
+      if (size == 32) return f(TensorCores(), Constant<32>());
+      if (size <= 64) return f(TensorCores(), Constant<64>());
+      return f(TensorCores(), Constant<128>());
+    }
+  } else {
+    if (size <= 16) return f(Plain(), Constant<16>());
+    if (size <= 32) return f(Plain(), Constant<32>());
+    if (size > 64 && size <= 128) return f(Plain(), Constant<128>());
+  }
+  if (size <= 64) return f(Plain(), Constant<64>());
+  require(size <= 256, "a head has ", size, " columns, but attention on the GPU takes at most 256: take more heads");
+  f(Plain(), Constant<256>());
+}
+
+template <class T>
+bool aligned(const T* x) {
+  return reinterpret_cast<std::uintptr_t>(x) % 16 == 0;
+}
+
+/// The batch in parts of so many rows; wide if everything, `others` too, lies as 16 bytes want it.
+template <class T>
+Batch<T> batch_of(const T* qkv, const std::int32_t* offsets, int longest, int rows, int width, const Heads& heads, bool others) {
+  const int size = width / heads.count;
+  return {.qkv = qkv,
+          .offsets = offsets,
+          .heads = heads,
+          .width = width,
+          .size = size,
+          .blocks = (longest + rows - 1) / rows,
+          .scale = 1 / std::sqrt(static_cast<float>(size)),
+          .wide = size * sizeof(T) % 16 == 0 && aligned(qkv) && others};
+}
+
+template <class T>
+dim3 blocks_of(const Batch<T>& batch, int sequences) {
+  const long blocks = static_cast<long>(sequences) * batch.heads.count * batch.blocks;
+  require(blocks <= 0x7fffffffL, "a batch has ", sequences, " sequences, too many for one call of attention: make it smaller");
+  return dim3(static_cast<unsigned>(blocks));
+}
+
+template <class Products, int depth, int warps, class T>
+void launch_forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, const Cache<T>& cache, T* out,
+                    float* lse) {
+  constexpr std::size_t shared = ForwardRoom<Products, depth, warps>::all * sizeof(typename Products::Element);
+  static_assert(shared <= 227 * 1024);
+  const auto batch = batch_of(qkv, offsets, longest, 16 * warps, width, heads, aligned(out) && aligned(cache.keys) && aligned(cache.values));
+  launch(attention_kernel<Products, depth, warps, T>, blocks_of(batch, sequences), warps * warp, shared, batch, cache, out, lse);
+}
+
+template <class T>
+void forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, const Cache<T>& cache, T* out,
+             float* lse) {
+  with_products<T>(width / heads.count, [&](auto products, auto depth) {
+    using Products = decltype(products);
+    if constexpr (std::is_same_v<Products, TensorCores>)  // so many rows that keys and values are read once
+      if (longest > 64) return launch_forward<Products, depth, 8>(qkv, offsets, sequences, longest, width, heads, cache, out, lse);
+    launch_forward<Products, depth, Products::template warps<depth>>(qkv, offsets, sequences, longest, width, heads, cache, out, lse);
+  });
+}
+
+/// Whether there is a kernel for sequences up to `most`, and it was launched.
+template <class Products, int depth, int most, class T>
+bool launch_short_backward(const T* qkv, const float* lse, const T* dout, const std::int32_t* offsets, int sequences, int longest, int width,
+                           const Heads& heads, T* dqkv) {
+  constexpr std::size_t shared = ShortRoom<Products, depth, most>::all * sizeof(typename Products::Element);
+  if constexpr (shared > 227 * 1024 || (std::is_same_v<Products, Plain> && most > 64)) {
+    return false;
+  } else {
+    if (longest > most) return false;
+    const auto batch = batch_of(qkv, offsets, longest, most, width, heads, aligned(dout) && aligned(dqkv));
+    launch(short_backward_kernel<Products, depth, most, T>, blocks_of(batch, sequences), 2 * most, shared, batch, lse, dout, dqkv);
+    return true;
+  }
+}
+
+}  // namespace detail
+
+/// Sequence s of qkv [rows, 3 width] is rows offsets[s] .. offsets[s + 1] - 1, on the device, and none is longer than `longest`.
+/// out [rows, width], lse [rows, heads].
+template <class T>
+void attention(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, T* out, float* lse) {
+  detail::forward<T>(qkv, offsets, sequences, longest, width, heads, {}, out, lse);
+}
+
+/// How many floats attention_backward needs as scratch: D.
+template <class T>
+long attention_backward_scratch(int rows, int heads) {
+  return static_cast<long>(rows) * heads;
+}
+
+/// dout [rows, width] -> dqkv [rows, 3 width]; qkv and lse as they were in forward.
+template <class T>
+void attention_backward(const T* qkv, const float* lse, const T* dout, const std::int32_t* offsets, int sequences, int longest, int width,
+                        const Heads& heads, float* scratch, T* dqkv) {
+  using namespace detail;
+  with_products<T>(width / heads.count, [&](auto products, auto depth) {
+    using Products = decltype(products);
+    if (launch_short_backward<Products, depth, 64>(qkv, lse, dout, offsets, sequences, longest, width, heads, dqkv)) return;
+    if (launch_short_backward<Products, depth, 96>(qkv, lse, dout, offsets, sequences, longest, width, heads, dqkv)) return;
+    if (launch_short_backward<Products, depth, 128>(qkv, lse, dout, offsets, sequences, longest, width, heads, dqkv)) return;
+    using Room = LongRoom<Products, depth>;
+    static_assert(Room::bytes_with_columns <= 227 * 1024);
+    const auto batch = batch_of(qkv, offsets, longest, 16 * Room::warps, width, heads, aligned(dout) && aligned(dqkv));
+    const dim3 blocks = blocks_of(batch, sequences);
+    launch(query_gradient_kernel<Products, depth, T>, blocks, Room::warps * warp, Room::bytes, batch, lse, dout, scratch, dqkv);
+    launch(key_gradient_kernel<Products, depth, T>, blocks, Room::warps * warp, Room::bytes_with_columns, batch, lse, dout, scratch, dqkv);
+  });
+}
+
+}  // namespace relay::cuda

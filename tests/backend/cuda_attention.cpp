@@ -1,0 +1,271 @@
+// The CUDA backend's attention, its kernels run on the host (cuda_on_host.hpp): every path against reference.hpp, in both orders of
+// threads, with the same bits.
+#include <relay/backend/cuda/cached_attention.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include "reference.hpp"
+
+using namespace relay;
+using cuda::bf16;
+using cuda_on_host::Order;
+using reference::Matrix;
+
+namespace {
+
+constexpr Mask masks[] = {Mask::none, Mask::causal, Mask::anticausal};
+
+/// Both orders of a block's threads; afterwards the first again.
+template <class F>
+void in_both_orders(F&& f) {
+  for (const Order order : {Order::forwards, Order::backwards}) {
+    cuda_on_host::thread_order = order;
+    f();
+  }
+  cuda_on_host::thread_order = Order::forwards;
+}
+
+template <class T>
+T from_double(double x) {
+  return cuda::element<T>(static_cast<float>(x));
+}
+template <>
+std::int32_t from_double(double x) {
+  return static_cast<std::int32_t>(x);
+}
+double to_double(float x) { return static_cast<double>(x); }
+double to_double(bf16 x) { return static_cast<double>(cuda::number(x)); }
+
+/// Elements on the device: exactly so many, so that the sanitizer sees what is read beside them. Fresh ones are NaNs.
+template <class T>
+class OnDevice {
+ public:
+  explicit OnDevice(std::size_t size) : size_(size) {
+    void* memory = nullptr;
+    cuda::check(cudaMalloc(&memory, std::max<std::size_t>(1, size * sizeof(T))), "allocate");
+    data_ = static_cast<T*>(memory);
+  }
+  template <class Values>
+  explicit OnDevice(const Values& values) : OnDevice(values.size()) {
+    for (std::size_t i = 0; i < size_; ++i) data_[i] = from_double<T>(static_cast<double>(values[i]));
+  }
+  OnDevice(const OnDevice&) = delete;
+  ~OnDevice() { cudaFree(data_); }
+
+  T* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  Matrix matrix(int rows, int cols) const {
+    Matrix m(rows, cols);
+    for (std::size_t i = 0; i < m.values.size(); ++i) m.values[i] = to_double(data_[i]);
+    return m;
+  }
+  bool same_bits(const OnDevice& other) const { return std::memcmp(data_, other.data_, size_ * sizeof(T)) == 0; }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_;
+};
+
+/// Normal values that T has.
+template <class T>
+Matrix random(int rows, int cols, Random& random, double deviation = 1) {
+  Matrix m(rows, cols);
+  for (double& v : m.values) v = to_double(from_double<T>(deviation * random.normal()));
+  return m;
+}
+
+/// The largest error, relative to the largest element (or 1).
+double error(const Matrix& actual, const Matrix& expected) {
+  double scale = 1, worst = 0;
+  for (std::size_t i = 0; i < expected.values.size(); ++i) {
+    scale = std::max(scale, std::abs(expected.values[i]));
+    const double e = std::abs(actual.values[i] - expected.values[i]);
+    worst = std::isnan(e) ? 1e30 : std::max(worst, e);
+  }
+  return worst / scale;
+}
+
+/// float: sums of float32. bf16, whose inputs are rounded before: P and dS are rounded to 8 bits, and so is the result.
+template <class T>
+constexpr double tolerance = std::is_same_v<T, float> ? 4e-6 : 8e-3;
+
+struct Shape {
+  Heads heads;
+  int size;
+  std::vector<int> lengths;
+  int sequences = 0;  // of a prefix; 0: all
+  int longest = 0;    // said to be; 0: as it is
+  double deviation = 1;
+  double loose = 1;
+};
+
+template <class T>
+void check(const Shape& shape) {
+  std::vector<int> offsets{0};
+  for (const int n : shape.lengths) offsets.push_back(offsets.back() + n);
+  const int sequences = shape.sequences > 0 ? shape.sequences : static_cast<int>(shape.lengths.size());
+  const int longest = shape.longest > 0 ? shape.longest : *std::max_element(shape.lengths.begin(), shape.lengths.end());
+  const int count = shape.heads.count, width = count * shape.size, rows = offsets[static_cast<std::size_t>(sequences)];
+  CAPTURE(count);
+  CAPTURE(shape.size);
+  CAPTURE(longest);
+  CAPTURE(sequences);
+  CAPTURE(static_cast<int>(shape.heads.mask));
+  CAPTURE(shape.heads.directional);
+  Random own(Key(7).fold(static_cast<std::uint64_t>(shape.size)).fold(static_cast<std::uint64_t>(rows)));
+  const Matrix qkv = random<T>(rows, 3 * width, own, shape.deviation), dout = random<T>(rows, width, own);
+  const auto expected = reference::attention(qkv, reference::Offsets(offsets.begin(), offsets.begin() + sequences + 1), shape.heads, dout);
+  const auto all = static_cast<std::size_t>(rows);
+  const auto elements = all * static_cast<std::size_t>(width);
+  const OnDevice<T> x(qkv.values), d(dout.values);
+  const OnDevice<std::int32_t> at(offsets);
+  std::vector<OnDevice<T>*> outs, gradients;
+  in_both_orders([&] {
+    auto* const out = outs.emplace_back(new OnDevice<T>(elements));
+    auto* const dqkv = gradients.emplace_back(new OnDevice<T>(3 * elements));
+    const OnDevice<float> lse(all * static_cast<std::size_t>(count));
+    const OnDevice<float> scratch(static_cast<std::size_t>(cuda::attention_backward_scratch<T>(rows, count)));
+    cuda::attention(x.data(), at.data(), sequences, longest, width, shape.heads, out->data(), lse.data());
+    CHECK(error(out->matrix(rows, width), expected.out) < shape.loose * tolerance<T>);
+    CHECK(error(lse.matrix(rows, count), expected.lse) < shape.loose * 4e-6);
+    cuda::attention_backward(x.data(), lse.data(), d.data(), at.data(), sequences, longest, width, shape.heads, scratch.data(), dqkv->data());
+    CHECK(error(dqkv->matrix(rows, 3 * width), expected.dqkv) < shape.loose * tolerance<T>);
+  });
+  CHECK(outs[0]->same_bits(*outs[1]));
+  CHECK(gradients[0]->same_bits(*gradients[1]));
+  for (auto* o : outs) delete o;
+  for (auto* g : gradients) delete g;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("short and odd heads, every mask, a prefix of the batch", T, float, bf16) {
+  for (const auto& [count, size] : {std::pair{1, 2}, {3, 6}, {2, 16}, {1, 9}, {1, 24}})
+    for (const Mask mask : masks) check<T>({.heads = {count, mask}, .size = size, .lengths = {17, 1, 40, 3, 16}});
+  for (const int directional : {1, 3}) {
+    check<T>({.heads = {3, Mask::none, directional}, .size = 16, .lengths = {33, 1, 20}});
+    check<T>({.heads = {3, Mask::none, directional}, .size = 6, .lengths = {33, 1, 70, 3}, .sequences = 2});
+  }
+}
+
+TEST_CASE_TEMPLATE("lengths about those of tiles", T, float, bf16) {
+  for (const int size : {16, 12})
+    for (const Mask mask : masks) {
+      check<T>({.heads = {1, mask}, .size = size, .lengths = {64, 31, 48}});
+      check<T>({.heads = {1, mask}, .size = size, .lengths = {65, 1, 96}});
+      check<T>({.heads = {1, mask}, .size = size, .lengths = {127, 16, 64}});
+      check<T>({.heads = {1, mask}, .size = size, .lengths = {200, 17, 130, 1, 64}});
+    }
+}
+
+TEST_CASE_TEMPLATE("the sizes of heads that models have", T, float, bf16) {
+  for (const int size : {32, 64}) {
+    for (const Mask mask : masks) check<T>({.heads = {1, mask}, .size = size, .lengths = {33, 50}});
+    check<T>({.heads = {2, Mask::none, 2}, .size = size, .lengths = {70}});
+    check<T>({.heads = {2, Mask::none, 2}, .size = size, .lengths = {70, 3}, .longest = 300});
+    check<T>({.heads = {1, Mask::causal}, .size = size, .lengths = {100}});
+    check<T>({.heads = {1, Mask::causal}, .size = size, .lengths = {150}});
+  }
+}
+
+TEST_CASE_TEMPLATE("other sizes of heads", T, float, bf16) {
+  for (const int size : {48, 80, 128, 130, 256}) {
+    check<T>({.heads = {1, Mask::causal}, .size = size, .lengths = {20, 3}});
+    check<T>({.heads = {1, Mask::anticausal}, .size = size, .lengths = {35}, .longest = 129});
+  }
+  check<T>({.heads = {1, Mask::none}, .size = 128, .lengths = {90}});
+}
+
+TEST_CASE_TEMPLATE("scores of several hundreds", T, float, bf16) {
+  for (const int size : {6, 16})
+    for (const Mask mask : masks) {
+      check<T>({.heads = {1, mask}, .size = size, .lengths = {19, 2}, .deviation = 20, .loose = 300});
+      check<T>({.heads = {1, mask}, .size = size, .lengths = {19, 140}, .deviation = 20, .loose = 300});
+    }
+}
+
+TEST_CASE("heads of more columns than there are kernels for") {
+  const OnDevice<float> x(std::size_t{3 * 257});
+  const OnDevice<std::int32_t> offsets(std::vector<int>{0, 1});
+  CHECK_THROWS(cuda::attention(x.data(), offsets.data(), 1, 1, 257, Heads{1}, x.data(), x.data()));
+}
+
+TEST_CASE_TEMPLATE("elements that do not lie as 16 bytes want it", T, float, bf16) {
+  Random own(Key(3));
+  const int rows = 21, width = 32;
+  const Matrix qkv = random<T>(rows, 3 * width, own), dout = random<T>(rows, width, own);
+  const auto expected = reference::attention(qkv, {0, rows}, {2, Mask::causal}, dout);
+  std::vector<double> shifted(1);
+  shifted.insert(shifted.end(), qkv.values.begin(), qkv.values.end());
+  const OnDevice<T> x(shifted), d(dout.values), out(dout.values.size()), dqkv(qkv.values.size());
+  const OnDevice<float> lse(std::size_t{2 * rows}), scratch(std::size_t{2 * rows});
+  const OnDevice<std::int32_t> offsets(std::vector<int>{0, rows});
+  for (const int longest : {rows, 129}) {
+    cuda::attention(x.data() + 1, offsets.data(), 1, longest, width, {2, Mask::causal}, out.data(), lse.data());
+    CHECK(error(out.matrix(rows, width), expected.out) < tolerance<T>);
+    cuda::attention_backward(x.data() + 1, lse.data(), d.data(), offsets.data(), 1, longest, width, {2, Mask::causal}, scratch.data(), dqkv.data());
+    CHECK(error(dqkv.matrix(rows, 3 * width), expected.dqkv) < tolerance<T>);
+  }
+}
+
+// Two sequences in slots 2 and 0, continued in pieces, one row or more: as if each had been run at once. The cache was full of NaNs.
+TEST_CASE_TEMPLATE("attention to a cache", T, float, bf16) {
+  for (const auto& [heads, size] : {std::pair{1, 2}, {3, 6}, {2, 16}, {1, 32}, {1, 64}, {1, 128}, {1, 200}}) {
+    CAPTURE(size);
+    const int width = heads * size, slots = 3, positions = 150;
+    const bool brief = size != 6;
+    const std::vector<std::pair<int, int>> pieces = brief ? std::vector<std::pair<int, int>>{{33, 1}, {1, 1}, {1, 40}, {5, 0}, {1, 1}}
+                                                          : std::vector<std::pair<int, int>>{{5, 3}, {1, 1}, {1, 5}, {40, 0}, {1, 0}, {2, 66}, {70, 1}, {1, 0}, {1, 1}};
+    int all_n = 0, all_m = 0;
+    for (const auto& [n, m] : pieces) all_n += n, all_m += m;
+    Random own(Key(11).fold(static_cast<std::uint64_t>(size)));
+    const Matrix a = random<T>(all_n, 3 * width, own), b = random<T>(all_m, 3 * width, own);
+    const Matrix all_a = reference::attention(a, {0, all_n}, {heads, Mask::causal}, Matrix(all_n, width)).out;
+    const Matrix all_b = reference::attention(b, {0, all_m}, {heads, Mask::causal}, Matrix(all_m, width)).out;
+    in_both_orders([&] {
+      const auto cells = static_cast<std::size_t>(slots * positions * width);
+      const OnDevice<T> keys(cells), values(cells);
+      int done_a = 0, done_b = 0;
+      for (const auto& [n, m] : pieces) {
+        const int rows = n + m;
+        Matrix qkv(rows, 3 * width), expected(rows, width);
+        for (int r = 0; r < rows; ++r) {
+          for (int c = 0; c < 3 * width; ++c) qkv(r, c) = r < n ? a(done_a + r, c) : b(done_b + r - n, c);
+          for (int c = 0; c < width; ++c) expected(r, c) = r < n ? all_a(done_a + r, c) : all_b(done_b + r - n, c);
+        }
+        const OnDevice<T> x(qkv.values), out(expected.values.size());
+        const OnDevice<std::int32_t> offsets(std::vector<int>{0, n, n + m}), slot(std::vector<int>{2, 0}), start(std::vector<int>{done_a, done_b});
+        cuda::attention_cached(x.data(), offsets.data(), m > 0 ? 2 : 1, std::max(n, m), slot.data(), start.data(), positions, width, heads, keys.data(),
+                               values.data(), positions, out.data());
+        CHECK(error(out.matrix(rows, width), expected) < tolerance<T>);
+        done_a += n;
+        done_b += m;
+      }
+    });
+  }
+}
+
+// What stands beside a sequence changes none of its bits.
+TEST_CASE_TEMPLATE("a step of decoding beside a prompt and alone", T, float, bf16) {
+  const int width = 32, positions = 40;
+  Random own(Key(13));
+  const Matrix past = random<T>(20, 3 * width, own), both = random<T>(1 + 9, 3 * width, own);
+  const auto run = [&](int sequences, OnDevice<T>& out) {
+    const OnDevice<T> keys(static_cast<std::size_t>(2 * positions * width)), values(static_cast<std::size_t>(2 * positions * width)), p(past.values),
+        x(both.values), ignored(static_cast<std::size_t>(20 * width));
+    const OnDevice<std::int32_t> before(std::vector<int>{0, 20}), offsets(std::vector<int>{0, 1, 10}), slots(std::vector<int>{1, 0}),
+        zero(std::vector<int>{0}), starts(std::vector<int>{20, 0});
+    cuda::attention_cached(p.data(), before.data(), 1, 20, slots.data(), zero.data(), 20, width, 2, keys.data(), values.data(), positions, ignored.data());
+    cuda::attention_cached(x.data(), offsets.data(), sequences, sequences == 1 ? 1 : 9, slots.data(), starts.data(), 21, width, 2, keys.data(),
+                           values.data(), positions, out.data());
+  };
+  OnDevice<T> alone(static_cast<std::size_t>(10 * width)), beside(static_cast<std::size_t>(10 * width));
+  run(1, alone);
+  run(2, beside);
+  CHECK(std::memcmp(alone.data(), beside.data(), width * sizeof(T)) == 0);
+}
