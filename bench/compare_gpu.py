@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """bench/compare_gpu.py --bench build/release/bench/gpu_jobs --python /path/with/torch/bin/python: relay against PyTorch on a GPU.
 
-The same jobs on the same problems (bench/gpu_jobs.cpp, bench/compare/peer.py). A job at a time: the library, PyTorch's variants, each in
-a process of its own that has all of the GPU's memory, and the library again. The batches of the library are the mixture as it
+The same jobs on the same problems (bench/gpu_jobs.cpp, bench/compare/peer.py), one after the other: the library, PyTorch's variants,
+each in a process of its own that has all of the GPU's memory, and the library again. The batches of the library are the mixture as it
 comes, ragged; those of PyTorch are of one task and length each, the same problems, sorted. Rates are medians with their range. "of the
 matrix rate": the library's FLOP/s over those of a large product of the same library with the same scalars in the same run.
 
@@ -27,19 +27,19 @@ import time
 
 from compare import Library, Peer, Problem, markdown, positive_integer, positive_number, revision, short, spread, torch_of
 
-VARIANTS = ("compiled", "graphs", "eager")  # in the order in which they are worth the time
+VARIANTS = ("compiled", "eager", "graphs")  # in this order, all jobs of one before the next: there may not be time for all
 MATRIX = "matrix_rate/{}/8192x8192x8192"
 
 
 class Clock:
-    def __init__(self, minutes):
-        self.end = time.monotonic() + 60 * minutes if minutes else float("inf")
+    def __init__(self, seconds):
+        self.end = time.monotonic() + seconds
 
     def left(self):
         return self.end - time.monotonic()
 
     def timeout(self):
-        return None if self.left() == float("inf") else max(self.left(), 1)
+        return max(self.left(), 1) if self.left() < 1e6 else None
 
 
 class TimedPeer(Peer):
@@ -86,42 +86,51 @@ def measure_library(library, clock, result, job, options):
 
 
 def measure_variant(clock, result, job, variant, python, description, options):
-    if clock.left() < 20:
-        result["absent"][variant] = "no time left"
-        return
+    """A worker that takes much longer than it should to begin, to choose and to finish the last way is ended."""
+    own = Clock(min(clock.left(), options.choosing + 60))
     peer = None
     try:
-        peer = TimedPeer(clock, python, description)
+        if clock.left() < 20:
+            raise Problem("no time left")
+        peer = TimedPeer(own, python, description)
         for _ in range(options.times):
             answer = peer.ask(job["name"], result["scalars"], 1, variant, options.seconds, options.choosing)
             if "absent" in answer:
-                result["absent"][variant] = answer["absent"]
-                break
+                raise Problem(answer["absent"])
             for what in ("tokens", "parameters"):
                 if answer[what] != job[what]:
-                    raise Problem(f"{job['name']}: not the same job: {what} {job[what]} here, {answer[what]} in PyTorch")
+                    raise Problem(f"not the same job: {what} {job[what]} here, {answer[what]} in PyTorch")
             result["rates"].setdefault(variant, []).append(answer["rate"])
             result["ways"][variant] = {key: answer[key] for key in ("way", "tried", "failed", "bytes")}
     except Problem as problem:  # the other variants remain
-        result["absent"].setdefault(variant, str(problem))
+        result["absent"][variant] = str(problem)
     finally:
         if peer:
             peer.end()
 
 
-def compare(library, clock, job, scalars, python, description, options):
-    result = dict(job=job["name"], scalars=scalars, unit=job["unit"], tokens=job["tokens"], work=job["flops"], rates={}, flops=[], slices={}, ways={},
-                  absent={})
-    try:
-        measure_library(library, clock, result, job, options)
-        if python:
-            for variant in options.variants:
-                measure_variant(clock, result, job, variant, python, description, options)
-            if clock.left() > 10:
-                measure_library(library, clock, result, job, options)
-    except Problem as problem:
-        result["absent"]["relay"] = str(problem)
-    return result
+def compare(library, clock, jobs, python, description, options, write):
+    results = [dict(job=job["name"], scalars=scalars, unit=job["unit"], tokens=job["tokens"], work=job["flops"], rates={}, flops=[], slices={},
+                    ways={}, absent={}) for scalars in options.scalars for job in jobs]
+
+    def each(what, measure):
+        for result, job in zip(results, list(jobs) * len(options.scalars)):
+            begin = time.monotonic()
+            try:
+                measure(result, job)
+            except Problem as problem:
+                result["absent"][what] = str(problem)
+            said = f"not measured: {result['absent'][what]}" if what in result["absent"] else f"{short(statistics.median(result['rates'][what]))} {result['unit']}/s"
+            print(f"{job['name']}, {result['scalars']}, {what}: {said} ({time.monotonic() - begin:.0f} s)", flush=True)
+            write(results)
+
+    each("relay", lambda result, job: measure_library(library, clock, result, job, options))
+    if python:
+        for variant in options.variants:
+            each(variant, lambda result, job: measure_variant(clock, result, job, variant, python, description, options))
+        if clock.left() > 15 * len(results):
+            each("relay", lambda result, job: measure_library(library, clock, result, job, options))
+    return results
 
 
 # --- Reporting ---
@@ -151,7 +160,7 @@ def report(about, machine, results, options):
     parts += [f"* {name}: {about[name]}" for name in ("gpu", "compiler", "torch", "command")]
     parts += [f"* {name}: " + (f"{rate / 1e12:.1f} TFLOP/s" if name.startswith("matrix") else f"{rate / 1e9:.0f} GB/s, read and written")
               for name, rate in machine.items()]
-    parts += ["", f"Medians of {options.times} times {options.seconds:g} s or more of each side, twice that of relay, [least .. most].", ""]
+    parts += ["", f"Medians of {options.times} times {options.seconds:g} s or more of each side, of relay twice that where there was time, [least .. most].", ""]
     parts += [markdown([row(r, machine) for r in results], HEADER), ""]
     slices = [[name, r["unit"] + "/s", short(rate)] for r in results for name, rate in r["slices"].items() if len(r["slices"]) > 1]
     if slices:
@@ -200,8 +209,8 @@ def parse():
 
 
 def main():
-    options, clock = parse(), None
-    clock = Clock(options.minutes)
+    options = parse()
+    clock = Clock(60 * options.minutes if options.minutes else float("inf"))
     try:
         asked = subprocess.run([options.bench, "--benchmark_list_tests"], capture_output=True, text=True)
         if asked.returncode == 77:
@@ -222,23 +231,18 @@ def main():
                  command=shlex.join(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv))
     machine = {name: one[0]["flops" if "flops" in one[0] else "bytes"]
                for name, one in rates(library, clock, "(matrix_rate/.*|memory_rate)", 0.5).items()}
-    results = []
-    print(markdown([], HEADER), flush=True)  # the rows follow as they are measured
+    write = (lambda results: write_files(options.out, about, machine, results, options)) if options.out else (lambda results: None)
     with tempfile.TemporaryDirectory() as directory:
         description = os.path.join(directory, "jobs.json")
         with open(description, "w") as file:
             json.dump(library.description, file)
-        for scalars in options.scalars:
-            for job in chosen:
-                results.append(compare(library, clock, job, scalars, options.python if torch else None, description, options))
-                print("| " + " | ".join(row(results[-1], machine)) + " |", flush=True)
-                if options.out:  # after every job: what has been measured is not lost
-                    write(options.out, about, machine, results, options)
+        results = compare(library, clock, chosen, options.python if torch else None, description, options, write)
+    print("\n" + markdown([row(r, machine) for r in results], HEADER))
     if any("relay" in r["absent"] for r in results):
         raise Problem("; ".join(f"{r['job']}: {r['absent']['relay']}" for r in results if "relay" in r["absent"]))
 
 
-def write(name, about, machine, results, options):
+def write_files(name, about, machine, results, options):
     with open(name + ".md", "w") as file:
         file.write(report(about, machine, results, options))
     with open(name + ".json", "w") as file:

@@ -20,7 +20,7 @@
 #
 # Nothing is installed: CMake finds what relay needs, or is told where by CMAKE_PREFIX_PATH in the environment.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 all=build,tests,bits,memcheck,compare,pipeline,racecheck,profile
 only=$all minutes=8 python=python3 out=build/gpu/results
@@ -51,7 +51,7 @@ build=build/gpu
 mkdir -p "$out" "$build" || exit 1
 out=$(cd "$out" && pwd)
 rows=$build/rows.md shown=$build/shown.md
-: >"$out/log.txt" >"$rows" >"$shown"
+for file in "$out/log.txt" "$rows" "$shown"; do : >"$file"; done
 end=$((SECONDS + 60 * minutes))
 failed=0
 for directory in "${CUDA_HOME:-/usr/local/cuda}" "${CUDA_PATH:-/usr/local/cuda}"; do  # where NVIDIA leaves its tools
@@ -214,10 +214,9 @@ tenth=(--set looped_aligned.steps=1000 --set looped_vanilla.steps=100 --set ar.s
 part pipeline 60 bash -c "$(call pipeline "${tenth[@]}")"
 wanted pipeline && [ -s $build/pipeline.log ] && tail -n 30 $build/pipeline.log | as_text | show "The demo's pipeline, a tenth of its steps"
 sanitizer racecheck
-for job in paper/looped_training/bf16/slices:1; do
-  part profile 90 bash -c "$(call kernels_of_step $job)"
-  wanted profile && [ -s $build/profile.log ] && tail -n 45 $build/profile.log | as_text | show "The kernels of one step: $job"
-done
+step=paper/looped_training/bf16/slices:1
+part profile 90 bash -c "$(call kernels_of_step $step)"
+wanted profile && [ -s $build/profile.log ] && tail -n 45 $build/profile.log | as_text | show "The kernels of one step: $step"
 part demo 600 bash -c "$(call pipeline)"
 wanted demo && [ -s $build/demo.log ] && tail -n 30 $build/demo.log | as_text | show "The demo's pipeline"
 echo "gpu.sh: $out/results.md"
