@@ -19,6 +19,7 @@ import os
 import re
 import select
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -251,6 +252,7 @@ def write_files(name, about, machine, results, options):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers end, too
     try:
         main()
     except Problem as problem:

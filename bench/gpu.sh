@@ -82,7 +82,8 @@ write_results() {
 wanted() { [[ ,$only, == *,"$1",* ]]; }
 
 note() {  # PART OUTCOME SECONDS COMMAND
-  echo "| $1 | $2 | $3 | \`${4//|/\\|}\` |" >>"$rows"
+  local command=${4#bash -c *set -x; }
+  echo "| $1 | $2 | $3 | \`${command//|/\\|}\` |" >>"$rows"
   echo "gpu.sh: $1: $2${3:+, $3 s}"
   write_results
 }
@@ -186,8 +187,8 @@ write_results
 # `timeout` runs programs: a part that is a function is this script's, in a shell of its own.
 export build out python capability end
 export -f configure_and_build compare pipeline kernels_of_step
-# Bash counts SECONDS anew in another shell.
-call() { printf 'SECONDS=%s; ' "$SECONDS"; printf '%q ' "$@"; }
+# Bash counts SECONDS anew in another shell. The log shows what the function runs.
+call() { printf 'SECONDS=%s; set -x; ' "$SECONDS"; printf '%q ' "$@"; }
 
 part build 300 bash -c "$(call configure_and_build)" || tail -n 30 $build/build.log 2>/dev/null
 if [ -z "$gpu" ]; then
