@@ -12,20 +12,28 @@ set(relay_warnings
   -Wnon-virtual-dtor -Woverloaded-virtual
   # clang counts -Wsign-conversion into -Wconversion, g++ does not. Eigen's indices are signed, the standard library's
   # are not: casts at every subscript would hide more than they show.
-  -Wno-sign-conversion
+  -Wno-sign-conversion)
+set(relay_gnu_warnings
   # g++ 12 sees overlapping copies in any `"literal" + std::string` (its bug 105651).
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
+  -Wno-restrict
   # g++ derives these from what its optimiser happened to do, and at -O2 and -O3 they are wrong often enough inside
   # Eigen and std::string: shown, never an error; what is uninitialised not even shown, since with AVX-512 it is about
   # g++ 12's own intrinsics, a hundred times a file (clang still says what is).
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-maybe-uninitialized -Wno-error=array-bounds -Wno-error=stringop-overflow
-    -Wno-error=stringop-overread>)
-target_compile_options(relay_development INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${relay_warnings}>")
+  -Wno-uninitialized -Wno-maybe-uninitialized -Wno-error=array-bounds -Wno-error=stringop-overflow -Wno-error=stringop-overread)
+target_compile_options(relay_development INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:${relay_warnings}>"
+  "$<$<COMPILE_LANG_AND_ID:CXX,GNU>:${relay_gnu_warnings}>")
 # What nvcc hands to the host's compiler is its own rewriting of the source: the stricter warnings are about that. (CMake makes nvcc's
 # warnings errors, where they are to be, but not those of the host's compiler.)
-target_compile_options(relay_development INTERFACE
-  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>
-  $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${CMAKE_COMPILE_WARNING_AS_ERROR}>>:-Xcompiler=-Werror>)
+set(relay_cuda_warnings -Wall -Wextra)
+if(CMAKE_COMPILE_WARNING_AS_ERROR)
+  list(APPEND relay_cuda_warnings -Werror)
+endif()
+if(NOT CMAKE_CUDA_HOST_COMPILER MATCHES "clang")
+  list(APPEND relay_cuda_warnings ${relay_gnu_warnings})
+endif()
+list(JOIN relay_cuda_warnings "," relay_cuda_warnings)
+target_compile_options(relay_development INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${relay_cuda_warnings}>)
 
 # --- Sanitizers: what follows -fsanitize=, e.g. "address,undefined" (presets `asan` and `tsan`). ---
 set(RELAY_SANITIZE "" CACHE STRING "Sanitizers for relay's own programs, as -fsanitize= takes them; empty: none")

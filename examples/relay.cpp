@@ -32,7 +32,7 @@ using namespace relay;
 
 #ifndef RELAY_CUDA  // else they are in relay_cuda.cpp
 std::string why_no_gpu() {
-  return "this relay was built without CUDA: configure with -DRELAY_CUDA=ON where NVIDIA's CUDA toolkit is and build it again, or take --backend cpu";
+  return "this relay was built without CUDA: configure with -DRELAY_CUDA=ON where NVIDIA's CUDA toolkit is and build it again, or take the CPU backend";
 }
 std::unique_ptr<Run> run_on_gpu(const RunDirectory&, const PipelineConfig&, Threads&, const Observer&) { fail(why_no_gpu()); }
 #endif

@@ -1,13 +1,19 @@
-// Whole trainings and texts on a GPU, beside the CPU's.
+// Whole trainings and texts on a GPU, beside the CPU's and, with golden values, PyTorch's. One file, since both are the same code to nvcc.
 #include "gpu/training.hpp"
 
 #include <cmath>
 
-#include <relay/backend/cuda.hpp>
+#include <relay/relay.hpp>
 
 #include <doctest/doctest.h>
 
+#include "train/golden.hpp"
+
 using namespace relay;
+
+// As in backend/cuda_golden.cpp: what lies between the products is bf16, too.
+template <>
+constexpr golden::Tolerance golden::tolerance<Cuda<bf16>>{4e-2, 1e-1, 2e-3, 2e-2, 1};
 
 TEST_CASE("Cuda<float> trains as Cpu<float> does") {
   const auto gpu = training::train<Cuda<float>>(), cpu = training::train_on_cpu();
@@ -32,3 +38,8 @@ TEST_CASE("Cuda<float> writes the texts of Cpu<float>") {
   REQUIRE(gpu.size() == 12);
   CHECK(gpu == training::write_on_cpu());
 }
+
+TEST_CASE("the looped transformer is PyTorch's, in float") { golden::looped<Cuda<float>>(); }
+TEST_CASE("the causal transformer is PyTorch's, in float") { golden::causal<Cuda<float>>(); }
+TEST_CASE("the looped transformer is PyTorch's, in bf16") { golden::looped<Cuda<bf16>>(); }
+TEST_CASE("the causal transformer is PyTorch's, in bf16") { golden::causal<Cuda<bf16>>(); }

@@ -69,6 +69,11 @@ wrong "--seed" "$relay" pipeline --out new --seed one
 wrong "--seed" "$relay" data --task arithmetic --length 2 --seed 1.5
 wrong "seed is 9007199254740993, but must be" "$relay" pipeline --out new --seed 9007199254740993
 wrong "seed" "$relay" pipeline --out new --seed 99999999999999999999
+wrong "--backend is 'gpu', but must be cpu or cuda" "$relay" pipeline --out new --backend gpu
+if ! nvidia-smi -L >/dev/null 2>&1; then  # built with CUDA or without
+  wrong "--backend cuda: " "$relay" pipeline --out new --backend cuda
+  wrong "take the CPU backend" "$relay" solve --run run --backend cuda 1+2
+fi
 wrong "--out is empty" "$relay" pipeline --out ""
 wrong "--run is empty" "$relay" solve --run "" 1+2
 wrong "--run is empty" "$relay" evaluate --run "" --model ar --lengths 1
