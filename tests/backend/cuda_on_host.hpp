@@ -92,14 +92,35 @@ class Context {
   std::unique_ptr<char[]> stack_;
 };
 
+/// The copies that a thread has begun. They are made when it waits for them, so that what reads without waiting finds NaNs.
+struct Copies {
+  struct Copy {
+    void* to;
+    const void* from;  // null: zeros
+    long group;
+  };
+  std::vector<Copy> later;
+  long groups = 0;
+
+  void arrive(int but) {
+    std::erase_if(later, [&](const Copy& c) {
+      if (c.group >= groups - but) return false;
+      if (c.from)
+        std::memcpy(c.to, c.from, 16);
+      else
+        std::memset(c.to, 0, 16);
+      return true;
+    });
+  }
+};
+
 /// A block: its threads, of which so many are fibers as wait at once.
 class Block {
  public:
   static constexpr int warp = 32;
 
-  Block(int threads, std::size_t shared) : threads_(threads), shared_(shared / 4 + 1), warps_(static_cast<std::size_t>((threads + warp - 1) / warp)) {
+  Block(int threads, std::size_t shared) : threads_(threads), shared_(shared / 4 + 1), warps_(static_cast<std::size_t>((threads + warp - 1) / warp)), copies_(static_cast<std::size_t>(threads)) {
     if (threads % warp != 0) throw std::logic_error("a block of " + std::to_string(threads) + " threads is no whole number of warps");
-    copies_.resize(static_cast<std::size_t>(threads));
   }
 
   void run(const std::function<void()>& body) {
@@ -133,28 +154,6 @@ class Block {
   void* shared() { return shared_.data(); }
   unsigned thread() const { return static_cast<unsigned>(running_->thread); }
   unsigned threads() const { return static_cast<unsigned>(threads_); }
-
-  /// The copies that a thread has begun. They are made when it waits for them, so that what reads without waiting finds NaNs.
-  struct Copies {
-    struct Copy {
-      void* to;
-      const void* from;  // null: zeros
-      long group;
-    };
-    std::vector<Copy> later;
-    long groups = 0;
-
-    void arrive(int but) {
-      std::erase_if(later, [&](const Copy& c) {
-        if (c.group >= groups - but) return false;
-        if (c.from)
-          std::memcpy(c.to, c.from, 16);
-        else
-          std::memset(c.to, 0, 16);
-        return true;
-      });
-    }
-  };
   Copies& copies() { return copies_[thread()]; }
 
   void barrier() {
