@@ -45,11 +45,13 @@ class Library:
         names = self.run("--benchmark_list_tests").split()
         self.benchmarks = {name.removesuffix("/real_time") for name in names}
 
-    def run(self, *arguments):
+    def run(self, *arguments, timeout=None):
         try:
-            done = subprocess.run([self.program, *arguments], capture_output=True, text=True)
+            done = subprocess.run([self.program, *arguments], capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise Problem(f"{shlex.join([self.program, *arguments])} took longer than {timeout:.0f} s") from None
         except OSError as error:
-            build = "cmake --build --preset release --target bench_jobs"
+            build = f"cmake --build --preset release --target bench_{os.path.basename(self.program)}"
             raise Problem(f"cannot run {self.program}: {error.strerror}: build it with: {build}") from None
         if done.returncode != 0:
             raise Problem(f"{shlex.join([self.program, *arguments])} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
@@ -90,10 +92,10 @@ def believing_mkl(directory):
 class Peer:
     """A worker process, kept alive with what it has compiled while the library runs."""
 
-    def __init__(self, python, description, threads, environment):
+    def __init__(self, python, description, threads, environment, *more):
         self.log = tempfile.TemporaryFile(mode="w+")
         environment = {**os.environ, **environment, "OMP_NUM_THREADS": str(threads)}
-        self.process = subprocess.Popen([python, PEER, description], env=environment, text=True, stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([python, PEER, description, *more], env=environment, text=True, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=self.log, start_new_session=True)
         self.versions = self.answer()
 

@@ -1,22 +1,15 @@
-// What the benchmarks share: sizes of the demo's and the paper's models, batches of arithmetic, and the counters they print.
+// What the CPU's benchmarks share besides: random tensors, batches of arithmetic.
 //
 // "flops" counts multiplications and additions of the matrix products only (2 m n k each; backward twice as many), so that
 // the rate can be held against BM_Product, the bare product of the same library on the same machine in the same run.
 #pragma once
 
-#include <benchmark/benchmark.h>
-
-#include <relay/relay.hpp>
+#include "models.hpp"
 
 namespace bench {
 
 using Backend = relay::Cpu<float>;
 using Tensor = Backend::Tensor;
-
-inline relay::TransformerConfig demo() {
-  return {.width = 64, .layers = 3, .heads = 4, .rotary_base = 100, .directional_heads = 2, .positions = 512};
-}
-inline relay::TransformerConfig paper() { return {.width = 256, .layers = 3, .heads = 4, .positions = 2048}; }
 
 /// Multiply-adds of one token through all layers, without attention's own products.
 inline double macs_per_token(const relay::TransformerConfig& c) { return 12.0 * c.width * c.width * c.layers; }
@@ -25,10 +18,6 @@ inline Tensor random(int rows, int cols, relay::Cpu<float>::Device device = {}) 
   Tensor t(rows, cols, device);
   relay::initialise_normal<Backend>(t, 1, relay::Key(1).fold(static_cast<std::uint64_t>(rows * 1000 + cols)));
   return t;
-}
-
-inline void rate(benchmark::State& state, const char* name, double per_iteration) {
-  state.counters[name] = benchmark::Counter(per_iteration, benchmark::Counter::kIsIterationInvariantRate);
 }
 
 /// Batches of arithmetic problems, lengths 1..longest drawn as P ~ length^power.

@@ -527,6 +527,7 @@ template <class Products, int depth>
 struct LongRoom {
   using Element = typename Products::Element;
   static constexpr int warps = Products::template warps<depth>, tile = tile_rows<depth>;
+  static constexpr int blocks = depth > 64 ? 1 : std::is_same_v<Products, TensorCores> ? 3 : 2;  // that a multiprocessor has room for
   static constexpr int row = pitch<Element, depth>, first = 0, second = 16 * warps * row, tiles = 2 * second, stage = 2 * tile * row;
   static constexpr int own = tiles + 2 * stage, all = own + warps * Products::room;
   static constexpr std::size_t bytes = all * sizeof(Element);
@@ -535,7 +536,7 @@ struct LongRoom {
 
 /// D, which the next kernel reads, and dQ.
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp)
+__global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp, LongRoom<Products, depth>::blocks)
     query_gradient_kernel(Batch<T> batch, const float* lse, const T* dout, float* means, T* dqkv) {
   using Element = typename Products::Element;
   using Room = LongRoom<Products, depth>;
@@ -603,7 +604,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp)
 
 /// dK and dV: the rows of a warp are keys, the columns of its scores queries.
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp)
+__global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp, LongRoom<Products, depth>::blocks)
     key_gradient_kernel(Batch<T> batch, const float* lse, const T* dout, const float* means, T* dqkv) {
   using Element = typename Products::Element;
   using Room = LongRoom<Products, depth>;

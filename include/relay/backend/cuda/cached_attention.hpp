@@ -13,21 +13,16 @@ namespace detail {
 
 inline constexpr int eight = 8;  // neighbours, that a lane has of a row
 
-/// Eight elements of a row from `c` on; zeros beyond its end.
-template <class T>
-__device__ void load_eight(const T* row, int c, int size, bool wide, float (&x)[eight]) {
-  if (wide && c < size) {
-    constexpr int words = eight * static_cast<int>(sizeof(T)) / 16;
-    struct alignas(16) Elements {
-      T x[eight / words];
-    };
-    for (int w = 0; w < words; ++w) {
-      const int at = c + w * (eight / words);
-      const Elements part = at < size ? *reinterpret_cast<const Elements*>(row + at) : Elements{};
-      for (int i = 0; i < eight / words; ++i) x[w * (eight / words) + i] = number(part.x[i]);
-    }
-  } else {
-    for (int i = 0; i < eight; ++i) x[i] = c + i < size ? number(row[c + i]) : 0.0f;
+/// Eight elements of a row from `c` on. Beyond its end they are some others of the row, so that no load waits for a branch.
+template <bool wide, class T>
+__device__ void load_eight(const T* row, int c, int size, float (&x)[eight]) {
+  constexpr int step = wide ? 16 / static_cast<int>(sizeof(T)) : 1;
+  struct alignas(step * sizeof(T)) Elements {
+    T x[step];
+  };
+  for (int i = 0; i < eight; i += step) {
+    const Elements part = *reinterpret_cast<const Elements*>(row + (c + i < size ? c + i : 0));
+    for (int j = 0; j < step; ++j) x[i + j] = number(part.x[j]);
   }
 }
 
@@ -49,8 +44,8 @@ struct Softmax {
 inline constexpr int decode_threads = 256, decode_warps = decode_threads / warp;
 
 /// One new row of a sequence. Lanes that have a position's columns between them (depth / 8) take a few positions at a time.
-template <int depth, class T>
-__global__ void __launch_bounds__(decode_threads) decode_kernel(Batch<T> batch, Cache<T> cache, T* out) {
+template <int depth, bool wide, class T>
+__global__ void __launch_bounds__(decode_threads, 2) decode_kernel(Batch<T> batch, Cache<T> cache, T* out) {
   constexpr int lanes = depth / eight, groups = decode_threads / lanes, at_once = 4;
   const auto at = batch.place();
   if (at.rows != 1) return;
@@ -67,16 +62,16 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(Batch<T> batch, 
 
   const int column = thread % lanes * eight;
   float query[eight];
-  load_eight(row, column, size, batch.wide, query);
-  for (float& x : query) x *= batch.scale;
+  load_eight<wide>(row, column, size, query);
+  for (int i = 0; i < eight; ++i) query[i] = column + i < size ? query[i] * batch.scale : 0.0f;
   Softmax own;
   for (int first = thread / lanes; first - thread / lanes <= start; first += at_once * groups) {
     float score[at_once], value[at_once][eight];
     for (int i = 0; i < at_once; ++i) {
       const int position = first + i * groups < start ? first + i * groups : start;  // what is beyond the last counts nothing, below
       float key[eight];
-      load_eight(keys + position * size, column, size, batch.wide, key);
-      load_eight(values + position * size, column, size, batch.wide, value[i]);
+      load_eight<wide>(keys + position * size, column, size, key);
+      load_eight<wide>(values + position * size, column, size, value[i]);
       score[i] = 0;
       for (int j = 0; j < eight; ++j) score[i] += query[j] * key[j];
     }
@@ -154,7 +149,8 @@ void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, 
   const bool others = aligned(keys) && aligned(values) && aligned(out);
   const auto decode = [&](auto depth) {
     const auto batch = batch_of(qkv, offsets, 1, 1, width, causal, others);
-    launch(decode_kernel<depth, T>, blocks_of(batch, sequences), decode_threads, decode_warps * (depth + 2) * sizeof(float), batch, cache, out);
+    const auto kernel = batch.wide ? decode_kernel<depth, true, T> : decode_kernel<depth, false, T>;
+    launch(kernel, blocks_of(batch, sequences), decode_threads, decode_warps * (depth + 2) * sizeof(float), batch, cache, out);
   };
   const int size = width / heads;
   require(size <= 256, "a head has ", size, " columns, but attention on the GPU takes at most 256: take more heads");
