@@ -336,6 +336,11 @@ inline cudaError_t cudaMalloc(void** to, std::size_t bytes) {
   std::memset(*to, 0xff, bytes);  // NaNs
   return *to ? cudaSuccess : cudaErrorMemoryAllocation;
 }
+using cudaMemPool_t = void*;
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold };
+inline cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) { return *pool = nullptr, cudaSuccess; }
+inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+inline cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, std::size_t) { return cudaSuccess; }
 inline cudaError_t cudaMallocAsync(void** to, std::size_t bytes, cudaStream_t) { return cudaMalloc(to, bytes); }
 inline cudaError_t cudaFreeAsync(void* block, cudaStream_t) { return std::free(block), cudaSuccess; }
 inline cudaError_t cudaFree(void* block) { return std::free(block), cudaSuccess; }
@@ -421,7 +426,8 @@ void wait_for_copies() {
 }  // namespace relay::cuda
 
 // --- cuBLASLt: products by columns, c = alpha op(a) op(b) + beta c + bias. ---
-enum cublasStatus_t { CUBLAS_STATUS_SUCCESS, CUBLAS_STATUS_NOT_SUPPORTED = 15 };
+enum cublasStatus_t { CUBLAS_STATUS_SUCCESS, CUBLAS_STATUS_INVALID_VALUE = 7, CUBLAS_STATUS_NOT_SUPPORTED = 15 };
+inline constexpr int CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2;
 enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF };
 enum cublasComputeType_t { CUBLAS_COMPUTE_32F };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
@@ -433,11 +439,12 @@ enum cublasLtMatmulDescAttributes_t {
   CUBLASLT_MATMUL_DESC_BIAS_POINTER,
   CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE
 };
-enum cublasLtMatmulPreferenceAttributes_t { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES };
+enum cublasLtMatmulPreferenceAttributes_t { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK };
 
 namespace cuda_on_host {
-/// Set by a test: no bias of float32 for results of bf16, as cuBLAS may say.
-inline bool refuses_bias = false;
+/// Set by a test: what cuBLASLt says it cannot do, and what it finds that it cannot when it is to do it.
+enum class Refuses { nothing, wide_bias, any_bias, everything };
+inline Refuses refuses = Refuses::nothing, fails = Refuses::nothing;
 
 struct Description {
   cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
@@ -449,6 +456,11 @@ struct Layout {
   cudaDataType_t type;
   long rows, cols, stride;
 };
+inline bool is_refused(Refuses what, const Description& d, cudaDataType_t result) {
+  const bool bias = d.epilogue == CUBLASLT_EPILOGUE_BIAS;
+  return what == Refuses::everything || (bias && what == Refuses::any_bias) ||
+         (bias && what == Refuses::wide_bias && d.bias_type == CUDA_R_32F && result == CUDA_R_16BF);
+}
 inline double read(const void* from, cudaDataType_t type, long i) {
   return type == CUDA_R_32F ? static_cast<double>(static_cast<const float*>(from)[i])
                             : static_cast<double>(__bfloat162float(static_cast<const __nv_bfloat16*>(from)[i]));
@@ -495,7 +507,7 @@ inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPrefere
 inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
                                                      cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, int,
                                                      cublasLtMatmulHeuristicResult_t*, int* found) {
-  const bool refused = cuda_on_host::refuses_bias && d->epilogue == CUBLASLT_EPILOGUE_BIAS && c->type == CUDA_R_16BF;
+  const bool refused = cuda_on_host::is_refused(cuda_on_host::refuses, *d, c->type);
   *found = refused ? 0 : 1;
   return refused ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
 }
@@ -503,6 +515,7 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, c
                                      const void* b, cublasLtMatrixLayout_t bt, const void* beta, const void* c, cublasLtMatrixLayout_t ct, void* to,
                                      cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t*, void*, std::size_t, cudaStream_t) {
   using cuda_on_host::read;
+  if (cuda_on_host::is_refused(cuda_on_host::fails, *d, ct->type)) return CUBLAS_STATUS_NOT_SUPPORTED;
   ++cuda_on_host::products;
   const long inner = d->a == CUBLAS_OP_N ? at->cols : at->rows;
   if (inner != (d->b == CUBLAS_OP_N ? bt->rows : bt->cols) || ct->rows != (d->a == CUBLAS_OP_N ? at->rows : at->cols) ||

@@ -63,11 +63,11 @@ struct Functions : ComposedOps<Self> {
   /// y [rows, outputs] = x [rows, inputs] weight^T
   static void product(const Tensor& x, const Tensor& weight, Tensor& y) { multiply_transposed(x, weight, nullptr, y, type_of<A>); }
   static void linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
-    multiply_transposed(x, weight, bias.as<float>(), y, type_of<A>);
+    multiply_transposed(x, weight, &bias, y, type_of<A>);
   }
   /// The same with a result of float32, for the softmax.
   static void logits(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
-    multiply_transposed(x, weight, bias.as<float>(), y, Type::float32);
+    multiply_transposed(x, weight, &bias, y, Type::float32);
   }
   /// dx [rows, inputs] = dy [rows, outputs] weight
   static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) { product_backward(dy, Operand(dy), weight, dx); }
@@ -134,9 +134,7 @@ struct Functions : ComposedOps<Self> {
         if (indices.ascending()) {
           launch(scatter_kernel<Y, X>, row_blocks(indices.size()), row_threads, 0, from, indices.data(), indices.size(), x.cols(), to);
         } else {
-          constexpr int threads = 256;
-          launch(scatter_by_target_kernel<Y, X>, dim3(static_cast<unsigned>(x.rows())), threads, (threads + threads / warp) * sizeof(int), from,
-                 indices.data(), indices.size(), x.cols(), to);
+          scatter_by_target(from, indices, to, x.rows(), x.cols(), y.device());
         }
       });
     });
@@ -255,7 +253,8 @@ struct Functions : ComposedOps<Self> {
   static void softmax_cross_entropy(Tensor& logits, const Indices& targets, std::span<const double> weights, Tensor& losses) {
     as_float32(logits);
     losses.resize_like(logits, logits.rows(), 2);
-    const std::vector<float> rounded(weights.begin(), weights.end());
+    thread_local std::vector<float> rounded;  // keeps its memory
+    rounded.assign(weights.begin(), weights.end());
     const Scratch<float> factors(static_cast<long>(rounded.size()), logits.device());
     Staging::copy(rounded.data(), factors.data(), rounded.size() * sizeof(float));
     launch(softmax_cross_entropy_kernel<>, row_blocks(logits.rows()), row_threads, 0, logits.as<float>(), targets.data(), factors.data(), logits.rows(),
@@ -316,7 +315,7 @@ struct Functions : ComposedOps<Self> {
       float *const w = weight.as<float>(), *const m = first.as<float>(), *const v = second.as<float>();
       bf16* converted = nullptr;
       if constexpr (!std::is_same_v<A, float>)
-        if (weight.rows() > 1) weight.convert([&](const float*, bf16* to) { converted = to; });
+        weight.convert([&](const float*, bf16* to) { converted = to; });
       cut(weight, pieces, [&](long at) {
         return Piece{gradient.as<float>() + at, w + at, m + at, v + at, converted == nullptr ? nullptr : converted + at, 0, decays(weight) ? 1 : 0};
       });
@@ -377,16 +376,24 @@ struct Functions : ComposedOps<Self> {
                          nullptr, dweight.data());
   }
 
-  /// y = x weight^T + bias, if there is one.
-  static void multiply_transposed(const Tensor& x, const Tensor& weight, const float* bias, Tensor& y, Type type) {
+  /// y = x weight^T + bias, if there is one: added by the product, if that can, as float32 or as what y is, or else after it.
+  static void multiply_transposed(const Tensor& x, const Tensor& weight, const Tensor* bias, Tensor& y, Type type) {
     y.resize_like(x, x.rows(), weight.rows(), type);
     if (x.rows() == 0) return;
+    Products& products = Products::instance();
     Product product{.transpose_a = true, .m = weight.rows(), .n = x.rows(), .k = x.cols(), .type = type_of<A>, .result = type};
-    product.bias = bias != nullptr && Products::instance().adds_bias(product);
     const Operand w(weight), from(x);
-    Products::instance()(product, w.data, from.data, bias, y.data());
-    if (bias != nullptr && !product.bias)
-      typed(y, [&](auto* to) { over_elements(y.size(), AddRow<Element<decltype(to)>>{bias, y.cols(), to}); });
+    void* const to = y.data();
+    if (bias != nullptr) {
+      product.bias = true;
+      if (products.possible(product) && products(product, w.data, from.data, bias->data(), to)) return;
+      if (product.bias_type = type; type != Type::float32 && products.possible(product))
+        if (const Operand narrow(*bias); products(product, w.data, from.data, narrow.data, to)) return;
+      product.bias = false;
+      product.bias_type = Type::float32;
+    }
+    products(product, w.data, from.data, nullptr, to);
+    if (bias != nullptr) add_row(*bias, y);
   }
 
   /// y = base + dropout(x), or without a base dropout(x). y may be x, and keeps its type then.
@@ -401,6 +408,24 @@ struct Functions : ComposedOps<Self> {
       if (base == nullptr) return compute(from, static_cast<const float*>(nullptr));
       typed(*base, [&](const auto* first) { compute(from, first); });
     });
+  }
+
+  /// A block for each row of x and part of the list; where there are several parts, their sums are added in order.
+  template <class Y, class X>
+  static void scatter_by_target(const Y* y, const Indices& indices, X* x, int rows, int cols, Device device) {
+    constexpr int threads = 256, listed = 2048;
+    constexpr std::size_t shared = (threads + threads / warp) * sizeof(int);
+    const int count = indices.size();
+    if constexpr (std::is_same_v<X, float>) {
+      const int parts = std::clamp((count + listed - 1) / listed, 1, 128), part = (count + parts - 1) / parts;
+      if (parts > 1 && rows <= 1024) {
+        const Scratch<float> partial(static_cast<long>(parts) * rows * cols, device);
+        launch(scatter_by_target_kernel<Y, X>, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(parts)), threads, shared, y, indices.data(), count,
+               cols, part, x, partial.data());
+        return sum_columns(partial.data(), parts, rows * cols, 1, parts, true, rows * cols, x, nullptr);
+      }
+    }
+    launch(scatter_by_target_kernel<Y, X>, dim3(static_cast<unsigned>(rows)), threads, shared, y, indices.data(), count, cols, count, x, nullptr);
   }
 
   static void as_float32(Tensor& x) {
@@ -420,7 +445,7 @@ struct Functions : ComposedOps<Self> {
 
   static void norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const float* skip, Tensor& dx, Tensor& dscale,
                             Tensor& dshift) {
-    const int width = x.cols(), blocks = std::min((x.rows() + rows_of_block - 1) / rows_of_block, 256);
+    const int width = x.cols(), blocks = std::min((x.rows() + rows_of_block - 1) / rows_of_block, 512);
     dx.resize_like(x, x.rows(), width);
     if (x.rows() == 0) return;
     float* const to = dx.as<float>();

@@ -52,13 +52,17 @@ class AskedRows {
     if (!asked.rows.empty()) B::gather_rows(state, asked.on_device, asked.first, gathered_);
   }
 
-  /// Cross-entropy of the head's logits; adds the head's gradient to `grad` and calls see(target, weight, loss, right) for
-  /// every row, in order.
-  void learn(const Linear<B>& head, Linear<B>& grad, auto&& see) {
+  /// Cross-entropy of the head's logits; adds the head's gradient to `grad`.
+  void learn(const Linear<B>& head, Linear<B>& grad) {
     if (targets_.empty()) return;
     B::logits(gathered_, head.weight, head.bias, logits_);
     B::softmax_cross_entropy(logits_, targets_on_device_, weights_, losses_);
     B::linear_backward(gathered_, head.weight, logits_, dgathered_, grad.weight, grad.bias);
+  }
+  /// Calls see(target, weight, loss, right) for every row that was learned, in order. The host waits for the losses: best when everything
+  /// else has been asked of the device.
+  void read(auto&& see) {
+    if (targets_.empty()) return;
     B::download_to(losses_, read_);
     for (std::size_t i = 0; i < targets_.size(); ++i)
       see(targets_[i], weights_[i], static_cast<double>(read_[2 * i]), read_[2 * i + 1] != 0);

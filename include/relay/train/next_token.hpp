@@ -61,15 +61,16 @@ class NextToken {
     w.asked.finish(w.device, model.head.inputs());
 
     w.asked.gather(1, model.forward(w.x, rows, w.trace));
-    Losses losses;
-    w.asked.learn(model.head, grad.head, [&](Token target, double weight, double loss, bool right) {
-      losses.objective += weight * loss;
-      (target >= first_value_ ? losses.value : losses.structure).add(loss, right);
-    });
+    w.asked.learn(model.head, grad.head);
     w.dstate.resize(rows.count(), model.head.inputs(), w.device);
     Backend::fill(w.dstate, 0);
     w.asked.scatter(1, w.dstate);
     model.backward(w.x, rows, w.trace, w.dstate, grad);
+    Losses losses;
+    w.asked.read([&](Token target, double weight, double loss, bool right) {
+      losses.objective += weight * loss;
+      (target >= first_value_ ? losses.value : losses.structure).add(loss, right);
+    });
     return losses;
   }
 

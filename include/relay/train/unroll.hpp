@@ -56,23 +56,26 @@ class Unroll {
                     Workspace& w, Model& grad) const {
     sort(examples, w);
     const Rows<Backend> rows(w.batch, dropout);
-    ask(model.chain_head.inputs(), total, w);
+    const int width = model.chain_head.inputs();
+    // What is asked is worked out while the device computes, if the states are there afterwards.
+    const bool afterwards = keep_ == Keep::everything;
+    if (!afterwards) ask(width, total, w);
+    const auto gather = [&](int t, const Tensor& y) {
+      w.chain.gather(t, y);
+      w.answer.gather(t, y);
+    };
 
     w.loop.keep = keep_;
     const Tensor& h0 = model.embedding.forward(w.x, rows, w.embedding);
     model.loop.forward(h0, rows, w.counts, w.loop, [&](int t, const auto&, const Tensor& y) {
-      w.chain.gather(t, y);
-      w.answer.gather(t, y);
+      if (!afterwards) gather(t, y);
     }, model.feedback());
-    Losses losses;
-    w.chain.learn(model.chain_head, grad.chain_head, [&](Token target, double weight, double loss, bool right) {
-      losses.objective += weight * loss;
-      (target >= first_value_ ? losses.value : losses.structure).add(loss, right);
-    });
-    w.answer.learn(model.answer_head, grad.answer_head, [&](Token, double weight, double loss, bool right) {
-      losses.objective += weight * loss;
-      losses.answer.add(loss, right);
-    });
+    if (afterwards) {
+      ask(width, total, w);
+      for (int t = 1; t <= w.loop.iterations(); ++t) gather(t, w.loop.state(t));
+    }
+    w.chain.learn(model.chain_head, grad.chain_head);
+    w.answer.learn(model.answer_head, grad.answer_head);
     const Tensor dh0 = model.loop.backward(
         h0, rows, w.loop,
         [&](int t, const auto&, Tensor& dy) {
@@ -81,6 +84,16 @@ class Unroll {
         },
         grad.loop, w.loop.applications.front(), model.feedback(grad));
     model.embedding.backward(w.x, rows, w.embedding, dh0, grad.embedding);
+
+    Losses losses;
+    w.chain.read([&](Token target, double weight, double loss, bool right) {
+      losses.objective += weight * loss;
+      (target >= first_value_ ? losses.value : losses.structure).add(loss, right);
+    });
+    w.answer.read([&](Token, double weight, double loss, bool right) {
+      losses.objective += weight * loss;
+      losses.answer.add(loss, right);
+    });
     return losses;
   }
 

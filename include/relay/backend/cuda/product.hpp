@@ -24,9 +24,21 @@ struct Product {
   Type type = Type::float32, result = Type::float32;  // of a and b; of c
   bool adds = false;                                  // to c
   bool bias = false;
+  Type bias_type = Type::float32;
 
   auto operator<=>(const Product&) const = default;
 };
+
+/// The same, element by element: what cuBLASLt has no way for.
+template <class T, class R>
+__global__ void product_kernel(Product p, const T* a, const T* b, R* c) {
+  const long at = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x, i = at % p.m, j = at / p.m;
+  if (j >= p.n) return;
+  float sum = p.adds ? number(c[at]) : 0.0f;
+  for (long k = 0; k < p.k; ++k)
+    sum += number(a[p.transpose_a ? k + i * p.k : i + k * p.m]) * number(b[p.transpose_b ? j + k * p.n : k + j * p.k]);
+  c[at] = element<R>(sum);
+}
 
 /// cuBLASLt and what it decided for the products so far.
 class Products {
@@ -36,17 +48,30 @@ class Products {
     return *one;
   }
 
-  /// bias: float32.
-  void operator()(const Product& product, const void* a, const void* b, const float* bias, void* c) {
-    if (product.m == 0 || product.n == 0) return;
+  /// False where cuBLASLt cannot add such a bias; nothing is computed then.
+  bool operator()(const Product& product, const void* a, const void* b, const void* bias, void* c) {
+    if (product.m == 0 || product.n == 0) return true;
     const std::lock_guard lock(mutex_);
-    if (multiply(planned(alike(product)), product, a, b, bias, c) != CUBLAS_STATUS_SUCCESS)  // what is good for the largest is not for all
-      check(multiply(planned(product), product, a, b, bias, c), "multiply");
+    Plan& shared = planned(alike(product));
+    cublasStatus_t status = multiply(shared, product, a, b, bias, c);
+    if (status != CUBLAS_STATUS_SUCCESS) status = multiply(planned(product), product, a, b, bias, c);  // what is good for the largest is not for all
+    if (status == CUBLAS_STATUS_SUCCESS) return true;
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) check(status, "multiply");
+    if (product.bias)
+      shared.possible = false;
+    else
+      multiply_slowly(product, a, b, c);
+    return !product.bias;
   }
 
-  /// Whether cuBLASLt adds a bias of float32 to such a product: for bf16 that depends on its version.
-  bool adds_bias(Product product) {
-    product.bias = true;
+  /// Plans are made anew.
+  void forget() {
+    const std::lock_guard lock(mutex_);
+    plans_.clear();
+  }
+
+  /// Whether cuBLASLt can do it, as far as is known: for a bias that depends on its type and on the version.
+  bool possible(const Product& product) {
     const std::lock_guard lock(mutex_);
     return planned(alike(product)).possible;
   }
@@ -73,7 +98,8 @@ class Products {
     return p;
   }
 
-  cublasStatus_t multiply(const Plan& plan, const Product& p, const void* a, const void* b, const float* bias, void* c) {
+  cublasStatus_t multiply(const Plan& plan, const Product& p, const void* a, const void* b, const void* bias, void* c) {
+    if (!plan.possible) return CUBLAS_STATUS_NOT_SUPPORTED;
     const auto columns = [](cublasLtMatrixLayout_t layout, int count) {
       const auto cols = static_cast<std::uint64_t>(count);
       check(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_COLS, &cols, sizeof cols), "describe a matrix");
@@ -90,6 +116,20 @@ class Products {
     return cublasLtMatmul(handle_, plan.product, &one, a, plan.a, b, plan.b, &beta, c, plan.c, c, plan.c, &plan.algorithm, workspace_, room, stream());
   }
 
+  static void multiply_slowly(const Product& p, const void* a, const void* b, void* c) {
+    const auto run = [&]<class T, class R>(const T* from, R* to) {
+      constexpr int threads = 256;
+      const long blocks = (static_cast<long>(p.m) * p.n + threads - 1) / threads;
+      launch(product_kernel<T, R>, dim3(static_cast<unsigned>(blocks)), threads, 0, p, from, static_cast<const T*>(b), to);
+    };
+    if (p.type == Type::float32)
+      run(static_cast<const float*>(a), static_cast<float*>(c));
+    else if (p.result == Type::float32)
+      run(static_cast<const bf16*>(a), static_cast<float*>(c));
+    else
+      run(static_cast<const bf16*>(a), static_cast<bf16*>(c));
+  }
+
   Plan& planned(const Product& p) {
     if (const auto found = plans_.find(p); found != plans_.end()) return found->second;
     Plan plan{};
@@ -102,7 +142,8 @@ class Products {
     set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (p.bias) {
       set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
+      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(p.bias_type));
+      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(workspace_));  // aligned like any: a choice may depend on that
     }
     const auto layout = [](cublasLtMatrixLayout_t& to, cudaDataType_t of, int rows, int cols) {
       check(cublasLtMatrixLayoutCreate(&to, of, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(cols), std::max(rows, 1)),
@@ -116,14 +157,14 @@ class Products {
     const std::size_t bytes = room;
     check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes),
           "describe a workspace");
+    const std::uint32_t sums = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;  // parts of a product are added in float32, too
+    check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums, sizeof sums), "describe a product");
     cublasLtMatmulHeuristicResult_t choice{};
     int found = 0;
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(handle_, plan.product, plan.a, plan.b, plan.c, plan.c, preference, 1, &choice, &found);
     check(cublasLtMatmulPreferenceDestroy(preference), "describe a workspace");
     plan.possible = status == CUBLAS_STATUS_SUCCESS && found > 0;
-    require(plan.possible || p.bias, "cuBLAS has no way to multiply [", p.m, ", ", p.k, "] by [", p.k, ", ", p.n, "] here: ",
-            cublasLtGetStatusString(status));
     plan.algorithm = choice.algo;
     return plans_.emplace(p, plan).first->second;
   }

@@ -95,7 +95,11 @@ struct AddRow {
   __device__ void operator()(long at, long size) const {
     float y[4];
     load(to, at, size, y);
-    for (int i = 0; i < 4; ++i) y[i] += row[(at + i) % cols];
+    int c = static_cast<int>(at % cols);
+    for (int i = 0; i < 4; ++i) {
+      y[i] += row[c];
+      if (++c == cols) c = 0;
+    }
     store(to, at, size, y);
   }
 };
@@ -230,18 +234,20 @@ __global__ void scatter_kernel(const Y* y, const std::int32_t* indices, int coun
   for (int c = warp_lane(); c < cols; c += warp) to[c] = element<X>(number(to[c]) + number(y[static_cast<long>(row) * cols + c]));
 }
 
-/// The same where an index may come again, as tokens do: a block for each row of x reads the whole list and adds what is its own, in order.
+/// The same where an index may come again, as tokens do: a block for each row of x reads a part of the list and adds what is the row's own,
+/// in order: to x, where the part is the whole, or from 0 to partial [parts, rows of x, cols].
 template <class Y, class X>
-__global__ void scatter_by_target_kernel(const Y* y, const std::int32_t* indices, int count, int cols, X* x) {
+__global__ void scatter_by_target_kernel(const Y* y, const std::int32_t* indices, int count, int cols, int part, X* x, float* partial) {
   const int target = static_cast<int>(blockIdx.x), threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   int* const own = shared_memory<int>();  // of a chunk of the list: which are for this row, in order
   int* const counts = own + threads;      // of each warp
+  const int begin = static_cast<int>(blockIdx.y) * part, end = min(begin + part, count);
   for (int c0 = 0; c0 < cols; c0 += threads) {
     const int c = c0 + thread;
-    float sum = c < cols ? number(x[static_cast<long>(target) * cols + c]) : 0.0f;
-    for (int first = 0; first < count; first += threads) {
+    float sum = partial == nullptr && c < cols ? number(x[static_cast<long>(target) * cols + c]) : 0.0f;
+    for (int first = begin; first < end; first += threads) {
       const int i = first + thread, lane = thread % warp;
-      const bool is = i < count && indices[i] == target;
+      const bool is = i < end && indices[i] == target;
       const unsigned all = __ballot_sync(whole_warp, is);
       if (lane == 0) counts[thread / warp] = __popc(all);
       __syncthreads();
@@ -256,7 +262,11 @@ __global__ void scatter_by_target_kernel(const Y* y, const std::int32_t* indices
         for (int k = 0; k < found; ++k) sum += number(y[static_cast<long>(own[k]) * cols + c]);
       __syncthreads();
     }
-    if (c < cols) x[static_cast<long>(target) * cols + c] = element<X>(sum);
+    if (c >= cols) continue;
+    if (partial != nullptr)
+      partial[(static_cast<long>(blockIdx.y) * gridDim.x + target) * cols + c] = sum;
+    else
+      x[static_cast<long>(target) * cols + c] = element<X>(sum);
   }
 }
 
@@ -338,13 +348,18 @@ __global__ void layer_norm_backward_kernel(const X* x, const float* statistics, 
       load_of_row(x + begin, c, width, v);
       load_of_row(dy + begin, c, width, d);
       load_of_row(scale, c, width, factor);
-      for (int i = 0; i < 4 && c + i < width; ++i) {
+      float scales[4], shifts[4];
+      load_of_row(sums, c, width, scales);
+      load_of_row(sums + width, c, width, shifts);
+      for (int i = 0; i < 4; ++i) {  // beyond the row d is 0
         const float n = (v[i] - mean) * rstd, g = d[i] * factor[i];
         sum_g += g;
         sum_gn += g * n;
-        sums[c + i] += d[i] * n;
-        sums[width + c + i] += d[i];
+        scales[i] += d[i] * n;
+        shifts[i] += d[i];
       }
+      store_of_row(sums, c, width, scales);
+      store_of_row(sums + width, c, width, shifts);
     }
     const float mean_g = sum_lanes(sum_g) / static_cast<float>(width), mean_gn = sum_lanes(sum_gn) / static_cast<float>(width);
     for (int c = first_column(); c < width; c += warp_of_fours) {

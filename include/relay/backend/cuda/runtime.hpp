@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <string>
 
 #include <relay/core/require.hpp>
 
@@ -44,10 +46,19 @@ inline std::string no_device() {
                  "): run this where nvidia-smi shows one, or take the CPU backend");
 }
 
+/// The driver's memory of the device that is taken in the order of a stream.
+inline cudaMemPool_t memory_pool() {
+  cudaMemPool_t pool = nullptr;
+  check(cudaDeviceGetDefaultMemPool(&pool, 0), "find the GPU's memory");
+  return pool;
+}
+
 /// Everything is done in order on this stream, by whatever thread: what is launched twice gives the same bits.
 inline cudaStream_t stream() {
   static const cudaStream_t one = [] {
     require(devices() > 0, no_device());
+    std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();  // what is given back, not to the system whenever the host waits
+    check(cudaMemPoolSetAttribute(memory_pool(), cudaMemPoolAttrReleaseThreshold, &keep), "keep memory");
     cudaStream_t made = nullptr;
     check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "create a stream");
     return made;

@@ -20,7 +20,14 @@ namespace relay::cuda {
 struct DeviceMemory {
   static void* take(std::size_t bytes) {
     void* block = nullptr;
-    check(cudaMallocAsync(&block, bytes, stream()), "find so much memory on the GPU");
+    cudaError_t status = cudaMallocAsync(&block, bytes, stream());
+    if (status == cudaErrorMemoryAllocation) {  // what was given back may be in the way
+      (void)cudaGetLastError();
+      synchronise("free memory");
+      check(cudaMemPoolTrimTo(memory_pool(), 0), "free memory");
+      status = cudaMallocAsync(&block, bytes, stream());
+    }
+    check(status, "find so much memory on the GPU");
     return block;
   }
   static void give_back(void* block) noexcept { (void)cudaFreeAsync(block, stream()); }
@@ -52,7 +59,7 @@ class Staging {
   }
 
  private:
-  static constexpr std::size_t size = std::size_t{8} << 20;
+  static constexpr std::size_t size = std::size_t{64} << 20;
 
   std::byte* take(std::size_t bytes) {
     if (ring_ == nullptr) {
