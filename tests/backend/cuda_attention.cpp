@@ -133,7 +133,8 @@ void check(const Shape& shape) {
     cuda::attention(x.data(), at.data(), sequences, longest, width, shape.heads, out->data(), lse.data());
     CHECK(error(out->matrix(rows, width), expected.out) < shape.loose * tolerance<T>);
     CHECK(error(lse.matrix(rows, count), expected.lse) < shape.loose * 4e-6);
-    cuda::attention_backward(x.data(), lse.data(), d.data(), at.data(), sequences, longest, width, shape.heads, scratch.data(), dqkv->data());
+    cuda::attention_backward(x.data(), lse.data(), d.data(), at.data(), sequences, longest, width, shape.heads, scratch.data(),
+                             dqkv->data());
     CHECK(error(dqkv->matrix(rows, 3 * width), expected.dqkv) < shape.loose * tolerance<T>);
   });
   CHECK(outs[0]->same_bits(*outs[1]));
@@ -208,7 +209,8 @@ TEST_CASE_TEMPLATE("elements that do not lie as 16 bytes want it", T, float, bf1
   for (const int longest : {rows, 129}) {
     cuda::attention(x.data() + 1, offsets.data(), 1, longest, width, {2, Mask::causal}, out.data(), lse.data());
     CHECK(error(out.matrix(rows, width), expected.out) < tolerance<T>);
-    cuda::attention_backward(x.data() + 1, lse.data(), d.data(), offsets.data(), 1, longest, width, {2, Mask::causal}, scratch.data(), dqkv.data());
+    cuda::attention_backward(x.data() + 1, lse.data(), d.data(), offsets.data(), 1, longest, width, {2, Mask::causal}, scratch.data(),
+                             dqkv.data());
     CHECK(error(dqkv.matrix(rows, 3 * width), expected.dqkv) < tolerance<T>);
   }
 }
@@ -218,9 +220,8 @@ TEST_CASE_TEMPLATE("attention to a cache", T, float, bf16) {
   for (const auto& [heads, size] : {std::pair{1, 2}, {3, 6}, {2, 16}, {1, 32}, {1, 64}, {1, 128}, {1, 200}}) {
     CAPTURE(size);
     const int width = heads * size, slots = 3, positions = 150;
-    const bool brief = size != 6;
-    const std::vector<std::pair<int, int>> pieces = brief ? std::vector<std::pair<int, int>>{{33, 1}, {1, 1}, {1, 40}, {5, 0}, {1, 1}}
-                                                          : std::vector<std::pair<int, int>>{{5, 3}, {1, 1}, {1, 5}, {40, 0}, {1, 0}, {2, 66}, {70, 1}, {1, 0}, {1, 1}};
+    std::vector<std::pair<int, int>> pieces{{33, 1}, {1, 1}, {1, 40}, {5, 0}, {1, 1}};
+    if (size == 6) pieces = {{5, 3}, {1, 1}, {1, 5}, {40, 0}, {1, 0}, {2, 66}, {70, 1}, {1, 0}, {1, 1}};
     int all_n = 0, all_m = 0;
     for (const auto& [n, m] : pieces) all_n += n, all_m += m;
     Random own(Key(11).fold(static_cast<std::uint64_t>(size)));
@@ -239,9 +240,10 @@ TEST_CASE_TEMPLATE("attention to a cache", T, float, bf16) {
           for (int c = 0; c < width; ++c) expected(r, c) = r < n ? all_a(done_a + r, c) : all_b(done_b + r - n, c);
         }
         const OnDevice<T> x(qkv.values), out(expected.values.size());
-        const OnDevice<std::int32_t> offsets(std::vector<int>{0, n, n + m}), slot(std::vector<int>{2, 0}), start(std::vector<int>{done_a, done_b});
-        cuda::attention_cached(x.data(), offsets.data(), m > 0 ? 2 : 1, std::max(n, m), slot.data(), start.data(), positions, width, heads, keys.data(),
-                               values.data(), positions, out.data());
+        const OnDevice<std::int32_t> offsets(std::vector<int>{0, n, n + m}), slot(std::vector<int>{2, 0}),
+            start(std::vector<int>{done_a, done_b});
+        cuda::attention_cached(x.data(), offsets.data(), m > 0 ? 2 : 1, std::max(n, m), slot.data(), start.data(), positions, width, heads,
+                               keys.data(), values.data(), positions, out.data());
         CHECK(error(out.matrix(rows, width), expected) < tolerance<T>);
         done_a += n;
         done_b += m;
@@ -256,13 +258,14 @@ TEST_CASE_TEMPLATE("a step of decoding beside a prompt and alone", T, float, bf1
   Random own(Key(13));
   const Matrix past = random<T>(20, 3 * width, own), both = random<T>(1 + 9, 3 * width, own);
   const auto run = [&](int sequences, OnDevice<T>& out) {
-    const OnDevice<T> keys(static_cast<std::size_t>(2 * positions * width)), values(static_cast<std::size_t>(2 * positions * width)), p(past.values),
-        x(both.values), ignored(static_cast<std::size_t>(20 * width));
+    const std::size_t cells = 2 * positions * width;
+    const OnDevice<T> keys(cells), values(cells), p(past.values), x(both.values), ignored(std::size_t{20 * width});
     const OnDevice<std::int32_t> before(std::vector<int>{0, 20}), offsets(std::vector<int>{0, 1, 10}), slots(std::vector<int>{1, 0}),
         zero(std::vector<int>{0}), starts(std::vector<int>{20, 0});
-    cuda::attention_cached(p.data(), before.data(), 1, 20, slots.data(), zero.data(), 20, width, 2, keys.data(), values.data(), positions, ignored.data());
-    cuda::attention_cached(x.data(), offsets.data(), sequences, sequences == 1 ? 1 : 9, slots.data(), starts.data(), 21, width, 2, keys.data(),
-                           values.data(), positions, out.data());
+    cuda::attention_cached(p.data(), before.data(), 1, 20, slots.data(), zero.data(), 20, width, 2, keys.data(), values.data(), positions,
+                           ignored.data());
+    cuda::attention_cached(x.data(), offsets.data(), sequences, sequences == 1 ? 1 : 9, slots.data(), starts.data(), 21, width, 2,
+                           keys.data(), values.data(), positions, out.data());
   };
   OnDevice<T> alone(static_cast<std::size_t>(10 * width)), beside(static_cast<std::size_t>(10 * width));
   run(1, alone);

@@ -101,7 +101,8 @@ struct HeadRows {
   bool wide;
 };
 
-/// Begins to copy rows first .. first + rows - 1 to a tile; zeros where there is nothing. They are there after wait_for_copies() and a barrier.
+/// Begins to copy rows first .. first + rows - 1 to a tile, zeros where there is nothing. They are there after wait_for_copies() and a
+/// barrier.
 template <int rows, int depth, class Element, class T>
 __device__ void load_rows(const HeadRows<T>& from, int first, Element* to) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
@@ -165,7 +166,8 @@ struct TensorCores {
     for (int k = 0; k < depth; k += 16) {
       const float(&first)[4] = p[k / 8];
       const float(&second)[4] = p[k / 8 + 1];
-      const std::uint32_t left[4] = {pair(first[0], first[1]), pair(first[2], first[3]), pair(second[0], second[1]), pair(second[2], second[3])};
+      const std::uint32_t left[4] = {pair(first[0], first[1]), pair(first[2], first[3]), pair(second[0], second[1]),
+                                     pair(second[2], second[3])};
       multiply_rows<columns>(left, b + k * pitch<bf16, columns>, sums);
     }
   }
@@ -183,7 +185,8 @@ struct TensorCores {
   static __device__ void put(bf16* to, float first, float second) { *reinterpret_cast<std::uint32_t*>(to) = pair(first, second); }
 
  private:
-  static __device__ void multiply_two(const std::uint32_t (&left)[4], const std::uint32_t (&right)[4], float (&first)[4], float (&second)[4]) {
+  static __device__ void multiply_two(const std::uint32_t (&left)[4], const std::uint32_t (&right)[4], float (&first)[4],
+                                      float (&second)[4]) {
     multiply_tiles(first, left, {right[0], right[1]});
     multiply_tiles(second, left, {right[2], right[3]});
   }
@@ -239,8 +242,11 @@ struct Plain {
     static_assert(depth == 32);
     constexpr int next = pitch<float, depth>;
     const Lane lane;
-    for (int k = 0; k < depth; k += 8)
-      for (int half = 0; half < 2; ++half) put(room + (lane.group + 8 * half) * next + k + 2 * lane.member, p[k / 8][2 * half], p[k / 8][2 * half + 1]);
+    for (int k = 0; k < depth; k += 8) {
+      float* const at = room + lane.group * next + k + 2 * lane.member;
+      put(at, p[k / 8][0], p[k / 8][1]);
+      put(at + 8 * next, p[k / 8][2], p[k / 8][3]);
+    }
     __syncwarp();
     const float* const upper = room + lane.group * next;
     for (int k = 0; k < depth; ++k) multiply_row<columns>(upper[k], upper[8 * next + k], b + k * pitch<float, columns>, sums);
@@ -275,8 +281,8 @@ struct Plain {
 /// Rows first .. first + 15 of `to` = sums; `upper` and `lower` are the factors of the rows that a lane has. `tile`: 16 rows of a tile that
 /// only this warp reads or writes.
 template <class Products, int depth, class T>
-__device__ void store_rows(const float (&sums)[depth / 8][4], float upper, float lower, typename Products::Element* tile, const HeadRows<T>& to,
-                           int first) {
+__device__ void store_rows(const float (&sums)[depth / 8][4], float upper, float lower, typename Products::Element* tile,
+                           const HeadRows<T>& to, int first) {
   using Element = typename Products::Element;
   constexpr int next = pitch<Element, depth>;
   const Lane lane;
@@ -307,9 +313,12 @@ __device__ void store_rows(const float (&sums)[depth / 8][4], float upper, float
 // --- Blocks. ---
 
 inline constexpr int span = 32;  // so many columns of scores a warp has at a time
+inline constexpr std::size_t most_shared = 227 * 1024;            // bytes of a block
+inline constexpr std::size_t most_shared_everywhere = 163 * 1024;  // on an A100 too
 
-template <int depth>
-inline constexpr int tile_rows = depth > 128 ? 32 : 64;  // of what is taken tile by tile
+/// Of what is taken tile by tile: fewer, where two stages of them fill the shared memory.
+template <class Products, int depth>
+inline constexpr int tile_rows = sizeof(typename Products::Element) * depth > 256 ? 32 : 64;
 
 /// A tile after the other over a range, the next one on its way while one is used: begin(first row, stage), use(first row, stage).
 template <int rows, class Begin, class Use>
@@ -342,9 +351,12 @@ struct Batch {
     int sequence, head, block, begin, rows;
   };
   __device__ Place place() const {
-    const int i = static_cast<int>(blockIdx.x), head = i / blocks % heads.count, sequence = i / blocks / heads.count, begin = offsets[sequence];
+    const int i = static_cast<int>(blockIdx.x), head = i / blocks % heads.count, sequence = i / blocks / heads.count;
+    const int begin = offsets[sequence];
     return {sequence, head, i % blocks, begin, offsets[sequence + 1] - begin};
   }
+  /// Where a matrix [rows, heads] has the number of a row of the sequence.
+  __device__ long of_row(const Place& at, int row) const { return static_cast<long>(at.begin + row) * heads.count + at.head; }
   /// Part 0, 1, 2 of a matrix [rows, parts width]: queries, keys, values, or what belongs to them.
   template <class U>
   __device__ HeadRows<U> rows(U* matrix, const Place& at, int parts, int part) const {
@@ -366,14 +378,14 @@ struct Cache {
 template <class Products, int depth, int warps>
 struct ForwardRoom {
   static constexpr int row = pitch<typename Products::Element, depth>, query = 0, key = query + 16 * warps * row;
-  static constexpr int stage = 2 * tile_rows<depth> * row, own = key + 2 * stage, all = own + warps * Products::room;
+  static constexpr int stage = 2 * tile_rows<Products, depth> * row, own = key + 2 * stage, all = own + warps * Products::room;
 };
 
 template <class Products, int depth, int warps, class T>
 __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_kernel(Batch<T> batch, Cache<T> cache, T* out, float* lse) {
   using Element = typename Products::Element;
   using Room = ForwardRoom<Products, depth, warps>;
-  constexpr int next = Room::row, tile = tile_rows<depth>;
+  constexpr int next = Room::row, tile = tile_rows<Products, depth>;
   const auto at = batch.place();
   const int first = at.block * 16 * warps;
   if (first >= at.rows || (cache.keys && at.rows == 1)) return;  // a single row is decode_kernel's
@@ -389,6 +401,7 @@ __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_ke
   Element* const shared = shared_memory<Element>();
   const Lane lane;
   Element* const query = shared + Room::query + 16 * lane.own_warp * next;
+  Element* const room = shared + Room::own + lane.own_warp * Products::room;
   const int row = first + 16 * lane.own_warp;
   const Range own = sight.of(row, 16), seen[2] = {sight.of(row + lane.group), sight.of(row + lane.group + 8)};
   float sums[depth / 8][4] = {}, largest[2] = {least_score, least_score}, total[2] = {};
@@ -425,7 +438,7 @@ __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_ke
             }
           for (int c = 0; c < depth / 8; ++c)
             for (int i = 0; i < 4; ++i) sums[c][i] *= correction[i / 2];
-          Products::template multiply_registers<span, depth>(p, key + (tile + step) * next, sums, shared + Room::own + lane.own_warp * Products::room);
+          Products::template multiply_registers<span, depth>(p, key + (tile + step) * next, sums, room);
         }
       });
 
@@ -434,7 +447,7 @@ __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_ke
     total[half] = sum_lanes<4>(total[half]);
     inverse[half] = total[half] > 0 ? 1 / total[half] : 0.0f;
     const int i = row + lane.group + 8 * half;
-    if (lse && lane.member == 0 && i < at.rows) lse[static_cast<long>(at.begin + i) * batch.heads.count + at.head] = largest[half] + logf(total[half]);
+    if (lse && lane.member == 0 && i < at.rows) lse[batch.of_row(at, i)] = largest[half] + logf(total[half]);
   }
   store_rows<Products, depth>(sums, inverse[0], inverse[1], query, batch.rows(out, at, 1, 0), row);
 }
@@ -470,7 +483,7 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
   float log_sum[2], mean[2] = {};
   for (int half = 0; half < 2; ++half) {
     const int i = row + lane.group + 8 * half;
-    log_sum[half] = i < at.rows ? lse[static_cast<long>(at.begin + i) * batch.heads.count + at.head] : 0.0f;
+    log_sum[half] = i < at.rows ? lse[batch.of_row(at, i)] : 0.0f;
   }
   wait_for_copies();
   __syncthreads();
@@ -502,10 +515,11 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
   if (row >= at.rows) return;
 
   Element* const free = shared + Room::value + row * next;  // nobody reads values any longer
+  Element* const room = shared + Room::own + lane.own_warp * Products::room;
   float dq[depth / 8][4] = {};
   unrolled<spans>([&](auto s) {
     if (!own.meets(s * span, span)) return;
-    Products::template multiply_registers<span, depth>(ds[s], shared + Room::key + s * span * next, dq, shared + Room::own + lane.own_warp * Products::room);
+    Products::template multiply_registers<span, depth>(ds[s], shared + Room::key + s * span * next, dq, room);
   });
   store_rows<Products, depth>(dq, batch.scale, batch.scale, free, batch.rows(dqkv, at, 3, 0), row);
   // By whom the keys are seen: spans of 16 queries that meet these, in which P and dS have been written above.
@@ -526,7 +540,7 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
 template <class Products, int depth>
 struct LongRoom {
   using Element = typename Products::Element;
-  static constexpr int warps = Products::template warps<depth>, tile = tile_rows<depth>;
+  static constexpr int warps = Products::template warps<depth>, tile = tile_rows<Products, depth>;
   static constexpr int blocks = depth > 64 ? 1 : std::is_same_v<Products, TensorCores> ? 3 : 2;  // that a multiprocessor has room for
   static constexpr int row = pitch<Element, depth>, first = 0, second = 16 * warps * row, tiles = 2 * second, stage = 2 * tile * row;
   static constexpr int own = tiles + 2 * stage, all = own + warps * Products::room;
@@ -558,7 +572,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp, LongRo
   float log_sum[2], mean[2] = {};
   for (int half = 0; half < 2; ++half) {
     const int i = row + lane.group + 8 * half;
-    log_sum[half] = i < at.rows ? lse[static_cast<long>(at.begin + i) * batch.heads.count + at.head] : 0.0f;
+    log_sum[half] = i < at.rows ? lse[batch.of_row(at, i)] : 0.0f;
   }
   // f(p, dp, keys) for every span of keys that a row of the warp sees.
   const auto over_keys = [&](auto f) {
@@ -591,7 +605,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp, LongRo
   for (int half = 0; half < 2; ++half) {
     mean[half] = sum_lanes<4>(mean[half]);
     const int i = row + lane.group + 8 * half;
-    if (lane.member == 0 && i < at.rows) means[static_cast<long>(at.begin + i) * batch.heads.count + at.head] = mean[half];
+    if (lane.member == 0 && i < at.rows) means[batch.of_row(at, i)] = mean[half];
   }
   float dq[depth / 8][4] = {};
   over_keys([&](auto& p, const auto& dp, const Element* key) {
@@ -629,9 +643,9 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp, LongRo
       sight.of(first, rows),
       [&](int from, int stage) {
         if (const int i = static_cast<int>(threadIdx.x); i < tile) {
-          const long of_query = static_cast<long>(at.begin + from + i) * batch.heads.count + at.head;
-          columns[2 * stage * tile + i] = from + i < at.rows ? lse[of_query] : 0.0f;
-          columns[(2 * stage + 1) * tile + i] = from + i < at.rows ? means[of_query] : 0.0f;
+          const bool there = from + i < at.rows;
+          columns[2 * stage * tile + i] = there ? lse[batch.of_row(at, from + i)] : 0.0f;
+          columns[(2 * stage + 1) * tile + i] = there ? means[batch.of_row(at, from + i)] : 0.0f;
         }
         load_rows<tile, depth>(queries, from, shared + Room::tiles + stage * Room::stage);
         load_rows<tile, depth>(gradients, from, shared + Room::tiles + stage * Room::stage + tile * next);
@@ -712,17 +726,18 @@ dim3 blocks_of(const Batch<T>& batch, int sequences) {
 }
 
 template <class Products, int depth, int warps, class T>
-void launch_forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, const Cache<T>& cache, T* out,
-                    float* lse) {
+void launch_forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads,
+                    const Cache<T>& cache, T* out, float* lse) {
   constexpr std::size_t shared = ForwardRoom<Products, depth, warps>::all * sizeof(typename Products::Element);
-  static_assert(shared <= 227 * 1024);
-  const auto batch = batch_of(qkv, offsets, longest, 16 * warps, width, heads, aligned(out) && aligned(cache.keys) && aligned(cache.values));
+  static_assert(shared <= (depth > 128 ? most_shared : most_shared_everywhere));
+  const bool others = aligned(out) && aligned(cache.keys) && aligned(cache.values);
+  const auto batch = batch_of(qkv, offsets, longest, 16 * warps, width, heads, others);
   launch(attention_kernel<Products, depth, warps, T>, blocks_of(batch, sequences), warps * warp, shared, batch, cache, out, lse);
 }
 
 template <class T>
-void forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, const Cache<T>& cache, T* out,
-             float* lse) {
+void forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, const Cache<T>& cache,
+             T* out, float* lse) {
   with_products<T>(width / heads.count, [&](auto products, auto depth) {
     using Products = decltype(products);
     if constexpr (std::is_same_v<Products, TensorCores>)  // so many rows that keys and values are read once
@@ -733,10 +748,10 @@ void forward(const T* qkv, const std::int32_t* offsets, int sequences, int longe
 
 /// Whether there is a kernel for sequences up to `most`, and it was launched.
 template <class Products, int depth, int most, class T>
-bool launch_short_backward(const T* qkv, const float* lse, const T* dout, const std::int32_t* offsets, int sequences, int longest, int width,
-                           const Heads& heads, T* dqkv) {
+bool launch_short_backward(const T* qkv, const float* lse, const T* dout, const std::int32_t* offsets, int sequences, int longest,
+                           int width, const Heads& heads, T* dqkv) {
   constexpr std::size_t shared = ShortRoom<Products, depth, most>::all * sizeof(typename Products::Element);
-  if constexpr (shared > 227 * 1024 || (std::is_same_v<Products, Plain> && most > 64)) {
+  if constexpr (shared > most_shared_everywhere || (std::is_same_v<Products, Plain> && most > 64)) {
     return false;
   } else {
     if (longest > most) return false;
@@ -772,7 +787,7 @@ void attention_backward(const T* qkv, const float* lse, const T* dout, const std
     if (launch_short_backward<Products, depth, 96>(qkv, lse, dout, offsets, sequences, longest, width, heads, dqkv)) return;
     if (launch_short_backward<Products, depth, 128>(qkv, lse, dout, offsets, sequences, longest, width, heads, dqkv)) return;
     using Room = LongRoom<Products, depth>;
-    static_assert(Room::bytes_with_columns <= 227 * 1024);
+    static_assert(Room::bytes_with_columns <= (depth > 128 ? most_shared : most_shared_everywhere));
     const auto batch = batch_of(qkv, offsets, longest, 16 * Room::warps, width, heads, aligned(dout) && aligned(dqkv));
     const dim3 blocks = blocks_of(batch, sequences);
     launch(query_gradient_kernel<Products, depth, T>, blocks, Room::warps * warp, Room::bytes, batch, lse, dout, scratch, dqkv);

@@ -141,8 +141,8 @@ __global__ void append_kernel(Batch<T> batch, Cache<T> cache) {
 /// Sequence s continues slot slots[s] of a cache of so many `positions` at position starts[s]: its keys and values are appended, and each
 /// of its rows attends causally to all up to its own. keys, values [slots, heads, positions, size]; out [rows, width].
 template <class T>
-void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, int longest_new, const std::int32_t* slots, const std::int32_t* starts,
-                      int /*longest_total*/, int width, int heads, T* keys, T* values, int positions, T* out) {
+void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, int longest_new, const std::int32_t* slots,
+                      const std::int32_t* starts, int /*longest_total*/, int width, int heads, T* keys, T* values, int positions, T* out) {
   using namespace detail;
   const Cache<T> cache{keys, values, slots, starts, positions};
   const Heads causal{heads, Mask::causal};

@@ -105,7 +105,10 @@ __device__ inline void multiply_tiles(float (&d)[4], const std::uint32_t (&a)[4]
 /// matrix i, register i of lane 4 group + member gets row `group`, columns 2 member + {0, 1}; transposed: column `group`, those rows.
 __device__ inline void load_tiles(std::uint32_t (&to)[4], const __nv_bfloat16* row) {
   const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(at)
+               : "memory");
 }
 __device__ inline void load_tiles_transposed(std::uint32_t (&to)[4], const __nv_bfloat16* row) {
   const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
