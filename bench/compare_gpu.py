@@ -62,8 +62,8 @@ class TimedPeer(Peer):
 
 def rates(library, clock, pattern, seconds, repetitions=1):
     """{benchmark: [counters of each repetition]}."""
-    out = library.run(f"--benchmark_filter=^{pattern}(/real_time)?$", f"--benchmark_min_time={seconds:g}", f"--benchmark_repetitions={repetitions}",
-                      "--benchmark_format=json", timeout=clock.timeout())
+    out = library.run(f"--benchmark_filter=^{pattern}(/real_time)?$", f"--benchmark_min_time={seconds:g}",
+                      f"--benchmark_repetitions={repetitions}", "--benchmark_format=json", timeout=clock.timeout())
     measured = {}
     for one in json.loads(out)["benchmarks"]:
         if one.get("run_type", "iteration") != "iteration":
@@ -121,7 +121,10 @@ def compare(library, clock, jobs, python, description, options, write):
                 measure(result, job)
             except Problem as problem:
                 result["absent"][what] = str(problem)
-            said = f"not measured: {result['absent'][what]}" if what in result["absent"] else f"{short(statistics.median(result['rates'][what]))} {result['unit']}/s"
+            if what in result["absent"]:
+                said = f"not measured: {result['absent'][what]}"
+            else:
+                said = f"{short(statistics.median(result['rates'][what]))} {result['unit']}/s"
             print(f"{job['name']}, {result['scalars']}, {what}: {said} ({time.monotonic() - begin:.0f} s)", flush=True)
             write(results)
 
@@ -139,10 +142,12 @@ def compare(library, clock, jobs, python, description, options, write):
 
 def ratio(ours, theirs):
     """Of the medians, with the least and the most that single measurements could give."""
-    return f"{statistics.median(ours) / statistics.median(theirs):.2f} [{min(ours) / max(theirs):.2f} .. {max(ours) / min(theirs):.2f}]"
+    least, most = min(ours) / max(theirs), max(ours) / min(theirs)
+    return f"{statistics.median(ours) / statistics.median(theirs):.2f} [{least:.2f} .. {most:.2f}]"
 
 
-HEADER = ["job", "scalars", "unit", "relay", "slices", *VARIANTS, *(f"relay / {variant}" for variant in VARIANTS), "TFLOP/s", "of the matrix rate"]
+HEADER = ["job", "scalars", "unit", "relay", "slices", *VARIANTS, *(f"relay / {variant}" for variant in VARIANTS), "TFLOP/s",
+          "of the matrix rate"]
 
 
 def row(result, machine):

@@ -12,6 +12,7 @@
 
 #include <cuda_profiler_api.h>
 
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -28,7 +29,8 @@ Setting paper_setting() {
           .model = {.width = 256, .layers = 3, .heads = 4, .hidden = 1024, .dropout = 0.1, .positions = 1808},
           .loop = {},
           .loss = {.answer_weight = 1, .over_round = Normalisation::mean},
-          .tasks = Mixture({AnyTask(Arithmetic{.modulus = 11}), AnyTask(EditDistance{.longest = 40}), AnyTask(LongestIncreasingSubsequence{.longest = 120})}),
+          .tasks = Mixture({AnyTask(Arithmetic{.modulus = 11}), AnyTask(EditDistance{.longest = 40}),
+                            AnyTask(LongestIncreasingSubsequence{.longest = 120})}),
           .lengths = {{1, 15}, {1, 30}, {10, 100}},
           .looped_batch = 512,
           .causal_batch = 512,
@@ -124,7 +126,8 @@ int main_of_jobs(int argc, char** argv) {
   const Setting paper = paper_setting();
   const std::vector<Job> all = jobs(paper);
   if (argc == 2 && std::strcmp(argv[1], "--describe") == 0) {
-    std::puts(Json::object().set("compiler", message("nvcc ", __CUDACC_VER_MAJOR__, ".", __CUDACC_VER_MINOR__, ", host ", __VERSION__)).set("jobs", descriptions(all)).dump().c_str());
+    const std::string compiler = message("nvcc ", __CUDACC_VER_MAJOR__, ".", __CUDACC_VER_MINOR__, ", host ", __VERSION__);
+    std::puts(Json::object().set("compiler", compiler).set("jobs", descriptions(all)).dump().c_str());
     return 0;
   }
   if (const std::string why = cuda::no_device(); !why.empty()) {

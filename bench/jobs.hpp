@@ -85,7 +85,7 @@ inline std::vector<Example> equal_problems(const Setting& s, int count) {
 }
 
 /// As many pairs of task and length as batches, the lengths at the quantiles of P ~ length, and of each as many problems as a batch has.
-/// The batches are dealt from all of them, so each has every pair; a library that needs one length in a batch can deal the same problems so.
+/// The batches are dealt from all of them, so each has every pair; a library that needs one length in a batch can deal them so.
 inline std::vector<Example> mixture(const Setting& s, int batch) {
   std::vector<Example> problems;
   std::uint64_t key = 0;
@@ -171,7 +171,8 @@ CausalTransformer<B> causal_model(const Setting& s) {
 // Each of these makes all that the job needs, calls use(once), where once() is one repetition, and is done when that returns.
 
 template <class Model>
-void train(Model model, const auto& objective, const Job& job, const std::vector<Example>& problems, Threads& threads, const How& how, auto&& use) {
+void train(Model model, const auto& objective, const Job& job, const std::vector<Example>& problems, Threads& threads, const How& how,
+           auto&& use) {
   std::vector<std::vector<Example>> batches(static_cast<std::size_t>(job.batches()));
   for (std::size_t i = 0; i < problems.size(); ++i) batches[i % batches.size()].push_back(problems[i]);
   if (how.steps > 0 && how.steps < job.batches()) batches.resize(static_cast<std::size_t>(how.steps));

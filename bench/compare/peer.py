@@ -689,7 +689,8 @@ def choose_on_gpu(job, scalars, variant, within):
                 way.name, best = name, way
         except Exception as error:  # whatever a compiler throws; the other ways remain
             way = None
-            failures[", ".join(filter(None, [attention, *compiled.words(), "cast" if cast else ""]))] = f"{type(error).__name__}: {error}".splitlines()[0]
+            name = ", ".join(filter(None, [attention, *compiled.words(), "cast" if cast else ""]))
+            failures[name] = f"{type(error).__name__}: {error}".splitlines()[0]
         del way
         torch.cuda.empty_cache()
     if best is None:
