@@ -52,7 +52,13 @@ void register_jobs(const std::string& scalars, const std::vector<Job>& all, std:
     const bool training = job.work == Work::looped_training || job.work == Work::causal_training;
     for (const int slices : training ? std::vector{1, 4, 8, 16} : std::vector{1}) {  // smaller ones may stay in the L2 cache
       const std::string name = job.name + "/" + scalars + (training ? "/slices:" + std::to_string(slices) : "");
-      benchmark::RegisterBenchmark(name.c_str(), [job, slices](benchmark::State& state) { run<B>(state, job, {.slices = slices}); })
+      benchmark::RegisterBenchmark(name.c_str(), [job, slices](benchmark::State& state) {
+        try {
+          run<B>(state, job, {.slices = slices});
+        } catch (const Error& error) {  // out of memory, say: the other variants go on
+          state.SkipWithError(error.what());
+        }
+      })
           ->UseRealTime()
           ->Unit(benchmark::kMillisecond);
       once[name] = [job, slices] {

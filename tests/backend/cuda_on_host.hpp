@@ -50,8 +50,15 @@ inline long launches = 0, products = 0;  // so far
 /// A stack to run on, and where it stopped. swapcontext would do, but it asks the kernel twice for every switch.
 class Context {
  public:
+  Context() = default;
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+  ~Context() {
+    if (stack_) spare().push_back(std::move(stack_));
+  }
+
   void start(void (*entry)()) {
-    if (!stack_) stack_ = std::make_unique<char[]>(size);
+    if (!stack_) stack_ = take();
 #if defined(__x86_64__)
     auto top = reinterpret_cast<std::uintptr_t>(stack_.get() + size) & ~std::uintptr_t{15};
     void** at = reinterpret_cast<void**>(top);
@@ -78,6 +85,18 @@ class Context {
 
  private:
   static constexpr std::size_t size = 64 * 1024;
+
+  /// Stacks are kept for the next launch.
+  static std::vector<std::unique_ptr<char[]>>& spare() {
+    static std::vector<std::unique_ptr<char[]>> stacks;
+    return stacks;
+  }
+  static std::unique_ptr<char[]> take() {
+    if (spare().empty()) return std::make_unique_for_overwrite<char[]>(size);
+    auto stack = std::move(spare().back());
+    spare().pop_back();
+    return stack;
+  }
 
 #if defined(__x86_64__)
   __attribute__((naked, noinline)) static void exchange(void**, void*) {
