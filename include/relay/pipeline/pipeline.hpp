@@ -416,13 +416,13 @@ class Pipeline {
     remove_checkpoint(checkpoint);
   }
 
-  /// Refuses a file of the right shape that is another model's, or another run's.
   void count_seconds(std::string_view stage, double seconds) const {
     std::string gpu;
     if constexpr (requires { B::gpu(); }) gpu = B::gpu();
     add_seconds(directory_.machine_file(), stage, seconds, gpu);
   }
 
+  /// Refuses a file of the right shape that is another model's, or another run's.
   void check_metadata(const Metadata& found, std::string_view name, const std::string& file) const {
     for (const auto& [key, value] : metadata(name)) {
       const auto entry = found.find(key);
