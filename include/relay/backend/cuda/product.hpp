@@ -67,6 +67,10 @@ class Products {
   /// Plans are made anew.
   void forget() {
     const std::lock_guard lock(mutex_);
+    for (auto& [product, plan] : plans_) {
+      (void)cublasLtMatmulDescDestroy(plan.product);
+      for (cublasLtMatrixLayout_t layout : {plan.a, plan.b, plan.c}) (void)cublasLtMatrixLayoutDestroy(layout);
+    }
     plans_.clear();
   }
 
