@@ -1,7 +1,7 @@
 // Attention of the CPU backend: one sequence and one head at a time, its queries, keys and values packed in the cache.
 //
 //   P = softmax(scale Q K^T, keys the mask allows)      O = P V
-//   dV = P^T dO   dP = dO V^T   dS = P (dP - rowsum(P dP))   dQ = scale dS K   dK = scale dS^T Q
+//   dV = P^T dO   dP = dO V^T   dS = scale P (dP - rowsum(P dP))   dQ = dS K   dK = dS^T Q
 //
 // Forward keeps the log-sum-exp of each row instead of P; backward recomputes P from it. Queries are taken in blocks, so the
 // scratch is a block of rows by the sequence's length, and a causal block stops at its last visible key, an anticausal one begins
@@ -16,15 +16,22 @@ namespace detail {
 
 inline constexpr int query_block = 32;
 
-/// to [rows, width'] = factor * from [rows, width], width' = width padded with zeros to whole vectors.
+/// A head's elements [rows, width], in rows `stride` apart, as products read them: where they lie, if a row is one vector; or else
+/// copied to `room`, padded with zeros to whole vectors. (Longer rows, of many columns apart, would drive each other from the L1 cache.)
 template <class S>
-void pack(const S* from, long stride, int rows, int width, S factor, S* to) {
+ConstMatrix<S> gathered(const S* from, int stride, int rows, int width, S* room) {
+  if (width == lanes<S>) return {from, stride};
   const int padded = round_up<S>(width);
-  for (int r = 0; r < rows; ++r) {
-    int c = 0;
-    for (; c + lanes<S> <= width; c += lanes<S>) store(to + r * padded + c, load(from + r * stride + c) * factor);
-    if (c < width) store(to + r * padded + c, load_first(from + r * stride + c, width - c) * factor);
-  }
+  for (int r = 0; r < rows; ++r)
+    by_vector<S>(width, [&](long c, auto n) { store(room + r * padded + c, load_first(from + static_cast<long>(r) * stride + c, n)); });
+  return {room, padded};
+}
+
+/// Asks for the elements of the head that comes next: they lie in short pieces, which no processor foresees.
+template <class S>
+void prefetch(const S* from, long stride, int rows, int width) {
+  for (int r = 0; r < rows; ++r)
+    for (int c = 0; c < width; c += lanes<S>) __builtin_prefetch(from + r * stride + c);
 }
 
 /// to [rows, width] = from [rows, width']
@@ -68,19 +75,19 @@ struct Exponentials {
   S largest, sum;
 };
 
-/// Turns a row of scores into e^(score - largest) of the visible keys, zeros elsewhere.
+/// Turns a row of scores into e^(scale score - largest) of the visible keys, zeros elsewhere.
 template <class S>
-Exponentials<S> exponentials(S* row, Keys keys, int padded) {
+Exponentials<S> exponentials(S* row, Keys keys, int padded, S scale) {
   constexpr S least = -std::numeric_limits<S>::infinity();
   Vector<S> most = broadcast(least);
   by_masked_vector<S>(padded, keys, [&](int j, auto&& masked) {
     const Vector<S> v = masked(load(row + j), least);
     most = v > most ? v : most;
   });
-  const S top = largest<S>(most);
+  const S top = largest<S>(most) * scale;
   Vector<S> total{};
   by_masked_vector<S>(padded, keys, [&](int j, auto&& masked) {
-    const Vector<S> p = masked(exp(load(row + j) - top), S(0));
+    const Vector<S> p = masked(exp(load(row + j) * scale - top), S(0));
     store(row + j, p);
     total += p;
   });
@@ -134,27 +141,24 @@ class Forward {
   /// A head of the sequence in rows begin .. begin+n-1; out and lse are given by their elements [rows, heads size] and [rows,
   /// heads]; `lse` may be null.
   void operator()(const Tensor<S>& qkv, int begin, int n, const Heads& heads, int head, S* out, S* lse) {
-    const int width = qkv.cols() / 3, n_padded = round_up<S>(n);
-    const long stride = qkv.cols();
+    const int width = qkv.cols() / 3, stride = qkv.cols(), n_padded = round_up<S>(n);
     const Mask mask = heads(head);
     const S* from = qkv.row(begin) + head * size_;
-    pack(from, stride, n, size_, scale_, q_);
+    const ConstMatrix<S> q = gathered(from, stride, n, size_, q_), v = gathered(from + 2 * width, stride, n, size_, v_);
     pack_transposed(from + width, stride, n, size_, kt_);
-    pack(from + 2 * width, stride, n, size_, S(1), v_);
     for (int first = 0; first < n; first += query_block) {
       const int count = std::min(query_block, n - first);
       const auto [from_key, to_key] = visible(mask, first, count, n);
       const int keys = to_key - from_key, padded = round_up<S>(keys);
-      small_product<Operand::plain>(count, padded, size_, q_ + first * padded_, padded_, kt_ + from_key, n_padded, p_, padded,
-                                    Store::assign);
+      small_product<Operand::plain>(count, padded, size_, q.row(first), q.stride, kt_ + from_key, n_padded, p_, padded, Store::assign);
       S inverse[query_block];
       for (int i = 0; i < count; ++i) {
         const auto [begin_i, end_i] = visible(mask, first + i, 1, n);
-        const auto e = exponentials<S>(p_ + i * padded, {begin_i - from_key, end_i - from_key}, padded);
+        const auto e = exponentials<S>(p_ + i * padded, {begin_i - from_key, end_i - from_key}, padded, scale_);
         inverse[i] = S(1) / e.sum;
         if (lse) lse[static_cast<long>(begin + first + i) * heads.count + head] = e.largest + std::log(e.sum);
       }
-      small_product<Operand::plain>(count, padded_, keys, p_, padded, v_ + from_key * padded_, padded_, o_, padded_, Store::assign);
+      small_product<Operand::plain>(count, padded_, keys, p_, padded, v.row(from_key), v.stride, o_, padded_, Store::assign);
       for (int i = 0; i < count; ++i) {
         S* to = out + static_cast<long>(begin + first + i) * width + head * size_;
         by_vector<S>(size_, [&](long c, auto part) { store_first(to + c, load(o_ + i * padded_ + c) * inverse[i], part); });
@@ -184,6 +188,11 @@ void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tenso
     detail::Forward<S> forward(rows.longest(), size, scratch + part * room);
     for (int i = first; i < last; ++i) {
       const int sequence = i / heads.count, begin = rows.begin(sequence);
+      if (i + 1 < last) {
+        const int next = (i + 1) / heads.count, row = rows.begin(next);
+        for (int third = 0; third < 3; ++third)
+          detail::prefetch(qkv.row(row) + third * width + (i + 1) % heads.count * size, qkv.cols(), rows.end(next) - row, size);
+      }
       forward(qkv, begin, rows.end(sequence) - begin, heads, i % heads.count, to, kept);
     }
   });
@@ -199,38 +208,48 @@ void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor
   dqkv.resize_like(qkv, qkv.rows(), qkv.cols());
   detail::Scratch<S> scratch(longest * (5 * size_padded + 2 * size) + detail::query_block * (2 * longest + size_padded),
                              qkv.device());
-  S* q = scratch.take(longest * size_padded);
-  S* k = scratch.take(longest * size_padded);
+  S* q_room = scratch.take(longest * size_padded);
+  S* k_room = scratch.take(longest * size_padded);
   S* kt = scratch.take(size * longest);
   S* vt = scratch.take(size * longest);
-  S* d = scratch.take(longest * size_padded);
-  S* dk = scratch.take(longest * size_padded);
-  S* dv = scratch.take(longest * size_padded);
+  S* d_room = scratch.take(longest * size_padded);
+  S* dk_room = scratch.take(longest * size_padded);
+  S* dv_room = scratch.take(longest * size_padded);
   S* p = scratch.take(detail::query_block * longest);
   S* dp = scratch.take(detail::query_block * longest);
-  S* dq = scratch.take(detail::query_block * size_padded);
+  S* dq_room = scratch.take(detail::query_block * size_padded);
   for (int sequence = 0; sequence < rows.sequences(); ++sequence) {
     const int begin = rows.begin(sequence), n = rows.end(sequence) - begin, n_padded = round_up<S>(n);
     for (int head = 0; head < heads.count; ++head) {
       const Mask mask = heads(head);
+      const int stride = qkv.cols();
+      if (const int next = head + 1 < heads.count ? sequence : sequence + 1; next < rows.sequences()) {
+        const int row = rows.begin(next), count = rows.end(next) - row, at = (head + 1) % heads.count * size;
+        for (int part = 0; part < 3; ++part) detail::prefetch(qkv.row(row) + part * width + at, stride, count, size);
+        detail::prefetch(dout.row(row) + at, width, count, size);
+      }
       const S* from = qkv.row(begin) + head * size;
-      const long stride = qkv.cols();
-      detail::pack(from, stride, n, size, scale, q);
-      detail::pack(from + width, stride, n, size, scale, k);
+      S* to = dqkv.row(begin) + head * size;
+      const ConstMatrix<S> q = detail::gathered(from, stride, n, size, q_room), k = detail::gathered(from + width, stride, n, size, k_room),
+                           d = detail::gathered(dout.row(begin) + head * size, width, n, size, d_room);
       detail::pack_transposed(from + width, stride, n, size, kt);
       detail::pack_transposed(from + 2 * width, stride, n, size, vt);
-      detail::pack(dout.row(begin) + head * size, dout.cols(), n, size, S(1), d);
-      std::fill_n(dk, n * size_padded, S(0));
-      std::fill_n(dv, n * size_padded, S(0));
+      // The gradients are made where they belong, where `gathered` would read them, or in a buffer.
+      const bool in_place = size == lanes<S>;
+      const Matrix<S> dk = in_place ? Matrix<S>{to + width, stride} : Matrix<S>{dk_room, size_padded};
+      const Matrix<S> dv = in_place ? Matrix<S>{to + 2 * width, stride} : Matrix<S>{dv_room, size_padded};
+      const bool one_block = n <= detail::query_block;
+      if (!one_block)
+        for (int r = 0; r < n; ++r) {
+          std::fill_n(dk.row(r), size_padded, S(0));
+          std::fill_n(dv.row(r), size_padded, S(0));
+        }
       for (int first = 0; first < n; first += detail::query_block) {
         const int count = std::min(detail::query_block, n - first);
         const auto [from_key, to_key] = detail::visible(mask, first, count, n);
-        const int keys = to_key - from_key, padded = round_up<S>(keys), at = from_key * size_padded;
-        const S* qb = q + first * size_padded;
-        const S* db = d + first * size_padded;
-        small_product<Operand::plain>(count, padded, size, qb, size_padded, kt + from_key, n_padded, p, padded, Store::assign);
-        small_product<Operand::plain>(count, padded, size, db, size_padded, vt + from_key, n_padded, dp, padded,
-                                      Store::assign);
+        const int keys = to_key - from_key, padded = round_up<S>(keys);
+        small_product<Operand::plain>(count, padded, size, q.row(first), q.stride, kt + from_key, n_padded, p, padded, Store::assign);
+        small_product<Operand::plain>(count, padded, size, d.row(first), d.stride, vt + from_key, n_padded, dp, padded, Store::assign);
         for (int i = 0; i < count; ++i) {
           S* pi = p + i * padded;
           S* di = dp + i * padded;
@@ -238,22 +257,23 @@ void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor
           const auto [begin_i, end_i] = detail::visible(mask, first + i, 1, n);
           Vector<S> dot{};
           detail::by_masked_vector<S>(padded, {begin_i - from_key, end_i - from_key}, [&](int j, auto&& masked) {
-            const Vector<S> v = masked(exp(load(pi + j) - log_sum), S(0));
+            const Vector<S> v = masked(exp(load(pi + j) * scale - log_sum), S(0));
             store(pi + j, v);
             dot += v * load(di + j);
           });
           const S mean = sum<S>(dot);
-          for (int j = 0; j < padded; j += lanes<S>) store(di + j, load(pi + j) * (load(di + j) - mean));
+          for (int j = 0; j < padded; j += lanes<S>) store(di + j, load(pi + j) * (load(di + j) - mean) * scale);
         }
-        small_product<Operand::transposed>(keys, size_padded, count, p, padded, db, size_padded, dv + at, size_padded,
-                                           Store::add);
-        small_product<Operand::transposed>(keys, size_padded, count, dp, padded, qb, size_padded, dk + at, size_padded,
-                                           Store::add);
-        small_product<Operand::plain>(count, size_padded, keys, dp, padded, k + at, size_padded, dq, size_padded, Store::assign);
-        detail::unpack(dq, count, size, dqkv.row(begin + first) + head * size, stride);
+        const Store how = one_block ? Store::assign : Store::add;
+        small_product<Operand::transposed>(keys, size_padded, count, p, padded, d.row(first), d.stride, dv.row(from_key), dv.stride, how);
+        small_product<Operand::transposed>(keys, size_padded, count, dp, padded, q.row(first), q.stride, dk.row(from_key), dk.stride, how);
+        const Matrix<S> dq = in_place ? Matrix<S>{to + static_cast<long>(first) * stride, stride} : Matrix<S>{dq_room, size_padded};
+        small_product<Operand::plain>(count, size_padded, keys, dp, padded, k.row(from_key), k.stride, dq.data, dq.stride, Store::assign);
+        if (!in_place) detail::unpack(dq_room, count, size, to + static_cast<long>(first) * stride, stride);
       }
-      detail::unpack(dk, n, size, dqkv.row(begin) + width + head * size, stride);
-      detail::unpack(dv, n, size, dqkv.row(begin) + 2 * width + head * size, stride);
+      if (in_place) continue;
+      detail::unpack(dk_room, n, size, to + width, stride);
+      detail::unpack(dv_room, n, size, to + 2 * width, stride);
     }
   }
 }

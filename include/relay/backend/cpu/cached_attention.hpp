@@ -78,7 +78,7 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   require(layout.keys(longest) <= keys.cols() && layout.values(longest) <= values.cols(), "a cache has no room for ", longest,
           " positions: make it for as many as will be written");
   const long capacity = CacheLayout<F>::capacity(longest), prompt_room = detail::Forward<S>::room(longest_prompt, size);
-  const long room = prompt_room + 2 * capacity + 3 * layout.padded();
+  const long room = prompt_room + 2 * capacity + 2 * layout.padded();
   detail::Scratch<S> memory(room * row_parts(qkv.device(), rows.count()), qkv.device());
   S* const scratch = memory.begin();
   S *const all_keys = keys.data(), *const all_values = values.data(), *const to = out.data();
@@ -86,8 +86,7 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   detail::over_heads(qkv.device(), rows, heads, [&](int part, int first, int last) {
     S* const p = scratch + part * room;
     S* const p_factors = p + capacity;
-    S* const q = p_factors + capacity;
-    S* const q_factors = q + layout.padded();
+    S* const q_factors = p_factors + capacity;
     S* const o = q_factors + layout.padded();
     detail::Forward<S> prompt(longest_prompt, size, o + layout.padded());
     for (int item = first; item < last; ++item) {
@@ -106,12 +105,11 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
       }
       for (int i = 0; i < n; ++i) {
         const int visible = start + i + 1, padded = round_up<S>(visible);
-        detail::pack(qkv.row(begin + i) + head * size, 0, 1, size, scale, q);
-        const F* query = detail::as_factors<F>(q, size, q_factors);
+        const F* query = detail::as_factors<F>(qkv.row(begin + i) + head * size, size, q_factors);
         for (int j = 0; j < visible; j += layout.panel)
           small_product<Operand::plain>(1, std::min(layout.panel, padded - j), factors<F>(size), query, 0, layout.key_panel(own_keys, j),
                                         layout.panel, p + j, 0, Store::assign);
-        const S inverse = S(1) / detail::exponentials<S>(p, {0, visible}, padded).sum;
+        const S inverse = S(1) / detail::exponentials<S>(p, {0, visible}, padded, scale).sum;
         small_product<Operand::plain>(1, layout.padded(), factors<F>(visible), detail::as_factors<F>(p, visible, p_factors), 0, own_values,
                                       layout.padded(), o, 0, Store::assign);
         S* at = to + static_cast<long>(begin + i) * width + head * size;

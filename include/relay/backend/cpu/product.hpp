@@ -18,11 +18,13 @@ template <class S>
 struct ConstMatrix {
   const S* data;
   int stride;
+  const S* row(int r) const { return data + static_cast<long>(r) * stride; }
 };
 template <class S>
 struct Matrix {
   S* data;
   int stride;
+  S* row(int r) const { return data + static_cast<long>(r) * stride; }
 };
 
 namespace detail {
