@@ -122,13 +122,13 @@ TEST_CASE("extended piece by piece, causal attention gives what it gives at once
   const Ragged<B> batch(whole);
   const check::Tensor x = check::random(40, 12, Key(2));
   Attention<B>::Trace trace, own;
-  const auto& y = layer.forward(x, batch, trace);
+  const auto& y = layer.mix(x, batch, trace);
   auto cache = layer.cache(3, 40);
   int start = 0;
   for (const int n : {7, 1, 1, 30, 1}) {
     const std::vector<int> length{n};
     const Ragged<B> piece(length);
-    const auto& z = layer.extend(check::slice(x, start, start + n), piece, {1}, {start}, cache, own);
+    const auto& z = layer.mix(check::slice(x, start, start + n), piece, {1}, {start}, cache, own);
     CHECK(check::difference(z, check::slice(y, start, start + n)) < 1e-12);
     start += n;
   }

@@ -70,11 +70,15 @@ class Attention {
   }
 
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
+    return out.forward(mix(x, rows, trace), rows, trace.out);
+  }
+  /// o, all of forward but its last product: backward needs nothing of the trace that is behind it.
+  const Tensor& mix(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
     check(rows.longest());
     qkv.forward(x, rows, trace.qkv);
     B::rotate(trace.qkv.y, rows, heads_.count, rotated_, rotary_.table(), +1);
     B::attention(trace.qkv.y, rows, heads_, trace.mixed, trace.lse);
-    return out.forward(trace.mixed, rows, trace.out);
+    return trace.mixed;
   }
 
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, Attention& grad) const {
@@ -85,13 +89,13 @@ class Attention {
     return qkv.backward(x, rows, trace.qkv, dqkv, grad.qkv);
   }
 
-  /// Causal attention of new rows that continue cached sequences: sequence s goes on in slot slots[s] at position starts[s].
-  const Tensor& extend(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
+  /// The same of new rows that continue cached sequences, causally: sequence s goes on in slot slots[s] at position starts[s].
+  const Tensor& mix(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
                        const typename B::Indices& starts, Cache& cache, Trace& trace) const {
     qkv.forward(x, rows, trace.qkv);
     B::rotate(trace.qkv.y, rows, heads_.count, rotated_, rotary_.table(), +1, starts);
     B::attention_cached(trace.qkv.y, rows, slots, starts, heads_.count, cache.keys, cache.values, trace.mixed);
-    return out.forward(trace.mixed, rows, trace.out);
+    return trace.mixed;
   }
 
   /// The longest sequence.

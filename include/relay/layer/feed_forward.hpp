@@ -31,8 +31,12 @@ struct FeedForward {
   }
 
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
+    return down.forward(activate(x, rows, trace), rows, trace.down);
+  }
+  /// All of forward but its last product: backward needs nothing of the trace that is behind it.
+  const Tensor& activate(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
     B::gelu(up.forward(x, rows, trace.up), trace.activated);
-    return down.forward(trace.activated, rows, trace.down);
+    return trace.activated;
   }
 
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, FeedForward& grad) const {

@@ -69,7 +69,7 @@ class TransformerBlock {
 
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
     return apply(x, rows, trace, [&](const Tensor& normal) -> const Tensor& {
-      return attention.forward(normal, rows, trace.attention);
+      return attention.mix(normal, rows, trace.attention);
     });
   }
 
@@ -81,11 +81,11 @@ class TransformerBlock {
     return norm1.backward(x, trace.norm1, d, dr, grad.norm1);
   }
 
-  /// As forward, for new rows that continue cached sequences (Attention::extend).
+  /// As forward, for new rows that continue cached sequences (Attention::mix).
   const Tensor& extend(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
                        const typename B::Indices& starts, Cache& cache, Trace& trace) const {
     return apply(x, rows, trace, [&](const Tensor& normal) -> const Tensor& {
-      return attention.extend(normal, rows, slots, starts, cache, trace.attention);
+      return attention.mix(normal, rows, slots, starts, cache, trace.attention);
     });
   }
 
@@ -107,11 +107,14 @@ class TransformerBlock {
     return config;
   }
 
-  const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, auto&& attend) const {
-    const Tensor& mixed = attend(norm1.forward(x, rows, trace.norm1));
-    const Tensor& normal = norm2.forward(x, mixed, dropout_, rows.fold(0).dropout(), trace.middle, trace.norm2);
-    const Tensor& fed = feed_forward.forward(normal, rows, trace.feed_forward);
-    B::residual(trace.middle, fed, dropout_, rows.fold(1).dropout(), trace.y);
+  /// What attention and feed-forward give is added at once, and not kept: it would be a tenth of the trace.
+  const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, auto&& mix) const {
+    Tensor branch;
+    const Linear<B>&out = attention.out, &down = feed_forward.down;
+    B::linear(mix(norm1.forward(x, rows, trace.norm1)), out.weight, out.bias, branch);
+    const Tensor& normal = norm2.forward(x, branch, dropout_, rows.fold(0).dropout(), trace.middle, trace.norm2);
+    B::linear(feed_forward.activate(normal, rows, trace.feed_forward), down.weight, down.bias, branch);
+    B::residual(trace.middle, branch, dropout_, rows.fold(1).dropout(), trace.y);
     return trace.y;
   }
 
