@@ -208,9 +208,44 @@ TEST_CASE("fit: batches by number, callbacks in order, and any of them ends it")
   CHECK(seen == std::vector<int>{1, 2, 3});
   CHECK_FALSE(trainer.fit(data, 10, watch, [](const StepReport& report) { return report.step < 5; }));
   CHECK(trainer.optimiser.steps == 5);
-  CHECK(asked.back() == 4);
+  CHECK(asked.back() == 5);  // in vain
   CHECK(trainer.fit(data, 5, watch));  // nothing left to do
   CHECK(trainer.optimiser.steps == 5);
+}
+
+TEST_CASE("fit asks for the next batch while it takes a step, and for none beyond the last; an error there is that of its own step") {
+  using Model = LoopedTransformer<Cpu<float>>;
+  const auto objective = objective_of(static_cast<Model*>(nullptr));
+  for (const int threads : {1, 3}) {
+    Threads pool(threads);
+    auto model = model_of(static_cast<Model*>(nullptr)), stepped = model;
+    Trainer trainer(model, objective, {.rate = 2e-3}, schedule, Seed{5}, pool, 2), by_hand(stepped, objective, {.rate = 2e-3}, schedule, Seed{5}, pool, 2);
+    int asked = 0, ahead = 0;
+    const auto data = [&](int step) {
+      CHECK(step == asked++);
+      if (step == 4) throw Error("no batch 4");
+      return batch_of(step, 3);
+    };
+    CHECK_THROWS_WITH_AS(trainer.fit(data, 9, [&](const StepReport& report) { ahead += asked == report.step + 1; }), "no batch 4", Error);
+    CHECK(asked == 5);
+    CHECK(ahead == 4);
+    CHECK(trainer.optimiser.steps == 4);
+    for (int step = 0; step < 4; ++step) by_hand.step(batch_of(step, 3));
+    CHECK(same_bits(model, stepped));
+  }
+  struct Busy {  // wants the threads for itself
+    int* asked;
+    bool uses_threads() const { return true; }
+    Batch operator()(int step) const {
+      ++*asked;
+      return batch_of(step, 3);
+    }
+  };
+  Threads pool(2);
+  auto model = model_of(static_cast<Model*>(nullptr));
+  Trainer trainer(model, objective, {}, schedule, Seed{5}, pool, 2);
+  int asked = 0;
+  trainer.fit(Busy{&asked}, 3, [&](const StepReport& report) { CHECK(asked == report.step); });
 }
 
 TEST_CASE("no examples, no lanes: refused; an error in a lane comes out of step") {

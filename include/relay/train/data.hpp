@@ -157,6 +157,9 @@ class MergedStream {
             " shares of others, but more tasks: give one each");
   }
 
+  /// Finishing is work for all threads, and is not done beside a training step.
+  bool uses_threads() const { return static_cast<bool>(finish_); }
+
   std::vector<Example> operator()(int step) const {
     std::vector<Example> examples = stream_(step), drawn;
     std::vector<std::size_t> places;

@@ -9,9 +9,12 @@
 #pragma once
 
 #include <algorithm>
+#include <exception>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -59,7 +62,8 @@ class Trainer {
 
   AdamW<Model> optimiser;
 
-  StepReport step(std::span<const Example> examples) {
+  /// `meanwhile` is called once, on any thread, beside the last lanes or after them.
+  StepReport step(std::span<const Example> examples, auto&& meanwhile) {
     require(!examples.empty(), "a training step needs at least one example");
     double total = 0;
     for (const Example& e : examples) total += objective_->size(e);
@@ -69,7 +73,7 @@ class Trainer {
       deal(examples.subspan(first, std::min(size, examples.size() - first)), s);
     }
     prepare(*model_);
-    run_lanes(total);
+    run_lanes(total, meanwhile);
     StepReport report;
     Model& sum = lanes_.front()->gradient;
     for (std::size_t i = 0; i < lanes_.size(); ++i) {
@@ -84,6 +88,10 @@ class Trainer {
     report.step = optimiser.steps;
     report.samples = static_cast<long>(examples.size());
     return report;
+  }
+
+  StepReport step(std::span<const Example> examples) {
+    return step(examples, [] {});
   }
 
   /// Gives every lane the buffers that batches of `batch` examples need, none of them larger than `largest` (columns, iterations,
@@ -101,15 +109,30 @@ class Trainer {
       lane->slices.front().assign(static_cast<std::size_t>(share), &largest);
     }
     prepare(*model_);
-    run_lanes(share * objective_->size(largest));
+    run_lanes(share * objective_->size(largest), [] {});
     for (auto& lane : lanes_) clear(lane->gradient);
   }
 
   /// Takes steps until `steps` have been taken in all. data(i) gives the batch of step i, counted from 0; each of `after` is
   /// called with the report of a step, and ends the training by returning false. Returns whether all steps were taken.
+  /// data(i) is asked for while step i - 1 is computed, and perhaps in vain; after it, where data.uses_threads().
   bool fit(auto&& data, int steps, auto&&... after) {
+    std::optional<std::remove_cvref_t<decltype(data(0))>> next;
+    std::exception_ptr error;  // of data: it belongs to the step that needs it
     while (optimiser.steps < steps) {
-      const StepReport report = step(data(optimiser.steps));
+      if (error) std::rethrow_exception(error);
+      if (!next) next.emplace(data(optimiser.steps));
+      const auto batch = std::move(*next);
+      next.reset();
+      const int following = optimiser.steps + 1;
+      const StepReport report = step(batch, [&]() noexcept {
+        if (following >= steps || uses_threads(data)) return;
+        try {
+          next.emplace(data(following));
+        } catch (...) {
+          error = std::current_exception();
+        }
+      });
       if (!(goes_on(after, report) && ...)) return optimiser.steps == steps;
     }
     return true;
@@ -151,10 +174,19 @@ class Trainer {
     }
   }
 
+  static bool uses_threads(const auto& data) {
+    if constexpr (requires { data.uses_threads(); })
+      return data.uses_threads();
+    else
+      return false;
+  }
+
   /// Forward and backward of every lane's examples, from a gradient of zero.
-  void run_lanes(double total) {
+  void run_lanes(double total, auto&& meanwhile) {
     const Key dropout = Key(seed_).fold(static_cast<std::uint64_t>(optimiser.steps)).fold(0x64726f70);
-    threads_->run(static_cast<int>(lanes_.size()), [&](int i) {
+    const int count = static_cast<int>(lanes_.size());
+    threads_->run(count + 1, [&](int i) {
+      if (i == count) return meanwhile();
       Lane& lane = *lanes_[static_cast<std::size_t>(i)];
       clear(lane.gradient);
       lane.losses = {};
