@@ -255,6 +255,7 @@ void solve(const Options& options, const RunDirectory& directory, const Pipeline
 
 void data(const Options& options) {
   require(options.count >= 1 && options.count <= 1'000'000'000, "--count is ", options.count, ", but must be 1 .. 1000000000");
+  require(options.length >= 1, "--length is ", options.length, ", but must be at least 1");
   PipelineConfig config{.tasks = {options.task}, .arithmetic = {}};  // the paper's problems
   config.training(options.task);                                      // throws for an unknown task
   for (const std::string& setting : options.settings) {
@@ -270,7 +271,7 @@ void data(const Options& options) {
   TaskConfig& training = options.task == EditDistance::name                   ? config.edit_distance_training
                          : options.task == LongestIncreasingSubsequence::name ? config.subsequence_training
                                                                               : config.arithmetic_training;
-  training.lengths.longest = training.test_longest = std::max(1, options.length);
+  training.lengths.longest = training.test_longest = options.length;
   const Mixture mixture = config.mixture();
   const AnyTask& task = mixture.task(0);
   const Key key(static_cast<std::uint64_t>(options.seed));
@@ -359,7 +360,7 @@ int run(int argc, char** argv) {
   CLI::App* solve_command = app.add_subcommand("solve", "let the models of a run solve problems, step by step");
   solve_command->add_option("--run", options.directory, "the directory of the run")->required();
   solve_command->add_option("--task", options.task, "which task the problems are of, where the run has several");
-  solve_command->add_option("problem", options.problems, "e.g. \"(1+2)*2-1\", \"kitten sitting\" or \"3 1 4 1 5\"; none: one a line from standard input");
+  solve_command->add_option("problem", options.problems, "e.g. \"(1+2)*2-1\", \"kitten sitting\" or \"9 7 12 7 15\"; none: one a line from standard input");
   machine_options(solve_command);
 
   CLI::App* data_command = app.add_subcommand("data", "print examples of a task as JSONL");

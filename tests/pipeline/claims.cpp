@@ -134,6 +134,8 @@ TEST_CASE("6: the hit matrix of LIS, of the length after the range and of five m
   CHECK(claim({good(3), falls(3), entry("looped_aligned", 4, {{0, 1}, {6, 0}}), falls(4)}) == "-");
   CHECK(claim({good(3), falls(3), good(4), entry("ar", 4, {{5, 2}, {1, 10}})}) == "-");  // no worse in the last round by 0.05
   CHECK(claim({good(3), good(4), falls(4)}) == "+");
+  CHECK(claim({good(3), falls(3), entry("ar_self_loop", 3, {{0, 2}, {1, 10}})}) == "+");
+  CHECK(claim({good(3), falls(3), entry("ar_self_truth", 3, {{0, 2}, {1, 2}})}) == "-");  // every model's own chains
   CHECK(claim({good(3), good(4)}) == "");
   CHECK(claim({good(2), falls(2), good(5), falls(5)}) == "");  // of other lengths
   Json never = entry("looped_aligned", 3, {{0, 0}});

@@ -17,10 +17,10 @@ TEST_CASE("this machine, and the day") {
 
 TEST_CASE("seconds add up by stage, over all the times a run is gone on with") {
   const auto seconds = [](const std::string& file) { return parse_json(read_file(file), file).at("seconds"); };
-  add_seconds("machine.json", "ar", 1.5);
-  add_seconds("machine.json", "chains", 2);
+  add_seconds("machine.json", "ar", 1.5, 1);
+  add_seconds("machine.json", "chains", 2, 1);
   CHECK(parse_json(read_file("machine.json"), "").find("gpu") == nullptr);
-  add_seconds("machine.json", "ar", 0.25, "a GPU");
+  add_seconds("machine.json", "ar", 0.25, 2, "a GPU");
   CHECK(parse_json(read_file("machine.json"), "").at("gpu") == Json("a GPU"));
   CHECK(seconds("machine.json").dump() == R"({"ar":1.75,"chains":2})");
   CHECK(parse_json(read_file("machine.json"), "").at("cpu") == this_machine().at("cpu"));
@@ -28,7 +28,7 @@ TEST_CASE("seconds add up by stage, over all the times a run is gone on with") {
   Json elsewhere = parse_json(read_file("machine.json"), "");
   elsewhere.set("cpu", "another");  // begun on another machine: it stays as it was begun
   write_file_atomically("machine.json", elsewhere.dump());
-  add_seconds("machine.json", "ar", 1);
+  add_seconds("machine.json", "ar", 1, 1);
   CHECK(parse_json(read_file("machine.json"), "").at("cpu").as_string() == "another");
   CHECK(seconds("machine.json").at("ar").as_number() == 2.75);
 }
@@ -37,7 +37,7 @@ TEST_CASE("a damaged file begins anew") {
   for (const char* text : {"", "{", "[]", "{\"cpu\":\"x\"}", "{\"seconds\":3}", "{\"seconds\":{\"ar\":\"long\"}}"}) {
     CAPTURE(text);
     write_file_atomically("damaged.json", text);
-    CHECK_NOTHROW(add_seconds("damaged.json", "ar", 1.5));
+    CHECK_NOTHROW(add_seconds("damaged.json", "ar", 1.5, 1));
     const Json json = parse_json(read_file("damaged.json"), "");
     CHECK(json.at("seconds").at("ar") == Json(1.5));
     if (std::string_view(text).size() < 20) CHECK(json.at("cpu") == this_machine().at("cpu"));

@@ -211,8 +211,8 @@ wrong "was begun with model.width=8, not 16" "$relay" pipeline --out run --set m
 # --- data ---
 wrong "unknown task 'sorting': there are arithmetic, edit_distance and longest_increasing_subsequence" "$relay" data --task sorting --length 3
 for length in 0 -1; do
-  wrong "the length is $length, but must be" "$relay" data --task edit_distance --length $length
-  wrong "the length is $length, but must be" "$relay" data --task longest_increasing_subsequence --length $length
+  wrong "--length is $length, but must be" "$relay" data --task edit_distance --length $length
+  wrong "--length is $length, but must be" "$relay" data --task longest_increasing_subsequence --length $length
 done
 wrong "the longest length is 1001, but must be" "$relay" data --task edit_distance --length 1001
 wrong "the longest length is 125, but must be between 1 and 124, as there are numbers below the limit of 250: raise the limit" \
@@ -224,7 +224,7 @@ wrong "the limit is 2" "$relay" data --task longest_increasing_subsequence --len
 wrong "'modulus=3' is not a setting of edit_distance: there is letters=NUMBER" "$relay" data --task edit_distance --length 3 --set modulus=3
 wrong "'longest=3' is not a setting of longest_increasing_subsequence: there is group=NUMBER and limit=NUMBER" \
   "$relay" data --task longest_increasing_subsequence --length 3 --set longest=3
-for length in 0 -1 1001 2000000000; do wrong "the length is $length, but must be" "$relay" data --task arithmetic --length $length; done
+for length in 0 -1 1001 2000000000; do wrong "--length is $length, but must be" "$relay" data --task arithmetic --length $length; done
 for length in 99999999999 3.5 three; do wrong "--length" "$relay" data --task arithmetic --length "$length"; done
 for count in 0 -1 1000000001; do wrong "--count is $count, but must be" "$relay" data --task arithmetic --length 3 --count $count; done
 for count in 99999999999999999999 1.5 many; do wrong "--count" "$relay" data --task arithmetic --length 3 --count "$count"; done

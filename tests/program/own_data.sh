@@ -69,6 +69,14 @@ for command in "solve --run run finn" "evaluate --run run --model ar --lengths 1
 done
 mv kept.jsonl train.jsonl
 
+# --- What `data` writes is data, of every task ---
+for task in arithmetic edit_distance longest_increasing_subsequence; do
+  "$RELAY" data --task $task --length 3 --count 20 --seed 1 >written.jsonl
+  "$RELAY" data --task $task --length 4 --count 5 --seed 1 >longer_written.jsonl
+  "$RELAY" train --data written.jsonl --test longer_written.jsonl --out of_$task --threads 2 $tiny >out 2>err || fail "train on $task: $(cat err)"
+  [[ -s of_$task/results.json ]] || fail "no results of $task"
+done
+
 # --- The report, which needs nothing but the run ---
 mv train.jsonl away.jsonl
 [[ -s run/report.html ]] || fail "a run ends in a report"
@@ -112,7 +120,10 @@ wrong 'has no "answer"' '{"problem":"b a","rounds":["b"]}'
 wrong '"answer" is "b a", which is 2 tokens' '{"problem":"b a","rounds":["b"],"answer":"b a"}'
 wrong '"iterations" is 3, but there are 1 rounds' '{"problem":"b a","rounds":["b"],"answer":"b","iterations":3}'
 wrong '"length"' '{"problem":"b a","rounds":["b"],"answer":"b","length":2}'
-wrong 'which is reserved' '{"problem":"b <sep>","rounds":["b"],"answer":"b"}'
+wrong 'which is reserved' '{"problem":"b <round>","rounds":["b"],"answer":"b"}'
+wrong 'has the field "lenght", which is not known: did you mean "length"?' '{"problem":"b a","rounds":["b"],"answer":"b","lenght":7}'
+wrong 'did you mean "rounds"?' '{"problem":"b a","round":["b"],"answer":"b"}'
+wrong 'has a control character' '{"problem":"b a\u0000","rounds":["b"],"answer":"b"}'
 wrong '"problem" has 5' '{"problem":["b",5],"rounds":["b"],"answer":"b"}'
 printf '%s\n' "$ok" >bad.jsonl
 "$RELAY" train --data bad.jsonl --test bad.jsonl --out new $tiny >out 2>err && fail "test data are the training data"

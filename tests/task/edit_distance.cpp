@@ -449,7 +449,7 @@ TEST_CASE("two words as people type them; errors point at the character") {
             "blank, ',' or '|'"}})
     CHECK(error([&] { task.parse(bad.text); }) == bad.words);
   CHECK(error([&] { EditDistance{.letters = 3}.parse("abcd cab"); }) ==
-        "words \"abcd cab\": column 4 ('d'): expected a letter a..c, or a second word after a blank, ',' or '|'");
+        "words \"abcd cab\": column 4 ('d'): expected a letter a..c (this task has but 3: edit_distance.letters), or a second word after a blank, ',' or '|'");
 
   const EditDistance small{.longest = 3};
   CHECK(small.parse("abc abcde").length == 3);

@@ -401,8 +401,8 @@ TEST_CASE("numbers as people type them; errors point at the character") {
     std::string text, words;
   };
   for (const Bad& bad :
-       {Bad{"", "numbers \"\": column 1 (end): there are no numbers: write some such as 3 1 4 1 5"},
-        Bad{"  ", "numbers \"  \": column 3 (end): there are no numbers: write some such as 3 1 4 1 5"},
+       {Bad{"", "numbers \"\": column 1 (end): there are no numbers: write some such as 9 7 12 7 15"},
+        Bad{"  ", "numbers \"  \": column 3 (end): there are no numbers: write some such as 9 7 12 7 15"},
         Bad{"one", "numbers \"one\": column 1 ('o'): expected a number 0..249"},
         Bad{"1, 2,", "numbers \"1, 2,\": column 6 (end): expected a number 0..249"},
         Bad{"1,,2", "numbers \"1,,2\": column 3 (','): expected a number 0..249"},

@@ -155,7 +155,7 @@ TEST_CASE("the vocabulary: words as they come, then whole numbers by value") {
   const RecordedTask task = Data(R"({"problem":"x 10 9 -1 2.5 007 7 y","rounds":["z 100000000000000000000000000 1b"],"answer":"0"})",
                                  R"({"problem":"x y w 3","rounds":["y"],"answer":"0"})", R"({"problem":"v 99","iterations":2})")
                                 .load();
-  CHECK(task.vocabulary().spellings() == Words{"<pad>", "<sep>", "<eos>", "x", "-1", "2.5", "y", "z", "1b", "w", "v", "0", "3", "7", "007",
+  CHECK(task.vocabulary().spellings() == Words{"<pad>", "<round>", "<eos>", "x", "-1", "2.5", "y", "z", "1b", "w", "v", "0", "3", "7", "007",
                                                "9", "10", "99", "100000000000000000000000000"});
   CHECK(task.vocabulary().spelling(task.vocabulary().first_value()) == "0");
   CHECK(task.untrained() == Words{"w", "v", "3", "99"});
@@ -168,7 +168,7 @@ TEST_CASE("characters") {
                                  R"({"problem":["3","+"],"rounds":[["7"]],"answer":"7"})", "", Splitting::characters)
                                 .load();
   CHECK(task.name == "sums");
-  CHECK(task.vocabulary().spellings() == Words{"<pad>", "<sep>", "<eos>", "+", "\u00e9", " ", "=", "3", "7"});
+  CHECK(task.vocabulary().spellings() == Words{"<pad>", "<round>", "<eos>", "+", "\u00e9", " ", "=", "3", "7"});
   CHECK(printed(task, task.train().all()[0]) == Words{"3+\u00e9 =", "3\u00e9", "7"});
   CHECK(task.parse("3+\u00e9 =").iterations == 2);
   CHECK(task.print(task.parse("3 7 @4").problem) == "3 7");
@@ -227,7 +227,7 @@ TEST_CASE("read is the inverse of text and takes whatever a model wrote") {
     }
   const Vocabulary v = task.vocabulary();
   const Example problem = task.parse("the ball is with ann . ann gives it to ben .");
-  CHECK(v.spell(task.text(task.train().of_length(2)[0])) == "the ball is with ben <sep> the ball is with cid <sep> cid <eos>");
+  CHECK(v.spell(task.text(task.train().of_length(2)[0])) == "the ball is with ben <round> the ball is with cid <round> cid <eos>");
   const Token pad = Vocabulary::pad, sep = Vocabulary::sep, eos = Vocabulary::eos;
   CHECK(task.read(problem, {}).rounds.empty());
   CHECK(task.read(problem, {}).answer == pad);
@@ -450,7 +450,7 @@ TEST_CASE("a line that is wrong: file, line, field, and what to do") {
   // The problem.
   CHECK(third(R"({"rounds":["b"],"answer":"b"})") == "train.jsonl:3 has no \"problem\": add it, a string or a list of tokens");
   CHECK(third(R"({"problem":3,"rounds":["b"],"answer":"b"})") ==
-        "train.jsonl:3: \"problem\" must be a string or a list of tokens, but is a number");
+        "train.jsonl:3: \"problem\" must be a string or a list of tokens, but is a number: write it in quotes");
   CHECK(third(R"({"problem":"  ","rounds":["b"],"answer":"b"})") == "train.jsonl:3: \"problem\" is empty: write at least one token");
   CHECK(third(R"({"problem":[],"rounds":["b"],"answer":"b"})") == "train.jsonl:3: \"problem\" is empty: write at least one token");
   CHECK(third(R"({"problem":["a",7],"rounds":["b"],"answer":"b"})") ==
@@ -458,20 +458,25 @@ TEST_CASE("a line that is wrong: file, line, field, and what to do") {
   CHECK(third(R"({"problem":["New York"],"rounds":["b"],"answer":"b"})") ==
         "train.jsonl:3: \"problem\" has the token \"New York\", but a token is a word without blanks: write several tokens, or join its words with '_'");
   CHECK(contains(third(R"({"problem":[""],"rounds":["b"],"answer":"b"})"), "has the token \"\", but a token is a word without blanks"));
-  CHECK(third(R"({"problem":"a <sep> b","rounds":["b"],"answer":"b"})") ==
-        "train.jsonl:3: \"problem\" has the token <sep>, which is reserved: spell it another way");
+  CHECK(third(R"({"problem":"a <round> b","rounds":["b"],"answer":"b"})") ==
+        "train.jsonl:3: \"problem\" has the token <round>, which is reserved: spell it another way");
+  CHECK(third(R"({"problem":"a <sep> b","rounds":["b"],"answer":"b"})") == "no error");  // an ordinary token, as `relay data` writes it
+  CHECK(third(R"({"problem":"a\u0001","rounds":["b"],"answer":"b"})") ==
+        "train.jsonl:3: \"problem\" has the token \"a\\u0001\", which has a control character: leave it out");
+  CHECK(third(R"({"problem":"a","rounds":["b"],"answers":"b"})") ==
+        "train.jsonl:3 has the field \"answers\", which is not known: did you mean \"answer\"?");
   CHECK(contains(third(R"({"problem":"a","rounds":[["<pad>"]],"answer":"b"})"), "\"rounds\" has the token <pad>, which is reserved"));
   CHECK(contains(third(R"({"problem":"a","rounds":["b"],"answer":"<eos>"})"), "\"answer\" has the token <eos>, which is reserved"));
 
   // The rounds.
   CHECK(third(R"({"problem":"a","answer":"b"})") == "train.jsonl:3 has no \"rounds\", which training and test data need: add it");
   CHECK(third(R"({"problem":"a","iterations":2})") == "train.jsonl:3 has no \"rounds\", which training and test data need: add it");
-  CHECK(third(R"({"problem":"a","rounds":"b","answer":"b"})") == "train.jsonl:3: \"rounds\" must be a list of rounds, but is a string");
+  CHECK(third(R"({"problem":"a","rounds":"b","answer":"b"})") == "train.jsonl:3: \"rounds\" must be a list of rounds, but is a string: write [\"...\"], even of one");
   CHECK(third(R"({"problem":"a","rounds":[],"answer":"b"})") == "train.jsonl:3: \"rounds\" is an empty list: write at least one round");
   CHECK(third(R"({"problem":"a","rounds":["b",""],"answer":"b"})") == "train.jsonl:3: \"rounds\": round 2 is empty: write at least one token");
   CHECK(third(R"({"problem":"a","rounds":["b","b",[]],"answer":"b"})") == "train.jsonl:3: \"rounds\": round 3 is empty: write at least one token");
   CHECK(third(R"({"problem":"a","rounds":[{}],"answer":"b"})") ==
-        "train.jsonl:3: \"rounds\": round 1 must be a string or a list of tokens, but is an object");
+        "train.jsonl:3: \"rounds\": round 1 must be a string or a list of tokens, but is an object: write it in quotes");
   std::string many = "\"b\"";
   for (int i = 0; i < 1000; ++i) many += ",\"b\"";
   CHECK(third(R"({"problem":"a","rounds":[)" + many + R"(],"answer":"b"})") == "train.jsonl:3: \"rounds\" has 1001 rounds, but may have 1000 at most");

@@ -1,6 +1,6 @@
 // machine.json: where a run was made, and the seconds that each of its stages took, added up over all the times it was gone on with.
 //
-// {"cpu", "cores", "compiler", "date", ["gpu",] "seconds": {"looped_aligned": 63.1, ...}}. It is no result: no bit of one depends on it.
+// {"cpu", "cores", "compiler", "date", ["gpu",] "threads", "seconds": {"looped_aligned": 63.1, ...}}. It is no result: no bit of one depends on it.
 #pragma once
 
 #include <cstdio>
@@ -42,8 +42,8 @@ inline Json this_machine() {
       .set("seconds", Json::object());
 }
 
-/// Adds to what a stage took, on a GPU if it has a name; a file that is not there, or damaged, begins anew.
-inline void add_seconds(const std::string& path, std::string_view stage, double seconds, const std::string& gpu = {}) {
+/// Adds to what a stage took, by so many threads this time, on a GPU if it has a name; a file that is not there, or damaged, begins anew.
+inline void add_seconds(const std::string& path, std::string_view stage, double seconds, int threads, const std::string& gpu = {}) {
   Json machine = this_machine(), spent = Json::object();
   if (exists(path)) {
     try {
@@ -58,6 +58,7 @@ inline void add_seconds(const std::string& path, std::string_view stage, double 
   const Json* before = spent.find(stage);
   spent.set(stage, seconds + (before && before->is_number() ? before->as_number() : 0));
   if (!gpu.empty()) machine.set("gpu", gpu);
+  machine.set("threads", threads);
   machine.set("seconds", spent);
   write_file_atomically(path, machine.dump() + "\n");
 }

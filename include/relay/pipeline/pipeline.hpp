@@ -419,7 +419,7 @@ class Pipeline {
   void count_seconds(std::string_view stage, double seconds) const {
     std::string gpu;
     if constexpr (requires { B::gpu(); }) gpu = B::gpu();
-    add_seconds(directory_.machine_file(), stage, seconds, gpu);
+    add_seconds(directory_.machine_file(), stage, seconds, threads_->count(), gpu);
   }
 
   /// Refuses a file of the right shape that is another model's, or another run's.

@@ -167,7 +167,8 @@ struct EditDistance {
     std::size_t at = 0;
     const auto space = [&] { at = std::min(text.find_first_not_of(" \t\r\n", at), text.size()); };
     const auto letter = [&] { return at < text.size() && text[at] >= 'a' && text[at] < 'a' + letters; };
-    const std::string expected = message("expected a letter a..", static_cast<char>('a' + letters - 1));
+    std::string expected = message("expected a letter a..", static_cast<char>('a' + letters - 1));
+    if (letters < 26) expected += message(" (this task has but ", letters, ": edit_distance.letters)");
     std::array<std::pair<Tokens, std::size_t>, 2> words;  // and the byte of the text at which the word begins
     for (std::size_t i = 0; i < 2; ++i) {
       space();

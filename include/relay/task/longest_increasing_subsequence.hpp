@@ -165,7 +165,7 @@ struct LongestIncreasingSubsequence {
     const auto space = [&] { at = std::min(text.find_first_not_of(" \t\r\n", at), text.size()); };
     const auto digit = [&] { return at < text.size() && text[at] >= '0' && text[at] <= '9'; };
     space();
-    if (at == text.size()) typed.wrong(at, "there are no numbers: write some such as 3 1 4 1 5");
+    if (at == text.size()) typed.wrong(at, "there are no numbers: write some such as 9 7 12 7 15");
     do {
       const std::size_t start = at;
       if (!digit()) typed.wrong(at, "expected a number 0..", limit - 1);

@@ -13,7 +13,7 @@
 //   "task"        optional: a name, the same on every line that has one
 //
 // `relay data` writes this format. Texts are split at whitespace, or into characters (Splitting); so a listed token must be a word
-// without blanks, or a character. <pad>, <sep> and <eos> are reserved. Other fields are ignored, blank lines skipped.
+// without blanks, or a character. <pad>, <round> and <eos> are reserved. Other fields are ignored, unless they look like one of these, misspelt; blank lines skipped.
 //
 // Three files: examples to train on; examples to test with; and, if wanted, problems that only a model solves, which may lack both
 // rounds and answer (such as problems longer than any of the others, for which the looped model writes chains). What is recorded
@@ -165,7 +165,7 @@ class RecordedTask {
     return {all.begin(), all.begin() + std::min<std::ptrdiff_t>(count, std::ssize(all))};
   }
 
-  /// What an auto-regressive model writes after the problem: every round and <sep>, the answer, <eos>.
+  /// What an auto-regressive model writes after the problem: every round and <round>, the answer, <eos>.
   Tokens text(const Example& example) const {
     Tokens out;
     text(example, out);
@@ -186,7 +186,7 @@ class RecordedTask {
     return size;
   }
 
-  /// The inverse of text(), for whatever a model wrote, up to <eos> or the end: what stands after the last <sep> is the answer
+  /// The inverse of text(), for whatever a model wrote, up to <eos> or the end: what stands after the last <round> is the answer
   /// where it is one token; where it is more it is a round, and there is no answer: <pad>.
   Example read(const Example& problem, const Tokens& written) const {
     Example example = problem;

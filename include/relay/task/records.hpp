@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -19,6 +20,7 @@
 #include <relay/core/json.hpp>
 #include <relay/core/json_parser.hpp>
 #include <relay/core/require.hpp>
+#include <relay/core/spelling.hpp>
 #include <relay/task/example.hpp>
 #include <relay/task/jsonl.hpp>
 #include <relay/task/vocabulary.hpp>
@@ -63,6 +65,7 @@ struct Records {
 class RecordReader {
  public:
   static constexpr int most_rounds = 1000, greatest_length = 1000000;
+  static constexpr const char* separator = "<round>";  // between rounds: <sep> may be a token of the files, as it is of edit distance's
 
   explicit RecordReader(Splitting splitting) : splitting_(splitting) {}
 
@@ -98,7 +101,7 @@ class RecordReader {
     std::sort(first_value, spellings.end(), less);
     std::vector<std::string> structure, values;
     for (auto s = spellings.begin(); s != spellings.end(); ++s) (s < first_value ? structure : values).push_back(**s);
-    const Vocabulary vocabulary(structure, values);
+    const Vocabulary vocabulary(structure, values, separator);
 
     std::vector<Token> numbers(seen_.size());
     for (const auto& [spelling, nth] : seen_) numbers[static_cast<std::size_t>(nth)] = vocabulary.token(spelling);
@@ -147,8 +150,10 @@ class RecordReader {
     return unreserved(spelling, field);
   }
   Token unreserved(std::string_view spelling, std::string_view field) {
-    if (spelling == "<pad>" || spelling == "<sep>" || spelling == "<eos>")
+    if (spelling == "<pad>" || spelling == separator || spelling == "<eos>")
       wrong(": ", field, " has the token ", spelling, ", which is reserved: spell it another way");
+    if (std::any_of(spelling.begin(), spelling.end(), [](unsigned char c) { return (c < 32 && c != '\t' && c != '\n' && c != '\r') || c == 127; }))
+      wrong(": ", field, " has the token ", shown(Json(std::string(spelling))), ", which has a control character: leave it out");
     return token(spelling);
   }
 
@@ -160,7 +165,7 @@ class RecordReader {
     else if (json.is_array())
       for (const Json& item : json.as_array()) out.push_back(listed(item, field));
     else
-      wrong(": ", field, what, " must be a string or a list of tokens, but is ", json.kind());
+      wrong(": ", field, what, " must be a string or a list of tokens, but is ", json.kind(), ": write it in quotes");
     if (out.empty()) wrong(": ", field, what, " is empty: write at least one token");
     return out;
   }
@@ -180,6 +185,16 @@ class RecordReader {
     if (!(value >= 1 && value <= most) || value != static_cast<int>(value))
       wrong(": \"", name, "\" is ", shown(*json), ", but must be a whole number from 1 to ", most);
     return static_cast<int>(value);
+  }
+
+  /// A line may say more than is read, but not in names that look like a field's, misspelt.
+  void check_names(const Json& line) const {
+    static constexpr std::string_view names[] = {"problem", "rounds", "answer", "length", "iterations", "task"};
+    for (const auto& [name, value] : line.as_object())
+      if (std::find(std::begin(names), std::end(names), name) == std::end(names))
+        for (const std::string_view known : names)
+          if (detail::edit_distance(name, known) <= 2)
+            wrong(" has the field ", shown(Json(name)), ", which is not known: did you mean \"", known, "\"?");
   }
 
   void check_task(const Json& line) {
@@ -211,6 +226,7 @@ class RecordReader {
       fail(error.what(), ": a line must be one JSON object, in UTF-8");
     }
     if (!line.is_object()) wrong(" must be an object, but is ", line.kind(), R"(: write {"problem":...,"rounds":[...],"answer":...})");
+    check_names(line);
     check_task(line);
     const auto field = [&](std::string_view name, std::string_view advice) -> const Json& {
       const Json* found = line.find(name);
@@ -230,7 +246,7 @@ class RecordReader {
       const std::string_view needed = problems ? R"(: write both "rounds" and "answer", or neither)"
                                                : ", which training and test data need: add it";
       const Json& rounds = field("rounds", needed);
-      if (!rounds.is_array()) wrong(": \"rounds\" must be a list of rounds, but is ", rounds.kind());
+      if (!rounds.is_array()) wrong(": \"rounds\" must be a list of rounds, but is ", rounds.kind(), R"(: write ["..."], even of one)");
       if (rounds.as_array().empty()) wrong(": \"rounds\" is an empty list: write at least one round");
       for (const Json& round : rounds.as_array())
         e.rounds.push_back(tokens(round, "\"rounds\"", message(": round ", e.rounds.size() + 1)));

@@ -1,6 +1,7 @@
 // The tokens of a task: spelling <-> number, and which of them are values (numbers) rather than structure.
 //
-// The first three tokens of every vocabulary are <pad>, <sep> and <eos>. Values come last, so "is it a value" is one
+// The first three tokens of every vocabulary are the pad, the separator and the end: <pad>, <sep> and <eos>, but where a task spells its
+// separator another way. Values come last, so "is it a value" is one
 // comparison; metrics report the loss of value and structure tokens apart, because a flat value loss beside a perfect
 // structure loss is how a looped model shows that it has learned to copy but not yet to compute.
 #pragma once
@@ -13,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <relay/core/require.hpp>
@@ -26,8 +28,8 @@ class Vocabulary {
  public:
   static constexpr Token pad = 0, sep = 1, eos = 2;
 
-  Vocabulary(const std::vector<std::string>& structure, const std::vector<std::string>& values)
-      : spellings_{"<pad>", "<sep>", "<eos>"} {
+  Vocabulary(const std::vector<std::string>& structure, const std::vector<std::string>& values, std::string separator = "<sep>")
+      : spellings_{"<pad>", std::move(separator), "<eos>"} {
     spellings_.insert(spellings_.end(), structure.begin(), structure.end());
     first_value_ = static_cast<Token>(spellings_.size());
     spellings_.insert(spellings_.end(), values.begin(), values.end());
