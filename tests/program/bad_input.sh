@@ -224,7 +224,7 @@ wrong "the limit is 2" "$relay" data --task longest_increasing_subsequence --len
 wrong "'modulus=3' is not a setting of edit_distance: there is letters=NUMBER" "$relay" data --task edit_distance --length 3 --set modulus=3
 wrong "'longest=3' is not a setting of longest_increasing_subsequence: there is group=NUMBER and limit=NUMBER" \
   "$relay" data --task longest_increasing_subsequence --length 3 --set longest=3
-for length in 0 -1 1001 2000000000; do wrong "--length is $length, but must be" "$relay" data --task arithmetic --length $length; done
+for length in 0 -1 1001 2000000000; do wrong "length is $length, but must be" "$relay" data --task arithmetic --length $length; done
 for length in 99999999999 3.5 three; do wrong "--length" "$relay" data --task arithmetic --length "$length"; done
 for count in 0 -1 1000000001; do wrong "--count is $count, but must be" "$relay" data --task arithmetic --length 3 --count $count; done
 for count in 99999999999999999999 1.5 many; do wrong "--count" "$relay" data --task arithmetic --length 3 --count "$count"; done
