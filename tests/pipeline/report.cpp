@@ -405,6 +405,9 @@ TEST_CASE("tables for a terminal: at most 100 columns, a bar between trained and
   CHECK(contains(text, "arithmetic, looped_aligned: how often iteration t prints round t\n"
                        "t                   1     2     3     4     5     6     7     8     9    10\n"
                        "  length 6      1.000 1.000 1.000 1.000 1.000 1.000\n"));
+  for (const char* table : {", length 10: the worst place of each round, how often right\n", ", length 10: the share of chains that are first wrong in round t\n",
+                            "calibration: expected error of the confidence in a chain, on trained lengths and beyond\n", "training              steps    loss accuracy seconds\n"})
+    CHECK_MESSAGE(contains(text, table), text);
 
   // Many lengths: some are left out, the ends of both sides stay.
   ReportData many;

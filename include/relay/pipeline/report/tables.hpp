@@ -1,7 +1,8 @@
-// The main figures of a run as text for a terminal, at most 100 columns wide.
+// The figures of a run as text for a terminal, at most 100 columns wide.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdio>
 #include <string>
@@ -56,8 +57,9 @@ inline std::string wrapped(std::string_view text, std::size_t begun, std::size_t
 
 }  // namespace detail
 
-/// Per task the accuracies by length, lengths beyond the trained ones behind a bar; the claims; and how often iteration t of the
-/// aligned model prints round t. Where there are more lengths than a line holds, some are left out.
+/// Per task the accuracies by length, lengths beyond the trained ones behind a bar; the claims; how often iteration t of the aligned
+/// model prints round t; of the chains of the longest length the worst place of each round, and the first wrong round; calibration;
+/// and how each training ended. Where there are more lengths or rounds than a line holds, some are left out.
 inline std::string report_tables(const ReportData& data) {
   using namespace report;
   const View view(data);
@@ -135,6 +137,68 @@ inline std::string report_tables(const ReportData& data) {
     }
     out += "\n";
   }
+
+  // By round, of the longest length: a row for each model that writes chains; value(entry, i) is of round i + 1.
+  const auto by_round = [&](const std::string& task, std::string_view title, auto&& value) {
+    const std::vector<int> tested = data.lengths(task);
+    if (tested.empty()) return;
+    std::size_t rounds = 0;
+    std::vector<const Entry*> entries;
+    for (const std::string& model : view.models)
+      if (const Entry* entry = data.entry(model, task, tested.back()); entry && has_chain(model))
+        entries.push_back(entry), rounds = std::max({rounds, entry->errors.size(), entry->first_wrong.size()});
+    if (rounds == 0) return;
+    std::vector<int> all;
+    for (std::size_t t = 1; t <= rounds; ++t) all.push_back(static_cast<int>(t));
+    const std::vector<int> shown = detail::thinned(all, static_cast<int>(rounds), most);
+    line(join({spoken(task), ", length ", tested.back(), ": ", title}));
+    std::string text = padded("t", name_width);
+    for (const int t : shown) text += cell(std::to_string(t));
+    line(text);
+    for (const Entry* entry : entries) {
+      text = padded(entry->model, name_width);
+      for (const int t : shown) text += cell(value(*entry, static_cast<std::size_t>(t) - 1));
+      line(text);
+    }
+    out += "\n";
+  };
+  for (const std::string& task : view.tasks) {
+    by_round(task, "the worst place of each round, how often right", [](const Entry& entry, std::size_t i) {
+      double least = 2;
+      if (i < entry.errors.size())
+        for (const Tally& column : entry.errors[i])
+          if (column.count > 0) least = std::min(least, 1 - column.share());
+      return least > 1 ? std::string() : fixed(least, 3);
+    });
+    by_round(task, "the share of chains that are first wrong in round t", [](const Entry& entry, std::size_t i) {
+      return i < entry.first_wrong.size() && entry.samples > 0 ? fixed(entry.first_wrong[i] / entry.samples, 3) : std::string();
+    });
+  }
+
+  std::string calibration;
+  for (const std::string& task : view.tasks)
+    for (const std::string& model : view.models) {
+      std::vector<Bin> sides[2];  // of trained lengths, and beyond
+      for (const Entry& entry : data.entries)
+        if (entry.model == model && entry.task == task && has_chain(model)) add(sides[view.beyond(task, entry.length) ? 1 : 0], entry.calibration);
+      if (count_of(sides[0]) + count_of(sides[1]) <= 0) continue;
+      std::string text = padded(model, name_width);
+      for (const auto& bins : sides) text += cell(count_of(bins) > 0 ? fixed(calibration_error(bins), 3) : "") + "   ";
+      calibration += text + " " + spoken(task) + "\n";
+    }
+  if (!calibration.empty()) out += "calibration: expected error of the confidence in a chain, on trained lengths and beyond\n" + calibration + "\n";
+
+  if (!data.stages.empty()) line(padded("training", name_width + 4) + "   steps    loss accuracy seconds");
+  for (const Stage& stage : data.stages) {
+    if (stage.points.empty()) continue;
+    const auto seconds = std::find_if(data.machine.seconds.begin(), data.machine.seconds.end(), [&](const auto& s) { return s.first == stage.name; });
+    const auto right = [](const std::string& text, std::size_t width) { return std::string(text.size() < width ? width - text.size() : 0, ' ') + text; };
+    const LossPoint& end = stage.points.back();
+    line(padded(stage.name, name_width + 4) + right(fixed(end.step, 0), 8) + right(std::isnan(end.values[0]) ? "" : fixed(end.values[0], 4), 8) +
+         right(std::isnan(stage.accuracy) ? "" : fixed(stage.accuracy, 3), 9) + right(seconds == data.machine.seconds.end() ? "" : fixed(seconds->second, 0), 8));
+  }
+  if (!data.stages.empty()) out += "\n";
+
   if (!out.empty()) out.pop_back();
   return out;
 }
