@@ -463,6 +463,7 @@ TEST_CASE("a line that is wrong: file, line, field, and what to do") {
   CHECK(third(R"({"problem":"a <sep> b","rounds":["b"],"answer":"b"})") == "no error");  // an ordinary token, as `relay data` writes it
   CHECK(third(R"({"problem":"a\u0001","rounds":["b"],"answer":"b"})") ==
         "train.jsonl:3: \"problem\" has the token \"a\\u0001\", which has a control character: leave it out");
+  CHECK(third(R"({"problem":"a","rounds":["b"],"answer":"b","tags":["x"],"id":7})") == "no error");  // names of somebody's own
   CHECK(third(R"({"problem":"a","rounds":["b"],"answers":"b"})") ==
         "train.jsonl:3 has the field \"answers\", which is not known: did you mean \"answer\"?");
   CHECK(contains(third(R"({"problem":"a","rounds":[["<pad>"]],"answer":"b"})"), "\"rounds\" has the token <pad>, which is reserved"));

@@ -91,7 +91,7 @@ class Attention {
 
   /// The same of new rows that continue cached sequences, causally: sequence s goes on in slot slots[s] at position starts[s].
   const Tensor& mix(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
-                       const typename B::Indices& starts, Cache& cache, Trace& trace) const {
+                    const typename B::Indices& starts, Cache& cache, Trace& trace) const {
     qkv.forward(x, rows, trace.qkv);
     B::rotate(trace.qkv.y, rows, heads_.count, rotated_, rotary_.table(), +1, starts);
     B::attention_cached(trace.qkv.y, rows, slots, starts, heads_.count, cache.keys, cache.values, trace.mixed);

@@ -193,7 +193,7 @@ class RecordReader {
     for (const auto& [name, value] : line.as_object())
       if (std::find(std::begin(names), std::end(names), name) == std::end(names))
         for (const std::string_view known : names)
-          if (detail::edit_distance(name, known) <= 2)
+          if (detail::edit_distance(name, known) <= (known.size() < 6 ? 1 : 2))
             wrong(" has the field ", shown(Json(name)), ", which is not known: did you mean \"", known, "\"?");
   }
 

@@ -115,7 +115,7 @@ class Trainer {
 
   /// Takes steps until `steps` have been taken in all. data(i) gives the batch of step i, counted from 0; each of `after` is
   /// called with the report of a step, and ends the training by returning false. Returns whether all steps were taken.
-  /// data(i) is asked for while step i - 1 is computed, and perhaps in vain; after it, where data.uses_threads().
+  /// data(i) is asked for while step i - 1 is computed, on any thread, and perhaps in vain; after it, where data.uses_threads().
   bool fit(auto&& data, int steps, auto&&... after) {
     std::optional<std::remove_cvref_t<decltype(data(0))>> next;
     std::exception_ptr error;  // of data: it belongs to the step that needs it
