@@ -129,6 +129,27 @@ void overwrites(const L& layer, int width) {
   CHECK(parameter_difference(g1, g2) == 0);
 }
 
+/// A pass that no backward pass follows gives the same bits, also where the trace has been used otherwise, and spoils it for no other.
+template <class L>
+void forward_only(const L& layer, int width) {
+  const std::vector<int> lengths{3, 6};
+  const Ragged<B> batch(lengths);
+  const Rows<B> rows(batch, Key(4));
+  const Tensor x = random(9, width, Key(1));
+  typename L::Trace trace, fresh;
+  const Tensor y = layer.forward(x, rows, trace), alone = layer.forward(x, rows.forward_only(), fresh);
+  CHECK(difference(y, alone) == 0);
+  CHECK(difference(layer.forward(x, rows.forward_only(), trace), y) == 0);
+  CHECK(difference(L::output(trace), y) == 0);
+  CHECK(difference(layer.forward(x, rows, trace), y) == 0);
+  CHECK(difference(L::output(trace), y) == 0);
+  typename L::Trace kept;
+  layer.forward(x, rows, kept);
+  L g1 = zeros_like(layer), g2 = zeros_like(layer);
+  CHECK(difference(layer.backward(x, rows, trace, y, g1), layer.backward(x, rows, kept, y, g2)) == 0);
+  CHECK(parameter_difference(g1, g2) == 0);
+}
+
 /// Each sequence of a batch: output and dx as if it were alone; the gradient is the sum over the sequences.
 template <class L>
 void ragged(const L& layer, int width) {
@@ -159,6 +180,7 @@ void promises(L layer, int width) {
   gradient(layer, width);
   adds(layer, width);
   overwrites(layer, width);
+  forward_only(layer, width);
   ragged(layer, width);
 }
 

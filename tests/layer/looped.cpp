@@ -18,8 +18,8 @@ using Blocks = Stack<TransformerBlock<B>>;
 constexpr int width = 4;
 
 template <class Backend = B>
-Stack<TransformerBlock<Backend>> blocks(double dropout = 0) {
-  auto stack = transformer_stack<Backend>({.width = width, .layers = 1, .heads = 2, .hidden = 5, .dropout = dropout},
+Stack<TransformerBlock<Backend>> blocks(double dropout = 0, int layers = 1) {
+  auto stack = transformer_stack<Backend>({.width = width, .layers = layers, .heads = 2, .hidden = 5, .dropout = dropout},
                                           Mask::none, Key(1));
   check::perturb(stack);
   return stack;
@@ -205,7 +205,7 @@ TEST_CASE("recomputed is stored, bit for bit, in float with dropout; inference s
   const Rows<F> rows(batch, Key(8));
   const auto h0 = check::random<F>(batch.rows(), width, Key(2));
   for (const auto& config : configs) {
-    const Looped loop(blocks<F>(0.2), width, config);
+    const Looped loop(blocks<F>(0.2, 3), width, config);
     const auto stored = run(loop, h0, rows, counts), recomputed = run(loop, h0, rows, counts, Keep::inputs),
                inference = run(loop, h0, rows, counts, Keep::nothing);
     CHECK(check::difference(stored.dh0, recomputed.dh0) == 0);

@@ -107,9 +107,10 @@ concept ComputeBackend =
     } &&
 
     // 7. GELU, exact: y = x Phi(x).
-    requires(detail::In<B> x, detail::In<B> dy, detail::Out<B> y, detail::Out<B> dx) {
-      B::gelu(x, y);
-      B::gelu_backward(x, dy, dx);  // dx may be dy
+    requires(detail::In<B> x, detail::Out<B> keeping, detail::In<B> kept, detail::In<B> dy, detail::Out<B> y, detail::Out<B> dx) {
+      B::gelu(x, y);                   // y may be x
+      B::gelu_kept(keeping, y);        // the same, and x becomes what backward wants to have kept, of its shape: the slope, or x itself
+      B::gelu_backward(kept, dy, dx);  // dx may be dy
     } &&
 
     // 8. Attention inside each sequence of `rows`. qkv [rows, 3 width]: queries, keys, values, each all heads side by side.
@@ -125,6 +126,9 @@ concept ComputeBackend =
       // Sequence s goes on in slot slots[s] of a cache at position starts[s]: its keys and values are appended, and it attends,
       // causally, to all that is there. How a cache holds them is the backend's own matter.
       B::attention_cached(qkv, rows, slots, starts, count, keys, values, out);
+      // How many problems it is best to solve at once, by a looped model and by a causal one.
+      { B::looped_at_once } -> std::convertible_to<std::size_t>;
+      { B::causal_at_once } -> std::convertible_to<std::size_t>;
       // How many sequences it is best to continue at once, each with so many elements of keys and values in all caches together.
       { B::sequences_at_once(elements, qkv.device()) } -> std::same_as<int>;
       B::make_cache(count, positions, count, heads.count, qkv.device(), keys, values);  // of so many slots, positions, width and heads

@@ -114,13 +114,14 @@ struct Functions : ComposedOps<Self> {
   }
   static void layer_norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, Tensor& dx,
                                   Tensor& dscale, Tensor& dshift) {
-    run([&](auto kernels) { kernels.layer_norm_backward(x, statistics, scale, dy, dx, dscale, dshift); });
+    const Tensor* const skip = nullptr;
+    run([&](auto kernels) { kernels.layer_norm_backward(x, statistics, scale, dy, skip, dx, dscale, dshift); });
   }
   static void gelu(const Tensor& x, Tensor& y) {
     run([&](auto kernels) { kernels.gelu(x, y); });
   }
-  static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx) {
-    run([&](auto kernels) { kernels.gelu_backward(x, dy, dx); });
+  static void gelu_backward(const Tensor& slope, const Tensor& dy, Tensor& dx) {
+    run([&](auto kernels) { kernels.gelu_backward(slope, dy, dx); });
   }
   static void rotate(Tensor& qkv, const Rows<Self>& rows, int heads, int rotated, const Tensor& table, int direction,
                      const Indices& starts = {}) {
@@ -140,6 +141,8 @@ struct Functions : ComposedOps<Self> {
   static void make_cache(int slots, int positions, int width, int heads, Device device, Tensor& keys, Tensor& values) {
     run([&](auto kernels) { kernels.template make_cache<P>(slots, positions, width, heads, device, keys, values); });
   }
+  // Few enough for their activations to stay in a core's cache, or for two threads to share 64 texts.
+  static constexpr std::size_t looped_at_once = 4, causal_at_once = 32;
   /// Every token reads all that its sequence has cached: several times faster from the processor's cache, of which 8 MiB are
   /// taken for a core's share, than from memory. But the weights are read once for all sequences, products want a whole tile
   /// of rows, and threads want rows that they can share.
@@ -177,10 +180,22 @@ struct Functions : ComposedOps<Self> {
     y.resize_like(x, x.rows(), weight.rows());
     multiply<Operand::plain, Operand::transposed>(x, weight, bias.data(), y, Store::assign);
   }
+  static void gelu_kept(Tensor& x, Tensor& y) {
+    run([&](auto kernels) { kernels.gelu_kept(x, y); });
+  }
   /// y = x + dropout(branch)
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
     if (key && rate > 0) return run([&](auto kernels) { kernels.dropout(branch, rate, *key, &x, y); });
     run([&](auto kernels) { kernels.residual(x, branch, y); });
+  }
+  static void residual_norm(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, const Tensor& scale, const Tensor& shift,
+                            double eps, Tensor& y, Tensor& normal, Tensor& statistics) {
+    if (key && rate > 0) return ComposedOps<Self>::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);
+    run([&](auto kernels) { kernels.residual_norm(x, branch, scale, shift, eps, y, normal, statistics); });
+  }
+  static void layer_norm_backward_add(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor& skip, Tensor& dx,
+                                      Tensor& dscale, Tensor& dshift) {
+    run([&](auto kernels) { kernels.layer_norm_backward(x, statistics, scale, dy, &skip, dx, dscale, dshift); });
   }
 
  private:

@@ -183,8 +183,10 @@ struct Functions : ComposedOps<Self> {
     });
   }
   static void gelu(const Tensor& x, Tensor& y) {
-    y.resize_like(x, x.rows(), x.cols(), type_of<A>);
-    typed(x, [&](const auto* from) { over_elements(x.size(), Gelu<Element<decltype(from)>, A>{from, y.template as<A>()}); });
+    if (&x != &y) y.resize_like(x, x.rows(), x.cols(), type_of<A>);  // in place it keeps its type
+    typed(x, [&](const auto* from) {
+      typed(y, [&](auto* to) { over_elements(x.size(), Gelu<Element<decltype(from)>, Element<decltype(to)>>{from, to}); });
+    });
   }
   static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx) {
     const auto compute = [&](const Tensor& d, Type to) {

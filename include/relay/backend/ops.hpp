@@ -52,6 +52,9 @@ struct ComposedOps {
     Backend::add_column_sums(dy, dbias);
   }
 
+  /// gelu, and x becomes what gelu_backward reads
+  static void gelu_kept(auto& x, auto& y) { Backend::gelu(x, y); }
+
   /// y = x + dropout(branch)
   static void residual(const auto& x, const auto& branch, double rate, const std::optional<Key>& key, auto& y) {
     if (key && rate > 0)
@@ -89,6 +92,8 @@ struct ComposedOps {
     });
   }
 
+  // Problems that are solved together: as many as keep the device busy.
+  static constexpr std::size_t looped_at_once = 256, causal_at_once = 512;
   static int sequences_at_once(long /*elements*/, const auto& /*device*/) { return 64; }
 
   /// The list and the elements where there are `indices` and `values` already, whose memory can be kept.

@@ -74,12 +74,20 @@ class Rows {
   int longest() const { return batch_->longest(); }
   const Ragged<Backend>& batch() const { return *batch_; }
   std::optional<Key> dropout() const { return drops_ ? std::optional(key_) : std::nullopt; }
+  bool is_forward_only() const { return forward_only_; }
 
   /// The rows of the first `sequences` sequences.
   Rows first(int sequences) const {
     Rows prefix = *this;
     prefix.sequences_ = sequences;
     return prefix;
+  }
+
+  /// The same rows in a pass that no backward pass will follow: a layer's trace need not keep more than its output.
+  Rows forward_only() const {
+    Rows other = *this;
+    other.forward_only_ = true;
+    return other;
   }
 
   /// The same rows with another stream of random numbers: each application of each layer folds in its own number.
@@ -92,7 +100,7 @@ class Rows {
  private:
   const Ragged<Backend>* batch_;
   int sequences_;
-  bool drops_;
+  bool drops_, forward_only_ = false;
   Key key_;
 };
 

@@ -1,6 +1,7 @@
 // FeedForward: y = GELU(x Wu^T + bu) Wd^T + bd.
 //
-// The trace keeps the values before and after GELU: its derivative needs the former, the gradient of Wd the latter.
+// The trace keeps the values after GELU, which the gradient of Wd needs, and in the place of those before it what the backend wants
+// for its gradient.
 #pragma once
 
 #include <relay/layer/linear.hpp>
@@ -14,7 +15,7 @@ struct FeedForward {
   using Input = Tensor;
   using Output = Tensor;
   struct Trace {
-    typename Linear<B>::Trace up;    // [rows, hidden]
+    typename Linear<B>::Trace up;    // [rows, hidden]: what gelu made of it
     Tensor activated;                // [rows, hidden]
     typename Linear<B>::Trace down;  // [rows, width]
   };
@@ -35,7 +36,12 @@ struct FeedForward {
   }
   /// All of forward but its last product: backward needs nothing of the trace that is behind it.
   const Tensor& activate(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
-    B::gelu(up.forward(x, rows, trace.up), trace.activated);
+    up.forward(x, rows, trace.up);
+    if (rows.is_forward_only()) {
+      B::gelu(trace.up.y, trace.up.y);
+      return trace.up.y;
+    }
+    B::gelu_kept(trace.up.y, trace.activated);
     return trace.activated;
   }
 

@@ -109,7 +109,8 @@ class Looped {
     for (int t = 1; t <= trace.iterations(); ++t) {
       const auto live = rows.first(trace.live(t)).fold(static_cast<std::uint64_t>(t));
       prepare(t, h0, live, trace, feedback);
-      read(t, live, apply(trace.input(t), live, trace.application(t)));
+      const bool kept = trace.keep == Keep::everything;
+      read(t, live, apply(trace.input(t), kept ? live : live.forward_only(), trace.application(t)));
     }
   }
 

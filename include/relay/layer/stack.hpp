@@ -1,6 +1,7 @@
 // Stack<Layer>: layers of one type one after another, as many as are wanted at run time.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -16,7 +17,8 @@ struct Stack {
   using Input = typename L::Input;
   using Output = Input;
   struct Trace {
-    std::vector<typename L::Trace> layers;
+    std::vector<typename L::Trace> layers;  // two in turn, in a pass that is forward only
+    std::size_t last = 0;                   // the one with the output
   };
 
   std::vector<L> layers;
@@ -26,13 +28,17 @@ struct Stack {
     require(!layers.empty(), "a stack needs at least one layer");
   }
 
-  static const Output& output(const Trace& trace) { return L::output(trace.layers.back()); }
+  static const Output& output(const Trace& trace) { return L::output(trace.layers[trace.last]); }
   static void each(auto&& visit, auto&... stack) { visit("layers", stack.layers...); }
 
   const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace) const {
-    trace.layers.resize(layers.size());
+    const std::size_t kept = rows.is_forward_only() ? std::min<std::size_t>(layers.size(), 2) : layers.size();
+    if (trace.layers.size() < kept) trace.layers.resize(kept);
     const Input* h = &x;
-    for (std::size_t i = 0; i < layers.size(); ++i) h = &layers[i].forward(*h, rows.fold(i), trace.layers[i]);
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      trace.last = i % kept;
+      h = &layers[i].forward(*h, rows.fold(i), trace.layers[trace.last]);
+    }
     return *h;
   }
 

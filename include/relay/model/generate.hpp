@@ -111,7 +111,7 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
       ends.push_back(static_cast<Index>(tokens.size()) - 1);
     }
     const Ragged<B> batch(lengths, device);
-    const auto& states = cache.extend(model, B::indices(tokens, device), Rows<B>(batch), B::indices(slot, device),
+    const auto& states = cache.extend(model, B::indices(tokens, device), Rows<B>(batch).forward_only(), B::indices(slot, device),
                                       B::indices(start, device));
     last.resize_like(states, static_cast<int>(ends.size()), states.cols());
     B::gather_rows(states, B::indices(ends, device), 0, last);

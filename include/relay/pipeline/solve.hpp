@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <span>
 #include <string>
@@ -29,9 +30,6 @@ struct Solution {
 
 namespace detail {
 
-// Problems computed together: few enough for their activations to stay in a core's cache, or for two threads to share 64 texts.
-inline constexpr int looped_group = 16, causal_group = 32;
-
 /// Calls solve(first, count, device) for every group of at most `group` problems: one after another on each thread, or, where
 /// there are fewer problems than threads, all threads on each.
 template <class Backend>
@@ -39,16 +37,16 @@ void by_group(std::size_t problems, std::size_t group, Threads& threads, auto&& 
   const auto divided = [](std::size_t a, std::size_t b) { return (a + b - 1) / b; };
   const auto count = static_cast<std::size_t>(threads.count());
   group = std::clamp<std::size_t>(divided(problems, count), 1, group);
-  const auto run = [&](int g, Threads* shared) {
+  std::atomic<std::size_t> next = 0;
+  const auto run = [&](Threads* shared) {  // whatever groups are left, in the same memory
     typename Backend::Memory memory;
-    const std::size_t first = static_cast<std::size_t>(g) * group;
-    solve(first, std::min(group, problems - first), typename Backend::Device{&memory, shared});
+    for (std::size_t first; (first = group * next++) < problems;)
+      solve(first, std::min(group, problems - first), typename Backend::Device{&memory, shared});
   };
-  const int groups = static_cast<int>(divided(problems, group));
   if (problems >= count)
-    threads.run(groups, [&](int g) { run(g, nullptr); });
+    threads.run(threads.count(), [&](int) { run(nullptr); });
   else
-    for (int g = 0; g < groups; ++g) run(g, &threads);
+    run(&threads);
 }
 
 /// The chains of one group of problems, whose iterations are sorted, most first.
@@ -114,7 +112,7 @@ std::vector<Solution> solve_looped(const Model& model, std::span<const Example> 
     sorted[i].example.rounds.clear();
     sorted[i].example.answer = Vocabulary::pad;
   }
-  detail::by_group<Backend>(problems.size(), detail::looped_group, threads, [&](std::size_t first, std::size_t count, auto device) {
+  detail::by_group<Backend>(problems.size(), Backend::looped_at_once, threads, [&](std::size_t first, std::size_t count, auto device) {
     detail::read_iterations(model, std::span(sorted).subspan(first, count), placement, device);
   });
   std::vector<Solution> chains(problems.size());
@@ -128,7 +126,7 @@ template <class Model, ChainText TaskT>
 std::vector<Solution> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
   using Backend = typename Model::Backend;
   std::vector<Solution> chains(problems.size());
-  detail::by_group<Backend>(problems.size(), detail::causal_group, threads, [&](std::size_t first, std::size_t count, auto device) {
+  detail::by_group<Backend>(problems.size(), Backend::causal_at_once, threads, [&](std::size_t first, std::size_t count, auto device) {
     std::vector<Tokens> prompts;
     const auto room = [](const Example& e) { return e.columns() * (e.iterations + 1); };
     int most = 1;

@@ -151,17 +151,21 @@ class Forward {
       const auto [from_key, to_key] = visible(mask, first, count, n);
       const int keys = to_key - from_key, padded = round_up<S>(keys);
       small_product<Operand::plain>(count, padded, size_, q.row(first), q.stride, kt_ + from_key, n_padded, p_, padded, Store::assign);
-      S inverse[query_block];
+      alignas(64) S tops[query_block], sums[query_block], logs[query_block];
       for (int i = 0; i < count; ++i) {
         const auto [begin_i, end_i] = visible(mask, first + i, 1, n);
         const auto e = exponentials<S>(p_ + i * padded, {begin_i - from_key, end_i - from_key}, padded, scale_);
-        inverse[i] = S(1) / e.sum;
-        if (lse) lse[static_cast<long>(begin + first + i) * heads.count + head] = e.largest + std::log(e.sum);
+        tops[i] = e.largest, sums[i] = e.sum;
+      }
+      if (lse) {
+        by_vector<S>(count, [&](long i, auto part) { store_first(logs + i, load_first(tops + i, part) + log(load_first(sums + i, part)), part); });
+        for (int i = 0; i < count; ++i) lse[static_cast<long>(begin + first + i) * heads.count + head] = logs[i];
       }
       small_product<Operand::plain>(count, padded_, keys, p_, padded, v.row(from_key), v.stride, o_, padded_, Store::assign);
       for (int i = 0; i < count; ++i) {
         S* to = out + static_cast<long>(begin + first + i) * width + head * size_;
-        by_vector<S>(size_, [&](long c, auto part) { store_first(to + c, load(o_ + i * padded_ + c) * inverse[i], part); });
+        const S inverse = S(1) / sums[i];
+        by_vector<S>(size_, [&](long c, auto part) { store_first(to + c, load(o_ + i * padded_ + c) * inverse, part); });
       }
     }
   }

@@ -31,7 +31,9 @@ struct Kernels {
   static void add_column_sums(auto&&... a) { RELAY_CPU_LEVEL::add_column_sums(a...); }
   static double sum_of_squares(auto&&... a) { return RELAY_CPU_LEVEL::sum_of_squares(a...); }
   static void layer_norm(auto&&... a) { RELAY_CPU_LEVEL::layer_norm(a...); }
+  static void residual_norm(auto&&... a) { RELAY_CPU_LEVEL::residual_norm(a...); }
   static void layer_norm_backward(auto&&... a) { RELAY_CPU_LEVEL::layer_norm_backward(a...); }
+  static void gelu_kept(auto&&... a) { RELAY_CPU_LEVEL::gelu_kept(a...); }
   static void gelu(auto&&... a) { RELAY_CPU_LEVEL::gelu(a...); }
   static void gelu_backward(auto&&... a) { RELAY_CPU_LEVEL::gelu_backward(a...); }
   static void rotate(auto&&... a) { RELAY_CPU_LEVEL::rotate(a...); }

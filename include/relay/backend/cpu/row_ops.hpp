@@ -60,6 +60,30 @@ void residual(const Tensor<S>& x, const Tensor<S>& branch, Tensor<S>& y) {
   });
 }
 
+namespace detail {
+
+/// y = scale * (x - mean) * rstd + shift of one row, whose elements' sum is `total`; statistics [2]: mean, rstd.
+template <class S>
+[[gnu::always_inline]] inline void normalise_row(const S* x, int width, S total, const S* scale, const S* shift, S eps, S* y, S* statistics) {
+  const S mean = total / static_cast<S>(width);
+  Vector<S> squares{};
+  by_vector<S>(width, [&](long i, auto n) {
+    Vector<S> d = load_first(x + i, n) - mean;
+    if constexpr (std::is_same_v<decltype(n), int>)
+      for (int j = n; j < lanes<S>; ++j) d[j] = 0;  // what lies behind the row is no deviation
+    squares += d * d;
+  });
+  const S rstd = S(1) / std::sqrt(sum<S>(squares) / static_cast<S>(width) + eps);
+  by_vector<S>(width, [&](long i, auto n) {
+    const Vector<S> normal = (load_first(x + i, n) - mean) * rstd;
+    store_first(y + i, normal * load_first(scale + i, n) + load_first(shift + i, n), n);
+  });
+  statistics[0] = mean;
+  statistics[1] = rstd;
+}
+
+}  // namespace detail
+
 /// y = scale * (x - mean) * rstd + shift, per row; rstd = 1 / sqrt(variance + eps). statistics [rows, 2]: mean, rstd.
 template <class S>
 void layer_norm(const Tensor<S>& x, const Tensor<S>& scale, const Tensor<S>& shift, double eps, Tensor<S>& y,
@@ -71,77 +95,115 @@ void layer_norm(const Tensor<S>& x, const Tensor<S>& scale, const Tensor<S>& shi
   over_rows(x.device(), x.rows(), [&](int first, int last) {
     for (int r = first; r < last; ++r) {
       const S* xr = x.row(r);
-      S* yr = to + static_cast<long>(r) * width;
       Vector<S> total{};
       by_vector<S>(width, [&](long i, auto n) { total += load_first(xr + i, n); });
-      const S mean = sum<S>(total) / static_cast<S>(width);
-      Vector<S> squares{};
-      by_vector<S>(width, [&](long i, auto n) {
-        Vector<S> d = load_first(xr + i, n) - mean;
-        if constexpr (std::is_same_v<decltype(n), int>)
-          for (int j = n; j < lanes<S>; ++j) d[j] = 0;  // what lies behind the row is no deviation
-        squares += d * d;
-      });
-      const S rstd = S(1) / std::sqrt(sum<S>(squares) / static_cast<S>(width) + static_cast<S>(eps));
-      by_vector<S>(width, [&](long i, auto n) {
-        const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
-        store_first(yr + i, normal * load_first(scale.data() + i, n) + load_first(shift.data() + i, n), n);
-      });
-      kept[2L * r] = mean;
-      kept[2L * r + 1] = rstd;
+      detail::normalise_row(xr, width, sum<S>(total), scale.data(), shift.data(), static_cast<S>(eps), to + static_cast<long>(r) * width, kept + 2L * r);
     }
   });
 }
 
-/// dx = rstd (g - mean(g) - n mean(g n)), g = dy scale, n = (x - mean) rstd; adds sum(dy n) to dscale, sum(dy) to dshift.
+/// y = x + branch, and its layer norm: a row is in the cache when it is normalised.
 template <class S>
-void layer_norm_backward(const Tensor<S>& x, const Tensor<S>& statistics, const Tensor<S>& scale, const Tensor<S>& dy,
-                         Tensor<S>& dx, Tensor<S>& dscale, Tensor<S>& dshift) {
+void residual_norm(const Tensor<S>& x, const Tensor<S>& branch, const Tensor<S>& scale, const Tensor<S>& shift, double eps, Tensor<S>& y,
+                   Tensor<S>& normal, Tensor<S>& statistics) {
   const int width = x.cols();
-  dx.resize_like(x, x.rows(), width);
-  for (int r = 0; r < x.rows(); ++r) {
-    const S* xr = x.row(r);
-    const S* dyr = dy.row(r);
-    const S mean = statistics.row(r)[0], rstd = statistics.row(r)[1];
-    Vector<S> sum_g{}, sum_gn{};
-    by_vector<S>(width, [&](long i, auto n) {
-      const Vector<S> d = load_first(dyr + i, n), g = d * load_first(scale.data() + i, n);
-      const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
-      sum_g += g;
-      sum_gn += g * normal;
-      store_first(dscale.data() + i, load_first(dscale.data() + i, n) + d * normal, n);
-      store_first(dshift.data() + i, load_first(dshift.data() + i, n) + d, n);
-    });
-    const S mean_g = sum<S>(sum_g) / static_cast<S>(width), mean_gn = sum<S>(sum_gn) / static_cast<S>(width);
-    by_vector<S>(width, [&](long i, auto n) {
-      const Vector<S> normal = (load_first(xr + i, n) - mean) * rstd;
-      const Vector<S> g = load_first(dyr + i, n) * load_first(scale.data() + i, n);
-      store_first(dx.row(r) + i, (g - mean_g - normal * mean_gn) * rstd, n);
-    });
-  }
+  y.resize_like(x, x.rows(), width);
+  normal.resize_like(x, x.rows(), width);
+  statistics.resize_like(x, x.rows(), 2);
+  S *const sums = y.data(), *const to = normal.data(), *const kept = statistics.data();
+  over_rows(x.device(), x.rows(), [&](int first, int last) {
+    for (int r = first; r < last; ++r) {
+      const S *xr = x.row(r), *br = branch.row(r);
+      S* yr = sums + static_cast<long>(r) * width;
+      Vector<S> total{};
+      by_vector<S>(width, [&](long i, auto n) {
+        const Vector<S> v = load_first(xr + i, n) + load_first(br + i, n);
+        store_first(yr + i, v, n);
+        total += v;
+      });
+      detail::normalise_row(yr, width, sum<S>(total), scale.data(), shift.data(), static_cast<S>(eps), to + static_cast<long>(r) * width, kept + 2L * r);
+    }
+  });
 }
 
-/// y = x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016; exact, not the tanh approximation).
+/// dx = rstd (g - mean(g) - n mean(g n)) + skip, g = dy scale, n = (x - mean) rstd; adds sum(dy n) to dscale, sum(dy) to dshift.
+/// `skip` may be null. Some rows at a time, whose share of dscale and dshift is summed up in registers.
+template <class S>
+void layer_norm_backward(const Tensor<S>& x, const Tensor<S>& statistics, const Tensor<S>& scale, const Tensor<S>& dy,
+                         const Tensor<S>* skip, Tensor<S>& dx, Tensor<S>& dscale, Tensor<S>& dshift) {
+  constexpr int most = 4;
+  const int width = x.cols();
+  dx.resize_like(x, x.rows(), width);
+  S *const to = dx.data(), *const scale_sum = dscale.data(), *const shift_sum = dshift.data();
+  const auto rows = [&](int first, auto count) {
+    S mean[most], rstd[most], mean_g[most], mean_gn[most];
+    for (int r = 0; r < count; ++r) {
+      const S *xr = x.row(first + r), *dyr = dy.row(first + r);
+      mean[r] = statistics.row(first + r)[0], rstd[r] = statistics.row(first + r)[1];
+      Vector<S> sum_g{}, sum_gn{};
+      by_vector<S>(width, [&](long i, auto n) {
+        const Vector<S> g = load_first(dyr + i, n) * load_first(scale.data() + i, n);
+        sum_g += g;
+        sum_gn += g * (load_first(xr + i, n) - mean[r]);
+      });
+      mean_g[r] = sum<S>(sum_g) / static_cast<S>(width), mean_gn[r] = sum<S>(sum_gn) * rstd[r] / static_cast<S>(width);
+    }
+    by_vector<S>(width, [&](long i, auto n) {
+      const Vector<S> factor = load_first(scale.data() + i, n);
+      Vector<S> of_scale = load_first(scale_sum + i, n), of_shift = load_first(shift_sum + i, n);
+      for (int r = 0; r < count; ++r) {
+        const long at = static_cast<long>(first + r) * width + i;
+        const Vector<S> d = load_first(dy.data() + at, n), normal = (load_first(x.data() + at, n) - mean[r]) * rstd[r];
+        of_scale += d * normal;
+        of_shift += d;
+        const Vector<S> own = (d * factor - mean_g[r] - normal * mean_gn[r]) * rstd[r];
+        store_first(to + at, skip ? own + load_first(skip->data() + at, n) : own, n);
+      }
+      store_first(scale_sum + i, of_scale, n);
+      store_first(shift_sum + i, of_shift, n);
+    });
+  };
+  int r = 0;
+  for (; r + most <= x.rows(); r += most) rows(r, std::integral_constant<int, most>{});
+  if (r < x.rows()) rows(r, x.rows() - r);
+}
+
+/// Phi(x), the normal distribution function.
+template <class S>
+[[gnu::always_inline]] inline Vector<S> normal_distribution(const Vector<S>& x) {
+  return erf(x * S(std::numbers::sqrt2 / 2)) * S(0.5) + S(0.5);
+}
+
+/// y = x Phi(x) (Hendrycks & Gimpel 2016; exact, not the tanh approximation); y may be x.
 template <class S>
 void gelu(const Tensor<S>& x, Tensor<S>& y) {
   y.resize_like(x, x.rows(), x.cols());
   S* const to = y.data();
   over_elements(x, [&](long i, auto n) {
     const Vector<S> v = load_first(x.data() + i, n);
-    store_first(to + i, v * S(0.5) * (S(1) + erf(v * S(std::numbers::sqrt2 / 2))), n);
+    store_first(to + i, v * normal_distribution<S>(v), n);
   });
 }
 
-/// dx = dy (Phi(x) + x phi(x)); dx may be dy.
+/// The same, and x becomes the slope there: Phi(x) + x phi(x), phi the normal density.
 template <class S>
-void gelu_backward(const Tensor<S>& x, const Tensor<S>& dy, Tensor<S>& dx) {
-  dx.resize_like(x, x.rows(), x.cols());
-  S* const to = dx.data();
-  by_vector<S>(x.size(), [&](long i, auto n) {
-    const Vector<S> v = load_first(x.data() + i, n);
-    const Normal<S> at = normal(v);
-    store_first(to + i, load_first(dy.data() + i, n) * (at.distribution + v * at.density), n);
+void gelu_kept(Tensor<S>& x, Tensor<S>& y) {
+  constexpr S half_log_two_pi = S(0.91893853320467274);
+  y.resize_like(x, x.rows(), x.cols());
+  S *const at = x.data(), *const to = y.data();
+  over_elements(x, [&](long i, auto n) {
+    const Vector<S> v = load_first(at + i, n), distribution = normal_distribution<S>(v);
+    store_first(to + i, v * distribution, n);
+    store_first(at + i, distribution + v * exp(v * v * S(-0.5) - half_log_two_pi), n);
   });
+}
+
+/// dx = slope dy; dx may be dy.
+template <class S>
+void gelu_backward(const Tensor<S>& slope, const Tensor<S>& dy, Tensor<S>& dx) {
+  dx.resize_like(slope, slope.rows(), slope.cols());
+  S* const to = dx.data();
+  by_vector<S>(slope.size(), [&](long i, auto n) { store_first(to + i, load_first(dy.data() + i, n) * load_first(slope.data() + i, n), n); });
 }
 
 /// Rotates the queries and keys of the first `rotated` heads in qkv [rows, 3 width] by their positions' angles, or back

@@ -254,6 +254,24 @@ template <class V>
 #endif
 }
 
+/// log x of x > 0, not subnormal; not a number, where x is none or infinite. As fdlibm: x = 2^k m, m in [1/sqrt 2, sqrt 2), and log m by
+/// a polynomial in (m - 1) / (m + 1).
+[[gnu::always_inline]] inline Vector<float> log(const Vector<float>& x) {
+  using V = Vector<float>;
+  using I = Vector<std::int32_t>;
+  I bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const I k = (bits - 0x3f3504f3) >> 23;  // above the bits of 1/sqrt 2
+  bits -= k << 23;
+  V m;
+  std::memcpy(&m, &bits, sizeof m);
+  const V f = m - 1.0f, s = f / (f + 2.0f), z = s * s, half = f * f * 0.5f, exponent = __builtin_convertvector(k, V);
+  V p = z * 0.24279078841f + 0.28498786688f;
+  p = p * z + 0.40000972152f;
+  p = p * z + 0.66666662693f;
+  return s * (half + p * z) + exponent * 9.0580006145e-06f - half + f + exponent * 6.9313812256e-01f + (x - x);
+}
+
 /// erf(x): the rational minimax approximation that XLA and Eigen use for float, x clamped to [-4, 4].
 [[gnu::always_inline]] inline Vector<float> erf(const Vector<float>& x0) {
   using V = Vector<float>;
@@ -272,26 +290,6 @@ template <class V>
   return x * p / q;
 }
 
-/// A number's density and distribution function under the standard normal distribution.
-template <class S>
-struct Normal {
-  Vector<S> density, distribution;
-};
-
-/// Both from one e^(-x^2/2): the tail 1 - Phi(|x|) = t P(t) e^(-x^2/2) with t = 1 / (1 + p |x| / sqrt 2), Abramowitz & Stegun
-/// 7.1.26: within 2.5e-7.
-[[gnu::always_inline]] inline Normal<float> normal(const Vector<float>& x) {
-  using V = Vector<float>;
-  const V e = exp(x * x * -0.5f), away = larger(x, -x);
-  const V t = 1.0f / (away * (0.3275911f * std::numbers::sqrt2_v<float> / 2) + 1.0f);
-  V p = t * (0.5f * 1.061405429f) + 0.5f * -1.453152027f;
-  p = p * t + 0.5f * 1.421413741f;
-  p = p * t + 0.5f * -0.284496736f;
-  p = p * t + 0.5f * 0.254829592f;
-  const V tail = p * t * e;
-  return {e * (0.5f * std::numbers::inv_sqrtpi_v<float> * std::numbers::sqrt2_v<float>), x > 0.0f ? 1.0f - tail : tail};
-}
-
 [[gnu::always_inline]] inline Vector<double> sqrt(const Vector<double>& x) {
   Vector<double> y;
   for (int i = 0; i < lanes<double>; ++i) y[i] = std::sqrt(x[i]);
@@ -304,14 +302,16 @@ struct Normal {
   return y;
 }
 
+[[gnu::always_inline]] inline Vector<double> log(const Vector<double>& x) {
+  Vector<double> y;
+  for (int i = 0; i < lanes<double>; ++i) y[i] = std::log(x[i]);
+  return y;
+}
+
 [[gnu::always_inline]] inline Vector<double> erf(const Vector<double>& x) {
   Vector<double> y;
   for (int i = 0; i < lanes<double>; ++i) y[i] = std::erf(x[i]);
   return y;
-}
-
-[[gnu::always_inline]] inline Normal<double> normal(const Vector<double>& x) {
-  return {exp(x * x * -0.5) * (0.5 * std::numbers::inv_sqrtpi * std::numbers::sqrt2), 0.5 * (1.0 + erf(x * (std::numbers::sqrt2 / 2)))};
 }
 
 /// Calls f(i, n) for every group of up to `lanes` elements of 0 .. size-1; n is the constant `lanes` but for the last.
