@@ -18,7 +18,7 @@ namespace bench {
 namespace {
 
 Setting setting(const std::string& name, const TransformerConfig& model, int modulus, int longest, int looped_batch, int causal_batch,
-                int lanes, int new_tokens) {
+                int lanes, int slices, int new_tokens) {
   return {.name = name,
           .model = model,
           .loop = {.normalise = true},
@@ -28,10 +28,11 @@ Setting setting(const std::string& name, const TransformerConfig& model, int mod
           .looped_batch = looped_batch,
           .causal_batch = causal_batch,
           .lanes = lanes,
+          .slices = slices,
           .new_tokens = new_tokens};
 }
 
-const Setting settings[] = {setting("demo", demo(), 5, 6, 32, 32, 2, 50), setting("paper", paper(), 11, 15, 64, 16, 4, 300)};
+const Setting settings[] = {setting("demo", demo(), 5, 6, 32, 32, 2, 4, 50), setting("paper", paper(), 11, 15, 64, 16, 4, 1, 300)};
 
 std::vector<Job> jobs() {
   std::vector<Job> all;
@@ -53,7 +54,7 @@ void register_jobs(const std::string& scalars, const std::vector<Job>& all) {
   for (const Job& job : all)
     for (const int threads : {1, 2})
       benchmark::RegisterBenchmark((job.name + "/" + scalars + "/threads:" + std::to_string(threads)).c_str(),
-                                   [job, threads](benchmark::State& state) { run<B>(state, job, {.threads = threads}); })
+                                   [job, threads](benchmark::State& state) { run<B>(state, job, {.threads = threads, .slices = job.setting->slices}); })
           ->UseRealTime()
           ->Unit(benchmark::kMillisecond);
 }

@@ -37,6 +37,7 @@ struct Setting {
   std::vector<Lengths> lengths;    // of each task, drawn as P ~ length
   int looped_batch, causal_batch;  // of training
   int lanes;                       // of training: two where more of them would have too few rows to be worth it
+  int slices = 1;                  // of training: so many that the traces of one stay in the cache, if they can
   int new_tokens;                  // written after each prompt in generation
   int lengths_of_mixture = 8;      // of each task
 
