@@ -301,6 +301,8 @@ inline Json description(const Job& job) {
       .set("unit", unit(job))
       .set("batch", job.batch)
       .set("batches", job.batches())
+      .set("lanes", s.lanes)
+      .set("slices", s.slices)
       .set("new_tokens", job.work == Work::generation ? s.new_tokens : 0)
       .set("model", description(s.model, s.vocabulary()))
       .set("normalise", s.loop.normalise)

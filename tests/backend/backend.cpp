@@ -64,7 +64,7 @@ struct Declared : ComposedOps<Self> {
   static void layer_norm(In, In, In, double, Out, Out) {}
   static void layer_norm_backward(In, In, In, In, Out, Out, Out) {}
   static void gelu(In, Out) {}
-  static void gelu_backward(In, In, Out) {}
+  static void gelu_backward(In, In, Out, Out) {}
   static void rotate(Out, At, int, int, In, int) {}
   static void rotate(Out, At, int, int, In, int, const Indices&) {}
   static void attention(In, At, const Heads&, Out, Out) {}

@@ -291,10 +291,12 @@ class Conformance {
     none("copy", 5, [&](Tensor& y) { B::copy(x, y); });
     none("copy_first", 5, [&](Tensor& y) { B::copy_first(table, 0, y); });
     none("gelu", 5, [&](Tensor& y) { B::gelu(x, y); });
-    none("gelu_kept", 5, [&](Tensor& y) {
-      Tensor kept = x;
-      B::gelu_kept(kept, y);
+    none("gelu_backward", 5, [&](Tensor& y) {
+      Tensor dx = poisoned(2, 5);
+      B::gelu_backward(x, x, dx, y);
+      expect("gelu_backward", dx, Matrix(0, 5), 0);
     });
+    none("gelu_linear_backward", 5, [&](Tensor& y) { B::gelu_linear_backward(x, weight, dy, y, dweight, dbias); });
     none("dropout", 5, [&](Tensor& y) { B::dropout(x, 0.5, Key(1), y); });
     none("residual", 5, [&](Tensor& y) { B::residual(x, x, 0, std::nullopt, y); });
     Tensor statistics = poisoned(1, 1);
@@ -363,14 +365,13 @@ class Conformance {
       Tensor out = poisoned(3, width), back = poisoned(3, width), in_place = put(dy);
       B::gelu(put(x), out);
       expect("gelu", out, y);
-      Tensor kept = put(x), out_in_place = put(x), out_kept = poisoned(3, width);
+      Tensor out_in_place = put(x), again = poisoned(2, width);
       B::gelu(out_in_place, out_in_place);
       expect("gelu in place", out_in_place, y);
-      B::gelu_kept(kept, out_kept);
-      CHECK(B::download(out_kept) == B::download(out));
-      B::gelu_backward(kept, put(dy), back);
+      B::gelu_backward(put(x), put(dy), back, again);
       expect("gelu_backward", back, dx, 2);
-      B::gelu_backward(kept, in_place, in_place);
+      CHECK(B::download(again) == B::download(out));
+      B::gelu_backward(put(x), in_place, in_place, again);
       expect("gelu_backward in place", in_place, dx, 2);
     }
   }

@@ -1,4 +1,4 @@
-// backend/cpu/simd.hpp: parts of a vector, sums, transposition, square roots, exp and erf.
+// backend/cpu/simd.hpp: parts of a vector, sums, transposition, square roots, exp, log and erf.
 #ifndef RELAY_CPU_LEVEL
 
 #include <algorithm>
@@ -90,7 +90,8 @@ double worst(float low, float high, auto&& f, auto&& exact, auto&& measure) {
       x[j] = std::min(high, low + (high - low) * static_cast<float>(i + j) / static_cast<float>(steps));
     const Vector<float> y = f(x);
     for (int j = 0; j < lanes<float>; ++j)
-      error = std::max(error, measure(static_cast<double>(y[j]), exact(static_cast<double>(x[j]))));
+      if (const double own = measure(static_cast<double>(y[j]), exact(static_cast<double>(x[j]))); !(own <= error))
+        error = std::isnan(own) ? INFINITY : own;
   }
   return error;
 }
@@ -128,12 +129,13 @@ TEST_CASE("log of floats: two units in the last place, not a number of what is n
   CHECK(worst(1.2e-38f, 0.9f, f, exact, relative) < 2.4e-7);
   CHECK(worst(0.9f, 1.1f, f, exact, absolute) < 2e-8);
   CHECK(worst(1.1f, 5000.0f, f, exact, relative) < 2.4e-7);
-  CHECK(worst(1.0f, 1e38f, f, exact, relative) < 2.4e-7);
+  CHECK(worst(2.0f, 1e38f, f, exact, relative) < 2.4e-7);
   CHECK(f(broadcast(1.0f))[0] == 0);
   CHECK(std::isnan(f(broadcast(NAN))[0]));
   CHECK(std::isnan(f(broadcast(INFINITY))[0]));
   CHECK(std::isnan(exp(broadcast(NAN))[0]));
   CHECK(std::isnan(erf(broadcast(NAN))[0]));
+  for (const double x : {1e-300, 0.3, 1.0, 7.0}) CHECK(log(broadcast(x))[0] == std::log(x));
 }
 
 TEST_CASE_TEMPLATE("halves of a vector" * here, S, float, double) {

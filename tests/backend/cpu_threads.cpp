@@ -50,6 +50,9 @@ std::vector<typename B::Scalar> computed(const std::vector<int>& lengths, typena
   }
   B::gelu(up, activated);
   keep(activated);
+  B::residual_norm(x, branch, 0, std::nullopt, scale, shift, 1e-5, y, activated, statistics);
+  keep(y), keep(activated), keep(statistics);
+  B::gelu(up, activated);
   Tensor gradient = normal(hidden, width);
   B::add_outer_product(activated, x, gradient);
   keep(gradient);
@@ -122,6 +125,8 @@ TEST_CASE("rows are shared where there are enough, each by one thread") {
 TEST_CASE("sequences at once: what the cache holds, and at least what rows can be shared") {
   Threads threads(4);
   using B = Cpu<float>;
+  CHECK(B::rows_at_once(256, {}) == 170);
+  CHECK(B::rows_at_once(1 << 20, {}) == 1);
   CHECK(B::sequences_at_once(1, {}) == 64);
   CHECK(B::sequences_at_once(1 << 17, {}) == 16);  // half a MiB each
   CHECK(B::sequences_at_once(1L << 40, {}) == 6);

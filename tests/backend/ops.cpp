@@ -56,6 +56,23 @@ TEST_CASE_TEMPLATE("defaults and fused operations agree", S, float, double) {
         B::residual(x, branch, rate, key, b);
         CHECK(difference(a, b) < tolerance);
       }
+    const auto scale = random<B>(1, 13, 9), shift = random<B>(1, 13, 10);
+    typename B::Tensor normal_a, normal_b, statistics_a, statistics_b;
+    for (const double rate : {0.0, 0.4}) {
+      Default::residual_norm(x, branch, rate, Key(6), scale, shift, 1e-5, a, normal_a, statistics_a);
+      B::residual_norm(x, branch, rate, Key(6), scale, shift, 1e-5, b, normal_b, statistics_b);
+      CHECK(difference(a, b) < tolerance);
+      CHECK(difference(normal_a, normal_b) < tolerance);
+      CHECK(difference(statistics_a, statistics_b) < tolerance);
+    }
+    auto dscale_a = random<B>(1, 13, 11), dshift_a = random<B>(1, 13, 12);
+    auto dscale_b = dscale_a, dshift_b = dshift_a;
+    Default::layer_norm_backward_add(x, statistics_a, scale, normal_a, branch, a, dscale_a, dshift_a);
+    B::layer_norm_backward_add(x, statistics_a, scale, normal_a, branch, b, dscale_b, dshift_b);
+    CHECK(difference(a, b) < tolerance);
+    CHECK(difference(dscale_a, dscale_b) < tolerance);
+    CHECK(difference(dshift_a, dshift_b) < tolerance);
+
     Default::linear(x, weight, bias, a);
     B::linear(x, weight, bias, b);
     CHECK(difference(a, b) < tolerance);

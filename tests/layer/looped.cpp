@@ -222,7 +222,7 @@ TEST_CASE("recomputed in the place where forward left its last iteration: the sa
   const Ragged<B> batch(lengths);
   const Rows<B> rows(batch, Key(8));
   const Tensor h0 = check::random(batch.rows(), width, Key(2));
-  const auto loop = loop_of({.inject = true, .normalise = true}, 0.2);
+  const Looped loop(blocks(0.2, 3), width, {.inject = true, .normalise = true});
   const auto none = [](int, const auto&, const Tensor&) {};
   const auto give = [](int, const auto&, Tensor& d) { B::fill(d, 0.5); };
   for (const Keep keep : {Keep::everything, Keep::inputs}) {

@@ -16,6 +16,24 @@ TEST_CASE("a stack keeps a layer's promises") {
   }
 }
 
+TEST_CASE("a forward-only pass has two traces, from which there is no way back") {
+  const std::vector<int> lengths{2};
+  const Ragged<B> batch(lengths);
+  const Rows<B> rows(batch);
+  const check::Tensor x = check::random(2, 5, Key(1));
+  std::vector<FeedForward<B>> layers;
+  for (int i = 0; i < 4; ++i) layers.emplace_back(5, 6, Key(static_cast<std::uint64_t>(i)));
+  const std::string message = "this trace is of a pass that was forward only: run forward again, with rows that are not";
+  for (const std::size_t count : {1, 2, 3, 4}) {
+    const Stack stack(std::vector(layers.begin(), layers.begin() + static_cast<long>(count)));
+    auto gradient = zeros_like(stack);
+    Stack<FeedForward<B>>::Trace trace;
+    stack.forward(x, rows.forward_only(), trace);
+    CHECK(trace.layers.size() == std::min<std::size_t>(count, 2));
+    CHECK_THROWS_WITH_AS(stack.backward(x, rows, trace, x, gradient), message.c_str(), Error);
+  }
+}
+
 TEST_CASE("a stack numbers its layers, gives each its own random numbers, and is not empty") {
   const Stack stack(std::vector{Linear<B>(2, 2, Key(1)), Linear<B>(2, 2, Key(2))});
   std::vector<std::string> names;

@@ -107,10 +107,9 @@ concept ComputeBackend =
     } &&
 
     // 7. GELU, exact: y = x Phi(x).
-    requires(detail::In<B> x, detail::Out<B> keeping, detail::In<B> kept, detail::In<B> dy, detail::Out<B> y, detail::Out<B> dx) {
+    requires(detail::In<B> x, detail::In<B> dy, detail::Out<B> y, detail::Out<B> dx) {
       B::gelu(x, y);                   // y may be x
-      B::gelu_kept(keeping, y);        // the same, and x becomes what backward wants to have kept, of its shape: the slope, or x itself
-      B::gelu_backward(kept, dy, dx);  // dx may be dy
+      B::gelu_backward(x, dy, dx, y);  // dx = dy GELU'(x), and y once more, which a forward pass need not keep then; dx may be dy
     } &&
 
     // 8. Attention inside each sequence of `rows`. qkv [rows, 3 width]: queries, keys, values, each all heads side by side.
@@ -126,9 +125,6 @@ concept ComputeBackend =
       // Sequence s goes on in slot slots[s] of a cache at position starts[s]: its keys and values are appended, and it attends,
       // causally, to all that is there. How a cache holds them is the backend's own matter.
       B::attention_cached(qkv, rows, slots, starts, count, keys, values, out);
-      // How many problems it is best to solve at once, by a looped model and by a causal one.
-      { B::looped_at_once } -> std::convertible_to<std::size_t>;
-      { B::causal_at_once } -> std::convertible_to<std::size_t>;
       // How many sequences it is best to continue at once, each with so many elements of keys and values in all caches together.
       { B::sequences_at_once(elements, qkv.device()) } -> std::same_as<int>;
       B::make_cache(count, positions, count, heads.count, qkv.device(), keys, values);  // of so many slots, positions, width and heads
@@ -157,15 +153,18 @@ concept ComputeBackend =
 
     // 12. Composed of the above: bodies to inherit, or to replace by faster ones, are in backend/ops.hpp.
     requires(detail::In<B> x, detail::In<B> weight, detail::In<B> bias, detail::In<B> branch, detail::In<B> dy, detail::In<B> scale,
-             detail::In<B> shift, detail::In<B> kept, double rate, const std::optional<Key>& key, detail::Out<B> y, detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias,
-             std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
+             detail::In<B> shift, detail::In<B> kept, double rate, double eps, int width, const std::optional<Key>& key, detail::Out<B> y,
+             detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias, detail::Out<B> normal, detail::Out<B> statistics,
+             detail::Out<B> dscale, detail::Out<B> dshift, std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
              std::vector<typename B::Scalar>& values) {
       B::linear(x, weight, bias, y);                          // y = x weight^T + bias
       B::logits(x, weight, bias, y);                          // the same for a head, whose y a softmax reads
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy
+      B::gelu_linear_backward(x, weight, dy, dx, dweight, dbias);  // linear_backward of gelu(x), and through it: dx = (dy weight) GELU'(x)
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
-      B::residual_norm(x, branch, rate, key, scale, shift, rate, y, dx, dweight);      // y, its layer norm dx and statistics dweight
-      B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dweight, dbias);  // layer_norm_backward's dx, plus a branch
+      B::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);  // y, and its layer norm
+      B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dscale, dshift);  // layer_norm_backward's dx, plus as large a branch
+      { B::rows_at_once(width, device) } -> std::same_as<int>;  // how many rows a forward pass of this width is fastest with
       B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has
       B::download_to(x, values);                              // values = B::download(x), in the memory it has
       // And, of all parameters of an optimiser at once, sums_of_squares and adamw_all, which take a ParameterList (core/parameters.hpp).

@@ -120,8 +120,8 @@ struct Functions : ComposedOps<Self> {
   static void gelu(const Tensor& x, Tensor& y) {
     run([&](auto kernels) { kernels.gelu(x, y); });
   }
-  static void gelu_backward(const Tensor& slope, const Tensor& dy, Tensor& dx) {
-    run([&](auto kernels) { kernels.gelu_backward(slope, dy, dx); });
+  static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx, Tensor& y) {
+    run([&](auto kernels) { kernels.gelu_backward(x, dy, dx, y); });
   }
   static void rotate(Tensor& qkv, const Rows<Self>& rows, int heads, int rotated, const Tensor& table, int direction,
                      const Indices& starts = {}) {
@@ -141,8 +141,8 @@ struct Functions : ComposedOps<Self> {
   static void make_cache(int slots, int positions, int width, int heads, Device device, Tensor& keys, Tensor& values) {
     run([&](auto kernels) { kernels.template make_cache<P>(slots, positions, width, heads, device, keys, values); });
   }
-  // Few enough for their activations to stay in a core's cache, or for two threads to share 64 texts.
-  static constexpr std::size_t looped_at_once = 4, causal_at_once = 32;
+  /// Few enough for all that two transformer blocks of this width write (some 24 numbers for each of a row) to stay in 4 MiB.
+  static int rows_at_once(int width, const Device&) { return std::max(1, (4 << 20) / (24 * width * static_cast<int>(sizeof(S)))); }
   /// Every token reads all that its sequence has cached: several times faster from the processor's cache, of which 8 MiB are
   /// taken for a core's share, than from memory. But the weights are read once for all sequences, products want a whole tile
   /// of rows, and threads want rows that they can share.
@@ -179,9 +179,6 @@ struct Functions : ComposedOps<Self> {
   static void linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
     y.resize_like(x, x.rows(), weight.rows());
     multiply<Operand::plain, Operand::transposed>(x, weight, bias.data(), y, Store::assign);
-  }
-  static void gelu_kept(Tensor& x, Tensor& y) {
-    run([&](auto kernels) { kernels.gelu_kept(x, y); });
   }
   /// y = x + dropout(branch)
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {

@@ -79,6 +79,14 @@ struct Functions : ComposedOps<Self> {
     add_outer_product(dy, d, x, dweight);
     add_column_sums(dy, dbias);
   }
+  static void gelu_linear_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
+    const Operand d(dy);
+    Tensor activated;
+    product_backward(dy, d, weight, dx);
+    gelu_backward(x, dx, dx, activated);
+    add_outer_product(dy, d, activated, dweight);
+    add_column_sums(dy, dbias);
+  }
   /// Writes the weight a second time as products want it, until it is written again.
   static void prepare(Tensor& weight) {
     if constexpr (!std::is_same_v<A, float>) weight.convert([&](const float* from, bf16* to) { convert(from, to, weight.size()); });
@@ -188,18 +196,17 @@ struct Functions : ComposedOps<Self> {
       typed(y, [&](auto* to) { over_elements(x.size(), Gelu<Element<decltype(from)>, Element<decltype(to)>>{from, to}); });
     });
   }
-  static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx) {
-    const auto compute = [&](const Tensor& d, Type to) {
-      if (&d != &dx) dx.resize_like(x, x.rows(), x.cols(), to);
-      typed(x, [&](const auto* at) {
-        typed(d, [&](const auto* from) {
-          typed(dx, [&](auto* result) {
-            over_elements(x.size(), GeluBackward<Element<decltype(at)>, Element<decltype(from)>, Element<decltype(result)>>{at, from, result});
-          });
+  static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx, Tensor& y) {
+    if (&dy != &dx) dx.resize_like(x, x.rows(), x.cols(), type_of<A>);  // in place it keeps its type
+    y.resize_like(x, x.rows(), x.cols(), type_of<A>);
+    typed(x, [&](const auto* at) {
+      typed(dy, [&](const auto* from) {
+        typed(dx, [&](auto* to) {
+          using Op = GeluBackward<Element<decltype(at)>, Element<decltype(from)>, Element<decltype(to)>, A>;
+          over_elements(x.size(), Op{at, from, to, y.template as<A>()});
         });
       });
-    };
-    compute(dy, type_of<A>);  // in place it keeps its type
+    });
   }
   static void rotate(Tensor& qkv, const Rows<Self>& rows, int heads, int rotated, const Tensor& table, int direction, const Indices& starts = {}) {
     const int width = qkv.cols() / 3, size = width / heads;

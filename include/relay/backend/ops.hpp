@@ -52,8 +52,15 @@ struct ComposedOps {
     Backend::add_column_sums(dy, dbias);
   }
 
-  /// gelu, and x becomes what gelu_backward reads
-  static void gelu_kept(auto& x, auto& y) { Backend::gelu(x, y); }
+  /// Of y = gelu(x) weight^T + bias: dx = (dy weight) GELU'(x); adds dy^T gelu(x) to dweight and the column sums of dy to dbias.
+  template <class Tensor>
+  static void gelu_linear_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
+    Tensor activated;
+    Backend::product_backward(dy, weight, dx);
+    Backend::gelu_backward(x, dx, dx, activated);
+    Backend::add_outer_product(dy, activated, dweight);
+    Backend::add_column_sums(dy, dbias);
+  }
 
   /// y = x + dropout(branch)
   static void residual(const auto& x, const auto& branch, double rate, const std::optional<Key>& key, auto& y) {
@@ -92,8 +99,7 @@ struct ComposedOps {
     });
   }
 
-  // Problems that are solved together: as many as keep the device busy.
-  static constexpr std::size_t looped_at_once = 256, causal_at_once = 512;
+  static int rows_at_once(int /*width*/, const auto& /*device*/) { return 1 << 14; }
   static int sequences_at_once(long /*elements*/, const auto& /*device*/) { return 64; }
 
   /// The list and the elements where there are `indices` and `values` already, whose memory can be kept.

@@ -125,11 +125,16 @@ struct Shapes : ComposedOps<Shapes<S>> {
     dx.resize_like(x, x.rows(), x.cols());
   }
   static void gelu(const Tensor& x, Tensor& y) { y.resize_like(x, x.rows(), x.cols()); }
-  static void gelu_backward(const Tensor& x, const Tensor&, Tensor& dx) { dx.resize_like(x, x.rows(), x.cols()); }
+  static void gelu_backward(const Tensor& x, const Tensor&, Tensor& dx, Tensor& y) {
+    dx.resize_like(x, x.rows(), x.cols());
+    y.resize_like(x, x.rows(), x.cols());
+  }
   static void rotate(Tensor&, const Rows<Shapes>&, int, int, const Tensor&, int, const Indices& = {}) {}
-  static void attention(const Tensor& qkv, const Rows<Shapes>&, const Heads& heads, Tensor& out, Tensor& lse) {
+  static void attention(const Tensor& qkv, const Rows<Shapes>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
     out.resize_like(qkv, qkv.rows(), qkv.cols() / 3);
     lse.resize_like(qkv, qkv.rows(), heads.count);
+    const int size = qkv.cols() / 3 / heads.count;
+    scratch(rows.longest() * (3L * size + 32) + 32L * size, qkv);
   }
   static void attention_backward(const Tensor& qkv, const Tensor&, const Tensor&, const Rows<Shapes>& rows, const Heads& heads,
                                  Tensor& dqkv) {

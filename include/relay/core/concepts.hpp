@@ -17,7 +17,8 @@ namespace relay {
 ///  2. Applications with distinct traces never interfere; the same arguments give the same bits.
 ///  3. `backward(x, rows, trace, dy, grad)` adds to `grad`, never assigns, and returns dx. x, rows and trace are those of forward.
 ///  4. `grad` is another value of the layer's own type; `Layer::each` names its parameters (core/parameters.hpp).
-///  5. Where `rows.is_forward_only()`, the output has the same bits, and the trace need not have more than it.
+///  5. Where `rows.is_forward_only()`, the output has the same bits, and the trace need not hold anything else: who composes layers
+///     may read no more of their traces then, and no backward pass follows.
 /// Not promised: that forward of one thread may share a trace with another.
 template <class L>
 concept Layer = requires {

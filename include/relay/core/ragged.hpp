@@ -59,7 +59,7 @@ class Ragged {
 };
 
 /// The rows a layer is applied to: the first sequences of a batch, and the key of the random numbers to drop activations
-/// with (none: nothing is dropped, as in evaluation). A view: the batch must outlive it.
+/// with (none: nothing is dropped, as in evaluation), and whether a backward pass may follow. A view: the batch must outlive it.
 template <class Backend>
 class Rows {
  public:

@@ -1,9 +1,10 @@
 // FeedForward: y = GELU(x Wu^T + bu) Wd^T + bd.
 //
-// The trace keeps the values after GELU, which the gradient of Wd needs, and in the place of those before it what the backend wants
-// for its gradient.
+// The trace keeps the values before GELU. Those after it, which the gradient of Wd needs, backward makes again, beside the slope: to read
+// them from memory would take as long, and they would be a quarter of a transformer's trace.
 #pragma once
 
+#include <relay/core/require.hpp>
 #include <relay/layer/linear.hpp>
 
 namespace relay {
@@ -15,9 +16,9 @@ struct FeedForward {
   using Input = Tensor;
   using Output = Tensor;
   struct Trace {
-    typename Linear<B>::Trace up;    // [rows, hidden]: what gelu made of it
-    Tensor activated;                // [rows, hidden]
+    typename Linear<B>::Trace up;    // [rows, hidden]; after GELU, where the pass is forward only
     typename Linear<B>::Trace down;  // [rows, width]
+    bool forward_only = false;
   };
 
   Linear<B> up, down;
@@ -32,22 +33,22 @@ struct FeedForward {
   }
 
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
-    return down.forward(activate(x, rows, trace), rows, trace.down);
+    Tensor room;
+    return down.forward(activate(x, rows, trace, room), rows, trace.down);
   }
-  /// All of forward but its last product: backward needs nothing of the trace that is behind it.
-  const Tensor& activate(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
+  /// All of forward but its last product, whose input lies in the trace or in `room`: backward needs nothing of the trace behind it.
+  const Tensor& activate(const Tensor& x, const Rows<B>& rows, Trace& trace, Tensor& room) const {
     up.forward(x, rows, trace.up);
-    if (rows.is_forward_only()) {
-      B::gelu(trace.up.y, trace.up.y);
-      return trace.up.y;
-    }
-    B::gelu_kept(trace.up.y, trace.activated);
-    return trace.activated;
+    trace.forward_only = rows.is_forward_only();
+    Tensor& activated = trace.forward_only ? trace.up.y : room;
+    B::gelu(trace.up.y, activated);
+    return activated;
   }
 
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, FeedForward& grad) const {
-    Tensor d = down.backward(trace.activated, rows, trace.down, dy, grad.down);
-    B::gelu_backward(trace.up.y, d, d);
+    require(!trace.forward_only, "this trace is of a pass that was forward only: run forward again, with rows that are not");
+    Tensor d;
+    B::gelu_linear_backward(trace.up.y, down.weight, dy, d, grad.down.weight, grad.down.bias);
     return up.backward(x, rows, trace.up, d, grad.up);
   }
 };

@@ -40,7 +40,7 @@ struct NoFeedback {
 };
 
 /// What a forward pass through the loop keeps: what backward needs, only each iteration's input (backward applies the block
-/// again: the same bits for about a third more time), or nothing (inference: the memory of two states).
+/// again: the same bits for about a third more time), or nothing (inference). What is not kept is computed forward only.
 enum class Keep { everything, inputs, nothing };
 
 template <class BlockT, int Iterations = dynamic_iterations>
@@ -106,10 +106,10 @@ class Looped {
   void forward(const Input& h0, const Rows<Backend>& rows, std::span<const int> counts, Trace& trace, Read&& read,
                Feedback feedback = {}) const {
     start(rows, counts, trace);
+    const bool kept = trace.keep == Keep::everything;  // else nobody asks for more of a trace than its output
     for (int t = 1; t <= trace.iterations(); ++t) {
       const auto live = rows.first(trace.live(t)).fold(static_cast<std::uint64_t>(t));
       prepare(t, h0, live, trace, feedback);
-      const bool kept = trace.keep == Keep::everything;
       read(t, live, apply(trace.input(t), kept ? live : live.forward_only(), trace.application(t)));
     }
   }

@@ -1,4 +1,6 @@
 // Stack<Layer>: layers of one type one after another, as many as are wanted at run time.
+//
+// In a pass that is forward only two traces take turns: what they hold stays in the processor's cache.
 #pragma once
 
 #include <algorithm>
@@ -43,6 +45,7 @@ struct Stack {
   }
 
   Input backward(const Input& x, const Rows<Backend>& rows, const Trace& trace, const Output& dy, Stack& grad) const {
+    require(trace.last + 1 == layers.size(), "this trace is of a pass that was forward only: run forward again, with rows that are not");
     Input d;
     for (std::size_t i = layers.size(); i-- > 0;)
       d = layers[i].backward(i == 0 ? x : L::output(trace.layers[i - 1]), rows.fold(i), trace.layers[i],

@@ -109,11 +109,11 @@ class TransformerBlock {
 
   /// What attention and feed-forward give is added at once, and not kept: it would be a tenth of the trace.
   const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, auto&& mix) const {
-    Tensor branch;
+    Tensor branch, activated;
     const Linear<B>&out = attention.out, &down = feed_forward.down;
     B::linear(mix(norm1.forward(x, rows, trace.norm1)), out.weight, out.bias, branch);
     const Tensor& normal = norm2.forward(x, branch, dropout_, rows.fold(0).dropout(), trace.middle, trace.norm2);
-    B::linear(feed_forward.activate(normal, rows, trace.feed_forward), down.weight, down.bias, branch);
+    B::linear(feed_forward.activate(normal, rows, trace.feed_forward, activated), down.weight, down.bias, branch);
     B::residual(trace.middle, branch, dropout_, rows.fold(1).dropout(), trace.y);
     return trace.y;
   }

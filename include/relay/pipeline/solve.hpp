@@ -1,7 +1,7 @@
 // Reading chains out of models. The looped model prints one round per iteration, in parallel; the auto-regressive model writes
 // the rounds token by token. Both give an Example: the rounds as written, right or wrong, and the answer.
 //
-// Problems are cut into groups of fixed size, so what is computed together does not depend on the number of threads.
+// Problems are cut into groups. On the CPU no bit of a row depends on others of its group, so chains depend on neither groups nor threads.
 #pragma once
 
 #include <algorithm>
@@ -40,8 +40,13 @@ void by_group(std::size_t problems, std::size_t group, Threads& threads, auto&& 
   std::atomic<std::size_t> next = 0;
   const auto run = [&](Threads* shared) {  // whatever groups are left, in the same memory
     typename Backend::Memory memory;
-    for (std::size_t first; (first = group * next++) < problems;)
-      solve(first, std::min(group, problems - first), typename Backend::Device{&memory, shared});
+    try {
+      for (std::size_t first; (first = group * next++) < problems;)
+        solve(first, std::min(group, problems - first), typename Backend::Device{&memory, shared});
+    } catch (...) {
+      next = problems;  // the other threads need not go on
+      throw;
+    }
   };
   if (problems >= count)
     threads.run(threads.count(), [&](int) { run(nullptr); });
@@ -112,7 +117,10 @@ std::vector<Solution> solve_looped(const Model& model, std::span<const Example> 
     sorted[i].example.rounds.clear();
     sorted[i].example.answer = Vocabulary::pad;
   }
-  detail::by_group<Backend>(problems.size(), Backend::looped_at_once, threads, [&](std::size_t first, std::size_t count, auto device) {
+  int columns = 1;
+  for (const Example& e : problems) columns = std::max(columns, e.columns());
+  const auto group = static_cast<std::size_t>(std::max(1, Backend::rows_at_once(model.chain_head.inputs(), typename Backend::Device{}) / columns));
+  detail::by_group<Backend>(problems.size(), group, threads, [&](std::size_t first, std::size_t count, auto device) {
     detail::read_iterations(model, std::span(sorted).subspan(first, count), placement, device);
   });
   std::vector<Solution> chains(problems.size());
@@ -126,7 +134,9 @@ template <class Model, ChainText TaskT>
 std::vector<Solution> solve_causal(const Model& model, std::span<const Example> problems, Threads& threads, const TaskT& task) {
   using Backend = typename Model::Backend;
   std::vector<Solution> chains(problems.size());
-  detail::by_group<Backend>(problems.size(), Backend::causal_at_once, threads, [&](std::size_t first, std::size_t count, auto device) {
+  // A queue that generation refills its batch from, and not all of them, so that threads end together.
+  constexpr std::size_t group = 128;
+  detail::by_group<Backend>(problems.size(), group, threads, [&](std::size_t first, std::size_t count, auto device) {
     std::vector<Tokens> prompts;
     const auto room = [](const Example& e) { return e.columns() * (e.iterations + 1); };
     int most = 1;

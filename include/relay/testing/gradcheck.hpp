@@ -81,7 +81,8 @@ GradientReport check_gradient(Model& model, const Model& gradient, auto&& loss, 
   return report;
 }
 
-/// Checks one layer at x: its parameters and its input. `samples`: elements tried of each tensor.
+/// Checks one layer at x: its parameters and its input. `samples`: elements tried of each tensor. An Error, where a pass that is
+/// forward only gives another output.
 template <Layer L>
 GradientReport check_layer(L& layer, typename L::Input& x, const Rows<typename L::Backend>& rows, int samples = 50,
                            Key key = Key(1)) {
@@ -100,6 +101,9 @@ GradientReport check_layer(L& layer, typename L::Input& x, const Rows<typename L
   const Tensor dx = layer.backward(x, rows, trace, dy, grad);
 
   typename L::Trace scratch;
+  require(Backend::download(layer.forward(x, rows.forward_only(), scratch)) == Backend::download(layer.forward(x, rows, trace)),
+          "forward gives another output with rows.forward_only(): in such a pass a layer may read no more of an inner layer's trace than ",
+          "its output (core/concepts.hpp)");
   const auto loss = [&] {
     const auto values = Backend::download(layer.forward(x, rows, scratch));
     double sum = 0;

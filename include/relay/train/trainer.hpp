@@ -1,8 +1,8 @@
 // Trainer: a batch is cut into lanes, each lane runs its forward and backward on one thread with its own traces and gradient,
 // the gradients are added in lane order, AdamW takes a step.
 //
-// Where a whole batch takes too much memory it is cut into slices before: every lane goes through its examples of one slice after
-// the other, in the buffers of one, and adds up their gradients.
+// Where a whole batch takes too much memory, or more than the processor's cache, it is cut into slices before: every lane goes through
+// its examples of one slice after the other, in the buffers of one, and adds up their gradients.
 //
 // The numbers of lanes and slices are configuration, the number of threads is not: the same bits for any number of threads. A step is a
 // function of (model, moments, step number, examples), so a run that is stopped and resumed gives the same bits too.

@@ -33,7 +33,6 @@ struct Kernels {
   static void layer_norm(auto&&... a) { RELAY_CPU_LEVEL::layer_norm(a...); }
   static void residual_norm(auto&&... a) { RELAY_CPU_LEVEL::residual_norm(a...); }
   static void layer_norm_backward(auto&&... a) { RELAY_CPU_LEVEL::layer_norm_backward(a...); }
-  static void gelu_kept(auto&&... a) { RELAY_CPU_LEVEL::gelu_kept(a...); }
   static void gelu(auto&&... a) { RELAY_CPU_LEVEL::gelu(a...); }
   static void gelu_backward(auto&&... a) { RELAY_CPU_LEVEL::gelu_backward(a...); }
   static void rotate(auto&&... a) { RELAY_CPU_LEVEL::rotate(a...); }

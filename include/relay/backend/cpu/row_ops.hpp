@@ -185,25 +185,19 @@ void gelu(const Tensor<S>& x, Tensor<S>& y) {
   });
 }
 
-/// The same, and x becomes the slope there: Phi(x) + x phi(x), phi the normal density.
+/// dx = dy (Phi(x) + x phi(x)), phi the normal density, and y = x Phi(x) once more; dx may be dy.
 template <class S>
-void gelu_kept(Tensor<S>& x, Tensor<S>& y) {
+void gelu_backward(const Tensor<S>& x, const Tensor<S>& dy, Tensor<S>& dx, Tensor<S>& y) {
   constexpr S half_log_two_pi = S(0.91893853320467274);
+  dx.resize_like(x, x.rows(), x.cols());
   y.resize_like(x, x.rows(), x.cols());
-  S *const at = x.data(), *const to = y.data();
-  over_elements(x, [&](long i, auto n) {
-    const Vector<S> v = load_first(at + i, n), distribution = normal_distribution<S>(v);
-    store_first(to + i, v * distribution, n);
-    store_first(at + i, distribution + v * exp(v * v * S(-0.5) - half_log_two_pi), n);
+  S *const to = dx.data(), *const again = y.data();
+  by_vector<S>(x.size(), [&](long i, auto n) {
+    const Vector<S> v = load_first(x.data() + i, n), distribution = normal_distribution<S>(v);
+    const Vector<S> slope = distribution + v * exp(v * v * S(-0.5) - half_log_two_pi);
+    store_first(to + i, load_first(dy.data() + i, n) * slope, n);
+    store_first(again + i, v * distribution, n);
   });
-}
-
-/// dx = slope dy; dx may be dy.
-template <class S>
-void gelu_backward(const Tensor<S>& slope, const Tensor<S>& dy, Tensor<S>& dx) {
-  dx.resize_like(slope, slope.rows(), slope.cols());
-  S* const to = dx.data();
-  by_vector<S>(slope.size(), [&](long i, auto n) { store_first(to + i, load_first(dy.data() + i, n) * load_first(slope.data() + i, n), n); });
 }
 
 /// Rotates the queries and keys of the first `rotated` heads in qkv [rows, 3 width] by their positions' angles, or back

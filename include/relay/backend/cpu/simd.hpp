@@ -2,7 +2,7 @@
 // roots, maxima and minima, rounding, scaling by powers of two, and loads and stores of parts of a vector use an instruction set's
 // own functions, where it has them.
 //
-// exp and erf are vectorised for float (a few ulp); for double they call the standard library lane by lane, since double
+// exp, log and erf are vectorised for float (a few ulp); for double they call the standard library lane by lane, since double
 // exists to check gradients with.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>

@@ -117,12 +117,13 @@ struct Gelu {
   }
 };
 
-/// dx = dy (Phi(x) + x phi(x))
-template <class X, class D, class T>
+/// dx = dy (Phi(x) + x phi(x)), and y = x Phi(x) once more
+template <class X, class D, class T, class Y>
 struct GeluBackward {
   const X* from;
   const D* dy;
   T* dx;
+  Y* y;
   __device__ void operator()(long at, long size) const {
     float x[4], d[4];
     load(from, at, size, x);
@@ -131,8 +132,10 @@ struct GeluBackward {
       const float distribution = 0.5f * (1.0f + erff(x[i] * 0.70710678118654752f));
       const float density = 0.39894228040143268f * expf(-0.5f * x[i] * x[i]);
       d[i] *= distribution + x[i] * density;
+      x[i] *= distribution;
     }
     store(dx, at, size, d);
+    store(y, at, size, x);
   }
 };
 
