@@ -99,6 +99,7 @@ struct ComposedOps {
     });
   }
 
+  // A guess, for devices with many cores: nothing has been measured on one.
   static int rows_at_once(int /*width*/, const auto& /*device*/) { return 1 << 14; }
   static int sequences_at_once(long /*elements*/, const auto& /*device*/) { return 64; }
 
