@@ -26,6 +26,32 @@ void BM_LinearBackward(benchmark::State& state) {
 }
 BENCHMARK(BM_LinearBackward)->Args({160, 64, 256})->Args({640, 256, 1024});
 
+/// What weight gradients of many iterations in one product could save. args: rows of an iteration, iterations, inputs, outputs
+template <class B>
+void weight_gradients(benchmark::State& state, bool at_once) {
+  const int rows = static_cast<int>(state.range(0)), times = static_cast<int>(state.range(1));
+  const int in = static_cast<int>(state.range(2)), out = static_cast<int>(state.range(3));
+  const int products = at_once ? 1 : times, depth = at_once ? rows * times : rows;
+  std::vector<Tensor> x, dy;
+  for (int i = 0; i < products; ++i) x.push_back(random(depth, in)), dy.push_back(random(depth, out));
+  Tensor dw = random(out, in);
+  for (auto _ : state)
+    for (int i = 0; i < products; ++i) B::add_outer_product(dy[static_cast<std::size_t>(i)], x[static_cast<std::size_t>(i)], dw);
+  rate(state, "flops", 2.0 * rows * times * in * out);
+}
+template <class B>
+void BM_WeightGradientsByIteration(benchmark::State& state) { weight_gradients<B>(state, false); }
+template <class B>
+void BM_WeightGradientsAtOnce(benchmark::State& state) { weight_gradients<B>(state, true); }
+void iterations(benchmark::internal::Benchmark* b) {
+  b->Args({40, 6, 64, 256})->Args({160, 6, 64, 256});
+  for (const int rows : {20, 40, 80, 160, 320, 640}) b->Args({rows, 15, 256, 1024});
+}
+BENCHMARK(BM_WeightGradientsByIteration<Cpu<float>>)->Apply(iterations);
+BENCHMARK(BM_WeightGradientsAtOnce<Cpu<float>>)->Apply(iterations);
+BENCHMARK(BM_WeightGradientsByIteration<Cpu<bf16>>)->Apply(iterations);
+BENCHMARK(BM_WeightGradientsAtOnce<Cpu<bf16>>)->Apply(iterations);
+
 /// args: sequences, tokens in each, width; four heads
 void attention(benchmark::State& state, Mask mask, bool backward) {
   const int sequences = static_cast<int>(state.range(0)), n = static_cast<int>(state.range(1)), width = static_cast<int>(state.range(2));
@@ -98,14 +124,30 @@ void BM_SoftmaxCrossEntropy(benchmark::State& state) {
 }
 BENCHMARK(BM_SoftmaxCrossEntropy)->Args({1000, 16});
 
-void BM_AdamW(benchmark::State& state) {
-  const int n = static_cast<int>(state.range(0));
-  Tensor w = random(n, 64), g = random(n, 64), m = random(n, 64), v(n, 64);
-  Backend::fill(v, 1);
+/// AdamW without laying out: of a model's tensors one by one, or of one flat buffer of as many elements.
+void adamw(benchmark::State& state, const TransformerConfig& config, bool flat) {
+  const CausalTransformer<Backend> model(config, 20, Seed(1));
+  std::vector<std::array<Tensor, 4>> all;  // weight, gradient, moments
+  const auto add = [&](int rows, int cols) {
+    all.push_back({random(rows, cols), random(rows, cols), random(rows, cols), Tensor(rows, cols)});
+    Backend::fill(all.back()[3], 1);
+  };
+  if (flat)
+    add(1, static_cast<int>(count_parameters(model)));
+  else
+    for_each_parameter([&](const Tensor& t) { add(t.rows(), t.cols()); }, model);
+  double sum = 0;
   for (auto _ : state)
-    Backend::adamw(w, g, m, v, {.rate = 1e-9, .beta1 = .9, .beta2 = .98, .epsilon = 1e-8, .decay = .01, .correction1 = .1, .correction2 = .02, .gradient_scale = 1});
-  rate(state, "elements", static_cast<double>(w.size()));
+    for (auto& [w, g, m, v] : all) {
+      sum += Backend::sum_of_squares(g);
+      Backend::adamw(w, g, m, v, {.rate = 1e-9, .beta1 = .9, .beta2 = .98, .epsilon = 1e-8, .decay = .01, .correction1 = .1, .correction2 = .02, .gradient_scale = 1});
+    }
+  benchmark::DoNotOptimize(sum);
+  rate(state, "elements", static_cast<double>(count_parameters(model)));
 }
-BENCHMARK(BM_AdamW)->Arg(2500);
+void BM_AdamW(benchmark::State& state) { adamw(state, state.range(0) == 64 ? demo() : paper(), false); }
+void BM_AdamWFlat(benchmark::State& state) { adamw(state, state.range(0) == 64 ? demo() : paper(), true); }
+BENCHMARK(BM_AdamW)->Arg(64)->Arg(256);
+BENCHMARK(BM_AdamWFlat)->Arg(64)->Arg(256);
 
 }  // namespace
