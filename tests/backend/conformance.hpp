@@ -48,10 +48,13 @@ class Conformance {
     SUBCASE("sum of squares") { sum_of_squares(); }
     SUBCASE("layer norm") { layer_norm(); }
     SUBCASE("gelu") { gelu(); }
+    SUBCASE("gelu between products") { linear_gelu(); }
     SUBCASE("rotate") { rotate(); }
     SUBCASE("attention") { attention(); }
     SUBCASE("attention, scores far apart") { attention_extremes(); }
     SUBCASE("attention with a cache") { attention_cached(); }
+    SUBCASE("attention that turns what it reads") { rotary_attention(); }
+    SUBCASE("and with a cache") { rotary_attention_cached(); }
     SUBCASE("dropout") { dropout(); }
     SUBCASE("residual") { residual(); }
     SUBCASE("residual and layer norm") { residual_norm(); }
@@ -296,7 +299,12 @@ class Conformance {
       B::gelu_backward(x, x, dx, y);
       expect("gelu_backward", dx, Matrix(0, 5), 0);
     });
-    none("gelu_linear_backward", 5, [&](Tensor& y) { B::gelu_linear_backward(x, weight, dy, y, dweight, dbias); });
+    none("linear_gelu", 3, [&](Tensor& y) {
+      Tensor before = poisoned(2, 3);
+      B::linear_gelu(x, weight, bias, before, y);
+      expect("linear_gelu", before, Matrix(0, 3), 0);
+    });
+    none("gelu_linear_backward", 5, [&](Tensor& y) { B::gelu_linear_backward(x, x, weight, dy, y, dweight, dbias); });
     none("dropout", 5, [&](Tensor& y) { B::dropout(x, 0.5, Key(1), y); });
     none("residual", 5, [&](Tensor& y) { B::residual(x, x, 0, std::nullopt, y); });
     Tensor statistics = poisoned(1, 1);
@@ -373,6 +381,30 @@ class Conformance {
       CHECK(B::download(again) == B::download(out));
       B::gelu_backward(put(x), in_place, in_place, again);
       expect("gelu_backward in place", in_place, dx, 2);
+    }
+  }
+
+  void linear_gelu() {
+    for (const auto& [n, inputs, hidden, outputs] : {std::array{5, 7, 24, 9}, {13, 16, 5, 3}}) {
+      const Matrix x = random(n, inputs), up = random(hidden, inputs), bias = random(1, hidden), down = random(outputs, hidden), dy = random(n, outputs);
+      const Matrix dweight0 = random(outputs, hidden), dbias0 = random(1, outputs), one(n, 1, 1.0);
+      Matrix before = reference::sum(reference::product(x, reference::transposed(up)), reference::product(one, bias)), after = before;
+      Matrix dx = reference::product(dy, down);
+      for (std::size_t i = 0; i < after.values.size(); ++i) {
+        after.values[i] = reference::gelu(before.values[i]);
+        dx.values[i] *= reference::gelu_slope(before.values[i]);
+      }
+      Tensor kept = poisoned(n, hidden), y = poisoned(n, hidden), in_place = poisoned(n, hidden);
+      B::linear_gelu(put(x), put(up), put(bias), kept, y);
+      expect("linear_gelu, before", kept, before, product_);
+      expect("linear_gelu", y, after, product_);
+      B::linear_gelu(put(x), put(up), put(bias), in_place, in_place);
+      expect("linear_gelu in place", in_place, after, product_);
+      Tensor back = poisoned(n, hidden), dweight = put(dweight0), dbias = put(dbias0);
+      B::gelu_linear_backward(kept, B::keeps_activated ? y : Tensor(), put(down), put(dy), back, dweight, dbias);
+      expect("gelu_linear_backward, dx", back, dx, 2 * product_);
+      expect("gelu_linear_backward, dweight", dweight, reference::sum(dweight0, reference::product(reference::transposed(dy), after)), product_);
+      expect("gelu_linear_backward, dbias", dbias, reference::sum(dbias0, reference::column_sums(dy)), 4);
     }
   }
 
@@ -479,6 +511,72 @@ class Conformance {
       qkv(0, 2 * width) -= 1;
       B::attention_cached(put(qkv), relay::Rows<B>(two), indices({2}), indices({101}), heads, keys, values, out);
       expect("attention_cached, from an earlier position", out, expected, std::max(8.0, product_));
+    }
+  }
+
+  /// The first heads turned, short sequences and long: as if queries and keys had been turned before, and their gradients after.
+  void rotary_attention() {
+    const double base = 100;
+    for (const auto& [count, size] : {std::pair{3, 6}, {2, 16}, {1, 32}})
+      for (const auto& kind : {std::pair{relay::Mask::none, 1}, {relay::Mask::causal, 0}})
+        for (const std::vector<int>& lengths : {std::vector<int>{33, 1, 40, 8}, {70, 3}, {100, 17}, {140, 5}}) {
+          CAPTURE(size);
+          CAPTURE(lengths[0]);
+          const relay::Heads heads{count, kind.first, std::min(kind.second, count - 1)};
+          const int rotated = std::max(1, count - 1), width = count * size;
+          const relay::Ragged<B> batch(lengths, device_);
+          const relay::Rotary<B> rotary(size, 150, base, device_);
+          const auto rows = relay::Rows<B>(batch);
+          const reference::Offsets offsets(batch.offsets().begin(), batch.offsets().end());
+          const Matrix qkv = random(rows.count(), 3 * width), dout = random(rows.count(), width);
+          const auto expected = reference::attention(reference::rotate(qkv, offsets, count, rotated, base, +1, {}), offsets, heads, dout);
+          Tensor left = put(qkv), out = poisoned(rows.count(), width), lse = poisoned(rows.count(), count), dqkv = poisoned(rows.count(), 3 * width);
+          B::rotary_attention(left, rows, heads, rotated, rotary.table(), out, lse);
+          expect("rotary_attention", out, expected.out, 8);
+          expect("rotary_attention's log-sum-exp", lse, expected.lse, 8);
+          B::rotary_attention_backward(left, lse, put(dout), rows, heads, rotated, rotary.table(), dqkv);
+          expect("rotary_attention_backward", dqkv, reference::rotate(expected.dqkv, offsets, count, rotated, base, -1, {}), 16);
+        }
+  }
+
+  /// A sequence, its first rows at once and the others step by step, alone or beside another's prompt, which changes no bit.
+  void rotary_attention_cached() {
+    const double base = 100;
+    for (const auto& [heads, size] : {std::pair{3, 6}, {2, 16}, {1, 64}}) {
+      const int n = 20, width = heads * size, rotated = std::max(1, heads - 1), first = 14;
+      const relay::Rotary<B> rotary(size, 64, base, device_);
+      const Matrix all = random(n, 3 * width);
+      const Matrix turned = reference::rotate(all, {0, n}, heads, rotated, base, +1, {});
+      const Matrix expected = reference::attention(turned, {0, n}, {heads, relay::Mask::causal}, Matrix(n, width)).out;
+      Matrix identity(3 * width, 3 * width);
+      for (int i = 0; i < 3 * width; ++i) identity(i, i) = 1;
+      std::vector<std::vector<Scalar>> bits;
+      for (const bool beside : {false, true}) {
+        Tensor keys, values;
+        B::make_cache(2, n, width, heads, device_, keys, values);
+        for (int done = 0; done < n;) {
+          const int now = done == 0 ? first : 1, other = beside && done > 0 ? 2 : 0;
+          Matrix qkv(now + other, 3 * width), out(now, width);
+          for (int r = 0; r < now; ++r) {
+            for (int c = 0; c < 3 * width; ++c) qkv(r, c) = all(done + r, c);
+            for (int c = 0; c < width; ++c) out(r, c) = expected(done + r, c);
+          }
+          std::vector<int> lengths{now};
+          if (other > 0) lengths.push_back(other);
+          const relay::Ragged<B> batch(lengths, device_);
+          Tensor left, y = poisoned(now + other, width), own;
+          B::product(put(qkv), put(identity), left);  // with elements as the backend's products have them
+          B::rotary_attention_cached(left, relay::Rows<B>(batch), indices(other > 0 ? std::vector{1, 0} : std::vector{1}),
+                                     indices(other > 0 ? std::vector{done, 0} : std::vector{done}), heads, rotated, rotary.table(), keys, values, y);
+          B::copy_first(y, now, own);
+          expect("rotary_attention_cached", own, out, std::max(8.0, product_));
+          if (beside)
+            CHECK(bits[static_cast<std::size_t>(done)] == B::download(own));
+          else
+            bits.resize(static_cast<std::size_t>(done + 1)), bits.back() = B::download(own);
+          done += now;
+        }
+      }
     }
   }
 

@@ -102,6 +102,7 @@ struct Shape {
   int longest = 0;    // said to be; 0: as it is
   double deviation = 1;
   double loose = 1;
+  int rotated = 0;  // heads, by the kernels themselves
 };
 
 template <class T>
@@ -119,7 +120,18 @@ void check(const Shape& shape) {
   CAPTURE(shape.heads.directional);
   Random own(Key(7).fold(static_cast<std::uint64_t>(shape.size)).fold(static_cast<std::uint64_t>(rows)));
   const Matrix qkv = random<T>(rows, 3 * width, own, shape.deviation), dout = random<T>(rows, width, own);
-  const auto expected = reference::attention(qkv, reference::Offsets(offsets.begin(), offsets.begin() + sequences + 1), shape.heads, dout);
+  constexpr double base = 100;
+  const reference::Offsets own_offsets(offsets.begin(), offsets.begin() + sequences + 1);
+  auto expected = reference::attention(reference::rotate(qkv, own_offsets, count, shape.rotated, base, +1, {}), own_offsets, shape.heads, dout);
+  expected.dqkv = reference::rotate(expected.dqkv, own_offsets, count, shape.rotated, base, -1, {});
+  REQUIRE((shape.rotated == 0 || cuda::turns_inside<T>(shape.size, longest)));
+  std::vector<double> angles;  // of exactly as many positions as there are, cosines and sines
+  for (int i = 0; i < *std::max_element(shape.lengths.begin(), shape.lengths.end()) * shape.size; ++i) {
+    const double angle = i / shape.size * std::pow(base, -2.0 * (i % shape.size % (shape.size / 2)) / shape.size);
+    angles.push_back(i % shape.size < shape.size / 2 ? std::cos(angle) : std::sin(angle));
+  }
+  const OnDevice<float> table(angles);
+  const cuda::Rotation rotation{shape.rotated, table.data()};
   const auto all = static_cast<std::size_t>(rows);
   const auto elements = all * static_cast<std::size_t>(width);
   const OnDevice<T> x(qkv.values), d(dout.values);
@@ -130,11 +142,11 @@ void check(const Shape& shape) {
     auto* const dqkv = gradients.emplace_back(new OnDevice<T>(3 * elements));
     const OnDevice<float> lse(all * static_cast<std::size_t>(count));
     const OnDevice<float> scratch(static_cast<std::size_t>(cuda::attention_backward_scratch<T>(rows, count)));
-    cuda::attention(x.data(), at.data(), sequences, longest, width, shape.heads, out->data(), lse.data());
+    cuda::attention(x.data(), at.data(), sequences, longest, width, shape.heads, out->data(), lse.data(), rotation);
     CHECK(error(out->matrix(rows, width), expected.out) < shape.loose * tolerance<T>);
-    CHECK(error(lse.matrix(rows, count), expected.lse) < shape.loose * 4e-6);
+    CHECK(error(lse.matrix(rows, count), expected.lse) < shape.loose * (shape.rotated == 0 ? 4e-6 : tolerance<T>));
     cuda::attention_backward(x.data(), lse.data(), d.data(), at.data(), sequences, longest, width, shape.heads, scratch.data(),
-                             dqkv->data());
+                             dqkv->data(), rotation);
     CHECK(error(dqkv->matrix(rows, 3 * width), expected.dqkv) < shape.loose * tolerance<T>);
   });
   CHECK(outs[0]->same_bits(*outs[1]));
@@ -172,6 +184,18 @@ TEST_CASE_TEMPLATE("the sizes of heads that models have", T, float, bf16) {
     check<T>({.heads = {1, Mask::causal}, .size = size, .lengths = {100}});
     check<T>({.heads = {1, Mask::causal}, .size = size, .lengths = {150}});
   }
+}
+
+// Turned queries and keys are rounded once more than the reference's.
+TEST_CASE("queries and keys that the kernels turn") {
+  using T = bf16;
+  const double loose = 2;
+  for (const int size : {16, 32, 64})
+    for (const auto& lengths : {std::vector<int>{33, 1, 50}, {70, 3}, {100}, {128, 31}}) {
+      check<T>({.heads = {2, Mask::none, 1}, .size = size, .lengths = lengths, .loose = loose, .rotated = 1});
+      check<T>({.heads = {1, Mask::causal}, .size = size, .lengths = lengths, .loose = loose, .rotated = 1});
+    }
+  check<T>({.heads = {3, Mask::none}, .size = 16, .lengths = {40, 65}, .sequences = 1, .longest = 65, .loose = loose, .rotated = 2});
 }
 
 TEST_CASE_TEMPLATE("other sizes of heads", T, float, bf16) {
@@ -244,7 +268,7 @@ TEST_CASE_TEMPLATE("attention to a cache", T, float, bf16) {
         const OnDevice<T> x(qkv.values), out(expected.values.size());
         const OnDevice<std::int32_t> offsets(std::vector<int>{0, n, n + m}), slot(std::vector<int>{2, 0}),
             start(std::vector<int>{done_a, done_b});
-        cuda::attention_cached(x.data(), offsets.data(), m > 0 ? 2 : 1, std::max(n, m), slot.data(), start.data(), positions, width, heads,
+        cuda::attention_cached(x.data(), offsets.data(), m > 0 ? 2 : 1, std::max(n, m), slot.data(), start.data(), width, heads,
                                keys.data(), values.data(), positions, out.data());
         CHECK(error(out.matrix(rows, width), expected) < tolerance<T>);
         done_a += n;
@@ -264,9 +288,9 @@ TEST_CASE_TEMPLATE("a step of decoding beside a prompt and alone", T, float, bf1
     const OnDevice<T> keys(cells), values(cells), p(past.values), x(both.values), ignored(std::size_t{20 * width});
     const OnDevice<std::int32_t> before(std::vector<int>{0, 20}), offsets(std::vector<int>{0, 1, 10}), slots(std::vector<int>{1, 0}),
         zero(std::vector<int>{0}), starts(std::vector<int>{20, 0});
-    cuda::attention_cached(p.data(), before.data(), 1, 20, slots.data(), zero.data(), 20, width, 2, keys.data(), values.data(), positions,
+    cuda::attention_cached(p.data(), before.data(), 1, 20, slots.data(), zero.data(), width, 2, keys.data(), values.data(), positions,
                            ignored.data());
-    cuda::attention_cached(x.data(), offsets.data(), sequences, sequences == 1 ? 1 : 9, slots.data(), starts.data(), 21, width, 2,
+    cuda::attention_cached(x.data(), offsets.data(), sequences, sequences == 1 ? 1 : 9, slots.data(), starts.data(), width, 2,
                            keys.data(), values.data(), positions, out.data());
   };
   OnDevice<T> alone(static_cast<std::size_t>(10 * width)), beside(static_cast<std::size_t>(10 * width));

@@ -450,19 +450,28 @@ inline constexpr int CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2;
 enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF };
 enum cublasComputeType_t { CUBLAS_COMPUTE_32F };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
-enum cublasLtEpilogue_t { CUBLASLT_EPILOGUE_DEFAULT = 1, CUBLASLT_EPILOGUE_BIAS = 4 };
+enum cublasLtEpilogue_t {
+  CUBLASLT_EPILOGUE_DEFAULT = 1,
+  CUBLASLT_EPILOGUE_BIAS = 4,
+  CUBLASLT_EPILOGUE_GELU_BIAS = 36,
+  CUBLASLT_EPILOGUE_GELU_AUX_BIAS = 164,
+  CUBLASLT_EPILOGUE_DGELU = 192,
+  CUBLASLT_EPILOGUE_BGRADB = 512
+};
 enum cublasLtMatmulDescAttributes_t {
   CUBLASLT_MATMUL_DESC_TRANSA,
   CUBLASLT_MATMUL_DESC_TRANSB,
   CUBLASLT_MATMUL_DESC_EPILOGUE,
   CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE
+  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER,
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD
 };
 enum cublasLtMatmulPreferenceAttributes_t { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK };
 
 namespace cuda_on_host {
 /// Set by a test: what cuBLASLt says it cannot do, and what it finds that it cannot when it is to do it.
-enum class Refuses { nothing, wide_bias, any_bias, everything };
+enum class Refuses { nothing, wide_bias, gelu, any_epilogue, everything };
 inline Refuses refuses = Refuses::nothing, fails = Refuses::nothing;
 
 struct Description {
@@ -470,15 +479,31 @@ struct Description {
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   const void* bias = nullptr;
   cudaDataType_t bias_type = CUDA_R_32F;
+  const void* aux = nullptr;
+  std::int64_t aux_stride = 0;
+
+  bool has_bias() const { return epilogue == CUBLASLT_EPILOGUE_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS; }
+  bool has_gelu() const { return epilogue == CUBLASLT_EPILOGUE_GELU_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS || epilogue == CUBLASLT_EPILOGUE_DGELU; }
+  bool has_aux() const { return epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS || epilogue == CUBLASLT_EPILOGUE_DGELU; }
 };
 struct Layout {
   cudaDataType_t type;
   long rows, cols, stride;
 };
 inline bool is_refused(Refuses what, const Description& d, cudaDataType_t result) {
-  const bool bias = d.epilogue == CUBLASLT_EPILOGUE_BIAS;
-  return what == Refuses::everything || (bias && what == Refuses::any_bias) ||
-         (bias && what == Refuses::wide_bias && d.bias_type == CUDA_R_32F && result == CUDA_R_16BF);
+  if (d.has_aux() && d.aux_stride % 8 != 0) return true;
+  return what == Refuses::everything || (d.epilogue != CUBLASLT_EPILOGUE_DEFAULT && what == Refuses::any_epilogue) ||
+         (d.has_gelu() && what == Refuses::gelu) ||
+         (d.has_bias() && what == Refuses::wide_bias && d.bias_type == CUDA_R_32F && result == CUDA_R_16BF);
+}
+/// By the approximation with tanh, as the manual says.
+inline double gelu(double x) { return x / 2 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x))); }
+inline double gelu_slope(double x) { return (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5; }
+inline void write(void* to, cudaDataType_t type, long i, float value) {
+  if (type == CUDA_R_32F)
+    static_cast<float*>(to)[i] = value;
+  else
+    static_cast<__nv_bfloat16*>(to)[i] = __float2bfloat16(value);
 }
 inline double read(const void* from, cudaDataType_t type, long i) {
   return type == CUDA_R_32F ? static_cast<double>(static_cast<const float*>(from)[i])
@@ -501,8 +526,8 @@ inline cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* to, cublasC
 }
 inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t which, const void* value,
                                                      std::size_t bytes) {
-  void* const to[] = {&d->a, &d->b, &d->epilogue, &d->bias, &d->bias_type};
-  const std::size_t sizes[] = {sizeof d->a, sizeof d->b, sizeof d->epilogue, sizeof d->bias, sizeof d->bias_type};
+  void* const to[] = {&d->a, &d->b, &d->epilogue, &d->bias, &d->bias_type, &d->aux, &d->aux_stride};
+  const std::size_t sizes[] = {sizeof d->a, sizeof d->b, sizeof d->epilogue, sizeof d->bias, sizeof d->bias_type, sizeof d->aux, sizeof d->aux_stride};
   if (bytes != sizes[which]) throw std::logic_error("an attribute of another size");
   std::memcpy(to[which], value, bytes);
   return CUBLAS_STATUS_SUCCESS;
@@ -557,11 +582,20 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, c
       const long e = i + j * ct->stride;
       float value = *static_cast<const float*>(alpha) * static_cast<float>(sum);
       if (const float factor = *static_cast<const float*>(beta); factor != 0) value += factor * static_cast<float>(read(c, ct->type, e));
-      if (d->epilogue == CUBLASLT_EPILOGUE_BIAS) value += static_cast<float>(read(d->bias, d->bias_type, i));
-      if (ct->type == CUDA_R_32F)
-        static_cast<float*>(to)[e] = value;
-      else
-        static_cast<__nv_bfloat16*>(to)[e] = __float2bfloat16(value);
+      if (d->has_bias()) value += static_cast<float>(read(d->bias, d->bias_type, i));
+      void* const aux = const_cast<void*>(d->aux);
+      if (d->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS) cuda_on_host::write(aux, ct->type, i + j * d->aux_stride, value);
+      if (d->epilogue == CUBLASLT_EPILOGUE_DGELU)
+        value *= static_cast<float>(cuda_on_host::gelu_slope(read(aux, ct->type, i + j * d->aux_stride)));
+      else if (d->has_gelu())
+        value = static_cast<float>(cuda_on_host::gelu(static_cast<double>(value)));
+      cuda_on_host::write(to, ct->type, e, value);
+    }
+  if (d->epilogue == CUBLASLT_EPILOGUE_BGRADB)
+    for (long j = 0; j < ct->cols; ++j) {
+      double sum = 0;
+      for (long k = 0; k < inner; ++k) sum += read(b, bt->type, d->b == CUBLAS_OP_N ? k + j * bt->stride : j + k * bt->stride);
+      cuda_on_host::write(const_cast<void*>(d->bias), d->bias_type, j, static_cast<float>(sum));
     }
   return CUBLAS_STATUS_SUCCESS;
 }

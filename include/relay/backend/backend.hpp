@@ -106,7 +106,7 @@ concept ComputeBackend =
       B::layer_norm_backward(x, kept, scale, dy, dx, dscale, dshift);  // dx; dscale += .., dshift += ..
     } &&
 
-    // 7. GELU, exact: y = x Phi(x).
+    // 7. GELU, exact: y = x Phi(x). (Of bf16 an approximation will do that is off by less than its elements are.)
     requires(detail::In<B> x, detail::In<B> dy, detail::Out<B> y, detail::Out<B> dx) {
       B::gelu(x, y);                   // y may be x
       B::gelu_backward(x, dy, dx, y);  // dx = dy GELU'(x), and y once more, which a forward pass need not keep then; dx may be dy
@@ -155,12 +155,18 @@ concept ComputeBackend =
     requires(detail::In<B> x, detail::In<B> weight, detail::In<B> bias, detail::In<B> branch, detail::In<B> dy, detail::In<B> scale,
              detail::In<B> shift, detail::In<B> kept, double rate, double eps, int width, const std::optional<Key>& key, detail::Out<B> y,
              detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias, detail::Out<B> normal, detail::Out<B> statistics,
-             detail::Out<B> dscale, detail::Out<B> dshift, std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
+             detail::Out<B> dscale, detail::Out<B> dshift, const Rows<B>& rows, const Heads& heads, std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
              std::vector<typename B::Scalar>& values) {
       B::linear(x, weight, bias, y);                          // y = x weight^T + bias
       B::logits(x, weight, bias, y);                          // the same for a head, whose y a softmax reads
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy
-      B::gelu_linear_backward(x, weight, dy, dx, dweight, dbias);  // linear_backward of gelu(x), and through it: dx = (dy weight) GELU'(x)
+      B::linear_gelu(x, weight, bias, y, normal);             // y = x weight^T + bias, normal = gelu(y); they may be one
+      { B::keeps_activated } -> std::convertible_to<bool>;    // whether the next wants `branch`, gelu(x), or makes it again
+      B::gelu_linear_backward(x, branch, weight, dy, dx, dweight, dbias);  // linear_backward of gelu(x), and through it: dx = (dy weight) GELU'(x)
+      // Attention of queries and keys that are yet to be turned by their positions; y, their qkv, may be written.
+      B::rotary_attention(y, rows, heads, width, weight, dx, normal);
+      B::rotary_attention_backward(x, kept, dy, rows, heads, width, weight, dx);  // x: qkv as it was left, kept: lse
+      B::rotary_attention_cached(y, rows, indices, indices, width, width, weight, dx, dweight, normal);
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
       B::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);  // y, and its layer norm
       B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dscale, dshift);  // layer_norm_backward's dx, plus as large a branch

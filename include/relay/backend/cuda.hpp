@@ -76,16 +76,36 @@ struct Functions : ComposedOps<Self> {
   static void linear_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
     const Operand d(dy);  // once for both products
     product_backward(dy, d, weight, dx);
-    add_outer_product(dy, d, x, dweight);
-    add_column_sums(dy, dbias);
+    add_gradients(dy, d, x, dweight, dbias);
   }
-  static void gelu_linear_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
+  /// GELU goes along with bf16's products: its approximation (row_ops.hpp). It is kept then, for to make it again is a pass of its own.
+  static constexpr bool keeps_activated = !std::is_same_v<A, float>;
+  static void linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& up, Tensor& y) {
+    if constexpr (keeps_activated) {
+      up.resize_like(x, x.rows(), weight.rows(), type_of<A>);
+      if (&y != &up) y.resize_like(x, x.rows(), weight.rows(), type_of<A>);
+      if (x.rows() == 0) return;
+      const Operand w(weight), from(x);
+      const Operands operands{.a = w.data, .b = from.data, .c = y.data(), .beside = &y == &up ? nullptr : up.data()};
+      if (with_bias(product_of(x, weight, type_of<A>, &y == &up ? Epilogue::gelu : Epilogue::gelu_beside), operands, bias)) return;
+    }
+    linear(x, weight, bias, up);
+    gelu(up, y);
+  }
+  static void gelu_linear_backward(const Tensor& x, const Tensor& activated, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight,
+                                   Tensor& dbias) {
     const Operand d(dy);
-    Tensor activated;
+    if constexpr (keeps_activated) {
+      dx.resize_like(dy, dy.rows(), weight.cols(), type_of<A>);
+      const Operand w(weight);
+      const Product slope{.m = weight.cols(), .n = dy.rows(), .k = weight.rows(), .type = type_of<A>, .result = type_of<A>, .epilogue = Epilogue::gelu_slope};
+      if (x.type() == type_of<A> && Products::instance()(slope, {.a = w.data, .b = d.data, .c = dx.data(), .beside = x.data()}))
+        return add_gradients(dy, d, activated, dweight, dbias);
+    }
+    Tensor again;
     product_backward(dy, d, weight, dx);
-    gelu_backward(x, dx, dx, activated);
-    add_outer_product(dy, d, activated, dweight);
-    add_column_sums(dy, dbias);
+    gelu_backward(x, dx, dx, again);
+    add_gradients(dy, d, again, dweight, dbias);
   }
   /// Writes the weight a second time as products want it, until it is written again.
   static void prepare(Tensor& weight) {
@@ -193,7 +213,7 @@ struct Functions : ComposedOps<Self> {
   static void gelu(const Tensor& x, Tensor& y) {
     if (&x != &y) y.resize_like(x, x.rows(), x.cols(), type_of<A>);  // in place it keeps its type
     typed(x, [&](const auto* from) {
-      typed(y, [&](auto* to) { over_elements(x.size(), Gelu<Element<decltype(from)>, Element<decltype(to)>>{from, to}); });
+      typed(y, [&](auto* to) { over_elements(x.size(), Gelu<A, Element<decltype(from)>, Element<decltype(to)>>{from, to}); });
     });
   }
   static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx, Tensor& y) {
@@ -218,30 +238,31 @@ struct Functions : ComposedOps<Self> {
     });
   }
   static void attention(const Tensor& qkv, const Rows<Self>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
-    const int width = qkv.cols() / 3;
-    out.resize_like(qkv, qkv.rows(), width, type_of<A>);
-    lse.resize_like(qkv, qkv.rows(), heads.count);
-    const Operand x(qkv);
-    cuda::attention(x.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width, heads, out.template as<A>(),
-                    lse.as<float>());
+    attention(qkv, rows, heads, {}, out, lse);
   }
   static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows, const Heads& heads, Tensor& dqkv) {
-    const int width = qkv.cols() / 3;
-    dqkv.resize_like(qkv, qkv.rows(), qkv.cols(), type_of<A>);
-    const Operand x(qkv), d(dout);
-    const Scratch<float> scratch(attention_backward_scratch<A>(qkv.rows(), heads.count), qkv.device());
-    cuda::attention_backward(x.elements(), lse.as<float>(), d.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width,
-                             heads, scratch.data(), dqkv.template as<A>());
+    attention_backward(qkv, lse, dout, rows, heads, {}, dqkv);
   }
   static void attention_cached(const Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads, Tensor& keys,
                                Tensor& values, Tensor& out) {
-    const int width = qkv.cols() / 3, positions = keys.cols() / (width / heads);
-    out.resize_like(qkv, qkv.rows(), width, type_of<A>);
-    as_activation(keys);
-    as_activation(values);
-    const Operand x(qkv);
-    cuda::attention_cached(x.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), slots.data(), starts.data(), positions,
-                           width, heads, keys.template as<A>(), values.template as<A>(), positions, out.template as<A>());
+    attention_cached(qkv, rows, slots, starts, heads, {}, keys, values, out);
+  }
+  /// Where attention turns queries and keys itself, qkv stays as it was.
+  static void rotary_attention(Tensor& qkv, const Rows<Self>& rows, const Heads& heads, int rotated, const Tensor& table, Tensor& out, Tensor& lse) {
+    if (!turns_inside<A>(table.cols(), rows.longest())) return ComposedOps<Self>::rotary_attention(qkv, rows, heads, rotated, table, out, lse);
+    attention(qkv, rows, heads, {rotated, table.as<float>()}, out, lse);
+  }
+  static void rotary_attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows, const Heads& heads, int rotated,
+                                        const Tensor& table, Tensor& dqkv) {
+    if (!turns_inside<A>(table.cols(), rows.longest()))
+      return ComposedOps<Self>::rotary_attention_backward(qkv, lse, dout, rows, heads, rotated, table, dqkv);
+    attention_backward(qkv, lse, dout, rows, heads, {rotated, table.as<float>()}, dqkv);
+  }
+  static void rotary_attention_cached(Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads, int rotated,
+                                      const Tensor& table, Tensor& keys, Tensor& values, Tensor& out) {
+    if (rows.longest() > 1 || !turns_in_a_step(table.cols()))
+      return ComposedOps<Self>::rotary_attention_cached(qkv, rows, slots, starts, heads, rotated, table, keys, values, out);
+    attention_cached(qkv, rows, slots, starts, heads, {rotated, table.as<float>()}, keys, values, out);
   }
   static void make_cache(int slots, int positions, int width, int heads, Device device, Tensor& keys, Tensor& values) {
     for (Tensor* cache : {&keys, &values}) {
@@ -375,34 +396,87 @@ struct Functions : ComposedOps<Self> {
   static void product_backward(const Tensor& dy, const Operand& d, const Tensor& weight, Tensor& dx) {
     dx.resize_like(dy, dy.rows(), weight.cols(), type_of<A>);
     const Operand w(weight);
-    Products::instance()({.m = weight.cols(), .n = dy.rows(), .k = weight.rows(), .type = type_of<A>, .result = type_of<A>}, w.data, d.data, nullptr,
-                         dx.data());
+    Products::instance()({.m = weight.cols(), .n = dy.rows(), .k = weight.rows(), .type = type_of<A>, .result = type_of<A>},
+                         {.a = w.data, .b = d.data, .c = dx.data()});
   }
   static void add_outer_product(const Tensor& dy, const Operand& d, const Tensor& x, Tensor& dweight) {
     if (x.rows() == 0) return;
     const Operand from(x);
-    Products::instance()({.transpose_b = true, .m = x.cols(), .n = dy.cols(), .k = x.rows(), .type = type_of<A>, .adds = true}, from.data, d.data,
-                         nullptr, dweight.data());
+    Products::instance()(outer_product_of(dy, x), {.a = from.data, .b = d.data, .c = dweight.data()});
+  }
+  /// dweight += dy^T x, dbias += the column sums of dy: of bf16 by one product, if that can.
+  static void add_gradients(const Tensor& dy, const Operand& d, const Tensor& x, Tensor& dweight, Tensor& dbias) {
+    if (x.rows() == 0) return;
+    if constexpr (!std::is_same_v<A, float>) {
+      Product product = outer_product_of(dy, x);
+      product.epilogue = Epilogue::sums;
+      if (Products::instance().possible(product)) {
+        const Operand from(x);
+        const Scratch<float> sums(dy.cols(), dy.device());
+        if (Products::instance()(product, {.a = from.data, .b = d.data, .c = dweight.data(), .vector = sums.data()}))
+          return over_elements(dy.cols(), Add<float, float>{sums.data(), dbias.template as<float>()});
+      }
+    }
+    add_outer_product(dy, d, x, dweight);
+    add_column_sums(dy, dbias);
+  }
+  static Product outer_product_of(const Tensor& dy, const Tensor& x) {
+    return {.transpose_b = true, .m = x.cols(), .n = dy.cols(), .k = x.rows(), .type = type_of<A>, .adds = true};
+  }
+  /// x weight^T
+  static Product product_of(const Tensor& x, const Tensor& weight, Type result, Epilogue epilogue = Epilogue::none) {
+    return {.transpose_a = true, .m = weight.rows(), .n = x.rows(), .k = x.cols(), .type = type_of<A>, .result = result, .epilogue = epilogue};
+  }
+  /// The product with a bias as float32, if cuBLASLt can add that, or as its result is; false if it can add neither.
+  static bool with_bias(Product product, Operands operands, const Tensor& bias) {
+    Products& products = Products::instance();
+    operands.vector = bias.data();
+    if (products.possible(product) && products(product, operands)) return true;
+    if (product.result == Type::float32) return false;
+    product.vector_type = product.result;
+    if (!products.possible(product)) return false;
+    const Operand narrow(bias);
+    operands.vector = narrow.data;
+    return products(product, operands);
   }
 
-  /// y = x weight^T + bias, if there is one: added by the product, if that can, as float32 or as what y is, or else after it.
+  /// y = x weight^T + bias, if there is one: added by the product, if that can, or else after it.
   static void multiply_transposed(const Tensor& x, const Tensor& weight, const Tensor* bias, Tensor& y, Type type) {
     y.resize_like(x, x.rows(), weight.rows(), type);
     if (x.rows() == 0) return;
-    Products& products = Products::instance();
-    Product product{.transpose_a = true, .m = weight.rows(), .n = x.rows(), .k = x.cols(), .type = type_of<A>, .result = type};
     const Operand w(weight), from(x);
-    void* const to = y.data();
-    if (bias != nullptr) {
-      product.bias = true;
-      if (products.possible(product) && products(product, w.data, from.data, bias->data(), to)) return;
-      if (product.bias_type = type; type != Type::float32 && products.possible(product))
-        if (const Operand narrow(*bias); products(product, w.data, from.data, narrow.data, to)) return;
-      product.bias = false;
-      product.bias_type = Type::float32;
-    }
-    products(product, w.data, from.data, nullptr, to);
+    const Operands operands{.a = w.data, .b = from.data, .c = y.data()};
+    if (bias != nullptr && with_bias(product_of(x, weight, type, Epilogue::bias), operands, *bias)) return;
+    Products::instance()(product_of(x, weight, type), operands);
     if (bias != nullptr) add_row(*bias, y);
+  }
+
+  static void attention(const Tensor& qkv, const Rows<Self>& rows, const Heads& heads, const Rotation& rotation, Tensor& out, Tensor& lse) {
+    const int width = qkv.cols() / 3;
+    out.resize_like(qkv, qkv.rows(), width, type_of<A>);
+    lse.resize_like(qkv, qkv.rows(), heads.count);
+    const Operand x(qkv);
+    cuda::attention(x.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width, heads, out.template as<A>(),
+                    lse.as<float>(), rotation);
+  }
+  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows, const Heads& heads,
+                                 const Rotation& rotation, Tensor& dqkv) {
+    const int width = qkv.cols() / 3;
+    dqkv.resize_like(qkv, qkv.rows(), qkv.cols(), type_of<A>);
+    const Operand x(qkv), d(dout);
+    const Scratch<float> scratch(attention_backward_scratch<A>(qkv.rows(), heads.count), qkv.device());
+    cuda::attention_backward(x.elements(), lse.as<float>(), d.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width,
+                             heads, scratch.data(), dqkv.template as<A>(), rotation);
+  }
+  static void attention_cached(const Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads,
+                               const Rotation& rotation, Tensor& keys, Tensor& values, Tensor& out) {
+    const int width = qkv.cols() / 3, positions = keys.cols() / (width / heads);
+    out.resize_like(qkv, qkv.rows(), width, type_of<A>);
+    as_activation(keys);
+    as_activation(values);
+    const Operand x(qkv);
+    cuda::attention_cached(x.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), slots.data(), starts.data(), width,
+                           heads, keys.template as<A>(), values.template as<A>(), positions, out.template as<A>(), rotation);
   }
 
   /// y = base + dropout(x), or without a base dropout(x). y may be x, and keeps its type then.

@@ -52,14 +52,40 @@ struct ComposedOps {
     Backend::add_column_sums(dy, dbias);
   }
 
-  /// Of y = gelu(x) weight^T + bias: dx = (dy weight) GELU'(x); adds dy^T gelu(x) to dweight and the column sums of dy to dbias.
+  /// up = x weight^T + bias and y = GELU(up); y may be up.
+  static void linear_gelu(const auto& x, const auto& weight, const auto& bias, auto& up, auto& y) {
+    Backend::linear(x, weight, bias, up);
+    Backend::gelu(up, y);
+  }
+  /// Whether the next wants GELU(x) as it was in forward, and not to make it again.
+  static constexpr bool keeps_activated = false;
+  /// Of y = GELU(x) weight^T + bias: dx = (dy weight) GELU'(x); adds dy^T GELU(x) to dweight and the column sums of dy to dbias.
+  /// `activated`: GELU(x), where the backend wants that kept.
   template <class Tensor>
-  static void gelu_linear_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
-    Tensor activated;
+  static void gelu_linear_backward(const Tensor& x, const Tensor& /*activated*/, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight,
+                                   Tensor& dbias) {
+    Tensor again;
     Backend::product_backward(dy, weight, dx);
-    Backend::gelu_backward(x, dx, dx, activated);
-    Backend::add_outer_product(dy, activated, dweight);
+    Backend::gelu_backward(x, dx, dx, again);
+    Backend::add_outer_product(dy, again, dweight);
     Backend::add_column_sums(dy, dbias);
+  }
+
+  /// Attention with queries and keys turned by their positions (Backend::rotate), for which qkv may be written: the rest of a trace is as
+  /// these leave it.
+  static void rotary_attention(auto& qkv, const auto& rows, const Heads& heads, int rotated, const auto& table, auto& out, auto& lse) {
+    Backend::rotate(qkv, rows, heads.count, rotated, table, +1);
+    Backend::attention(qkv, rows, heads, out, lse);
+  }
+  static void rotary_attention_backward(const auto& qkv, const auto& lse, const auto& dout, const auto& rows, const Heads& heads, int rotated,
+                                        const auto& table, auto& dqkv) {
+    Backend::attention_backward(qkv, lse, dout, rows, heads, dqkv);
+    Backend::rotate(dqkv, rows, heads.count, rotated, table, -1);
+  }
+  static void rotary_attention_cached(auto& qkv, const auto& rows, const auto& slots, const auto& starts, int heads, int rotated, const auto& table,
+                                      auto& keys, auto& values, auto& out) {
+    Backend::rotate(qkv, rows, heads, rotated, table, +1, starts);
+    Backend::attention_cached(qkv, rows, slots, starts, heads, keys, values, out);
   }
 
   /// y = x + dropout(branch)

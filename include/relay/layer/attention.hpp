@@ -2,7 +2,8 @@
 //
 //   [q k v] = x Wqkv^T + b, q and k rotated     o = softmax(q k^T / sqrt(size)) v, per head     y = o Wo^T + b
 //
-// The trace keeps the rotated q k v, o, and the log-sum-exp of each row and head; backward makes the probabilities again.
+// The trace keeps q k v (rotated, unless the backend does that inside), o, and the log-sum-exp of each row and head; backward makes the
+// probabilities again.
 #pragma once
 
 #include <cmath>
@@ -41,7 +42,7 @@ class Attention {
   using Input = Tensor;
   using Output = Tensor;
   struct Trace {
-    typename Linear<B>::Trace qkv;  // [rows, 3 width], rotated
+    typename Linear<B>::Trace qkv;  // [rows, 3 width]
     Tensor mixed;                   // [rows, width]: o of all heads side by side
     Tensor lse;                     // [rows, heads]
     typename Linear<B>::Trace out;  // [rows, width]
@@ -76,16 +77,14 @@ class Attention {
   const Tensor& mix(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
     check(rows.longest());
     qkv.forward(x, rows, trace.qkv);
-    B::rotate(trace.qkv.y, rows, heads_.count, rotated_, rotary_.table(), +1);
-    B::attention(trace.qkv.y, rows, heads_, trace.mixed, trace.lse);
+    B::rotary_attention(trace.qkv.y, rows, heads_, rotated_, rotary_.table(), trace.mixed, trace.lse);
     return trace.mixed;
   }
 
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, Attention& grad) const {
     const Tensor dmixed = out.backward(trace.mixed, rows, trace.out, dy, grad.out);
     Tensor dqkv;
-    B::attention_backward(trace.qkv.y, trace.lse, dmixed, rows, heads_, dqkv);
-    B::rotate(dqkv, rows, heads_.count, rotated_, rotary_.table(), -1);
+    B::rotary_attention_backward(trace.qkv.y, trace.lse, dmixed, rows, heads_, rotated_, rotary_.table(), dqkv);
     return qkv.backward(x, rows, trace.qkv, dqkv, grad.qkv);
   }
 
@@ -93,8 +92,7 @@ class Attention {
   const Tensor& mix(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
                     const typename B::Indices& starts, Cache& cache, Trace& trace) const {
     qkv.forward(x, rows, trace.qkv);
-    B::rotate(trace.qkv.y, rows, heads_.count, rotated_, rotary_.table(), +1, starts);
-    B::attention_cached(trace.qkv.y, rows, slots, starts, heads_.count, cache.keys, cache.values, trace.mixed);
+    B::rotary_attention_cached(trace.qkv.y, rows, slots, starts, heads_.count, rotated_, rotary_.table(), cache.keys, cache.values, trace.mixed);
     return trace.mixed;
   }
 

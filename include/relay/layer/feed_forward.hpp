@@ -1,7 +1,8 @@
 // FeedForward: y = GELU(x Wu^T + bu) Wd^T + bd.
 //
 // The trace keeps the values before GELU. Those after it, which the gradient of Wd needs, backward makes again, beside the slope: to read
-// them from memory would take as long, and they would be a quarter of a transformer's trace.
+// them from memory would take as long, and they would be a quarter of a transformer's trace. (A backend may want it otherwise:
+// keeps_activated.)
 #pragma once
 
 #include <relay/core/require.hpp>
@@ -17,6 +18,7 @@ struct FeedForward {
   using Output = Tensor;
   struct Trace {
     typename Linear<B>::Trace up;    // [rows, hidden]; after GELU, where the pass is forward only
+    Tensor activated;                // [rows, hidden], where the backend keeps it
     typename Linear<B>::Trace down;  // [rows, width]
     bool forward_only = false;
   };
@@ -38,17 +40,16 @@ struct FeedForward {
   }
   /// All of forward but its last product, whose input lies in the trace or in `room`: backward needs nothing of the trace behind it.
   const Tensor& activate(const Tensor& x, const Rows<B>& rows, Trace& trace, Tensor& room) const {
-    up.forward(x, rows, trace.up);
     trace.forward_only = rows.is_forward_only();
-    Tensor& activated = trace.forward_only ? trace.up.y : room;
-    B::gelu(trace.up.y, activated);
+    Tensor& activated = trace.forward_only ? trace.up.y : B::keeps_activated ? trace.activated : room;
+    B::linear_gelu(x, up.weight, up.bias, trace.up.y, activated);
     return activated;
   }
 
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, FeedForward& grad) const {
     require(!trace.forward_only, "this trace is of a pass that was forward only: run forward again, with rows that are not");
     Tensor d;
-    B::gelu_linear_backward(trace.up.y, down.weight, dy, d, grad.down.weight, grad.down.bias);
+    B::gelu_linear_backward(trace.up.y, trace.activated, down.weight, dy, d, grad.down.weight, grad.down.bias);
     return up.backward(x, rows, trace.up, d, grad.up);
   }
 };

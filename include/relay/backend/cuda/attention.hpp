@@ -13,6 +13,9 @@
 //
 // Products are TensorCores' for bf16 and heads of 16, 32, .. 128; otherwise Plain, float32. Both have the same fragments, so there is one
 // text of each kernel. Sums, and everything between products, are float32.
+//
+// Rotary positions (layer/rotary.hpp): queries and keys of short sequences are turned when they are in shared memory, their gradients turned
+// back while they are in registers, and no pass over qkv is needed. In longer ones every block would turn the same keys again.
 #pragma once
 
 #include <cmath>
@@ -24,6 +27,19 @@
 #include <relay/backend/ops.hpp>
 
 namespace relay::cuda {
+
+/// What the queries and keys of the first `heads` heads are turned by: layer/rotary.hpp's table [positions, size], on the device.
+struct Rotation {
+  int heads = 0;
+  const float* table = nullptr;
+};
+
+/// Whether attention and its backward pass can turn them themselves: what tensor cores have in one block. Tiles have as many columns as such
+/// a head, so that a lane has both of a pair.
+template <class T>
+bool turns_inside(int size, int longest) {
+  return std::is_same_v<T, bf16> && longest <= 128 && (size == 16 || size == 32 || size == 64);
+}
 
 namespace detail {
 
@@ -121,6 +137,22 @@ __device__ void load_rows(const HeadRows<T>& from, int first, Element* to) {
     const int r = i / depth, c = i % depth;
     const bool there = first + r < from.count && c < from.size;
     to[r * pitch<Element, depth> + c] = element<Element>(there ? number(from.at[(first + r) * from.stride + c]) : 0.0f);
+  }
+}
+
+/// Turns rows first .. first + rows - 1 of a head of `count` rows, which are in a tile of as many columns as it has, by `table`.
+template <int rows, int depth, class Element>
+__device__ void turn_rows(Element* tile, int first, int count, const float* table) {
+  constexpr int half = depth / 2;
+  for (int i = static_cast<int>(threadIdx.x); i < rows * half; i += static_cast<int>(blockDim.x)) {
+    const int r = i / half, c = i % half;
+    if (first + r >= count) break;
+    Element* const at = tile + r * pitch<Element, depth> + c;
+    const float* const angle = table + (first + r) * depth + c;
+    float x = number(at[0]), y = number(at[half]);
+    turn(x, y, angle[0], angle[half]);
+    at[0] = element<Element>(x);
+    at[half] = element<Element>(y);
   }
 }
 
@@ -278,6 +310,19 @@ struct Plain {
   }
 };
 
+/// Turns the sums of rows first .. first + 15 of a head of `count` rows and `depth` columns back.
+template <int depth>
+__device__ void turn_back(float (&sums)[depth / 8][4], int first, int count, const float* table) {
+  constexpr int half = depth / 2;
+  const Lane lane;
+  for (int i = 0; i < 4; ++i) {
+    const int row = first + lane.group + i / 2 * 8;
+    if (row >= count) continue;
+    const float* const angle = table + row * depth + 2 * lane.member + i % 2;
+    for (int c = 0; c < half / 8; ++c) turn(sums[c][i], sums[c + half / 8][i], angle[8 * c], -angle[half + 8 * c]);
+  }
+}
+
 /// Rows first .. first + 15 of `to` = sums; `upper` and `lower` are the factors of the rows that a lane has. `tile`: 16 rows of a tile that
 /// only this warp reads or writes.
 template <class Products, int depth, class T>
@@ -345,6 +390,7 @@ struct Batch {
   int width, size, blocks;  // of all heads; of one; blocks of threads for a sequence's rows
   float scale;
   bool wide;
+  Rotation rotation = {};
 
   /// A sequence, a head and a part of the sequence's rows.
   struct Place {
@@ -355,6 +401,8 @@ struct Batch {
     const int begin = offsets[sequence];
     return {sequence, head, i % blocks, begin, offsets[sequence + 1] - begin};
   }
+  /// What the head is turned by, null: it is not.
+  __device__ const float* table(const Place& at) const { return at.head < rotation.heads ? rotation.table : nullptr; }
   /// Where a matrix [rows, heads] has the number of a row of the sequence.
   __device__ long of_row(const Place& at, int row) const { return static_cast<long>(at.begin + row) * heads.count + at.head; }
   /// Part 0, 1, 2 of a matrix [rows, parts width]: queries, keys, values, or what belongs to them.
@@ -400,6 +448,8 @@ __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_ke
 
   Element* const shared = shared_memory<Element>();
   const Lane lane;
+  const float* const table = batch.table(at);
+  bool turned = false;  // the queries
   Element* const query = shared + Room::query + 16 * lane.own_warp * next;
   Element* const room = shared + Room::own + lane.own_warp * Products::room;
   const int row = first + 16 * lane.own_warp;
@@ -413,7 +463,13 @@ __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_ke
         load_rows<tile, depth>(values, from, shared + Room::key + stage * Room::stage + tile * next);
       },
       [&](int from, int stage) {
-        const Element* const key = shared + Room::key + stage * Room::stage;
+        Element* const key = shared + Room::key + stage * Room::stage;
+        if (table != nullptr) {
+          if (!turned) turn_rows<16 * warps, depth>(shared + Room::query, first, at.rows, table);
+          turned = true;
+          turn_rows<tile, depth>(key, from, at.rows, table);
+          __syncthreads();
+        }
         for (int step = 0; step < tile; step += span) {
           if (!own.meets(from + step, span)) continue;
           float p[span / 8][4] = {};
@@ -487,6 +543,12 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
   }
   wait_for_copies();
   __syncthreads();
+  const float* const table = batch.table(at);
+  if (table != nullptr) {
+    turn_rows<most, depth>(shared + Room::query, 0, at.rows, table);
+    turn_rows<most, depth>(shared + Room::key, 0, at.rows, table);
+    __syncthreads();
+  }
   float p[spans][span / 8][4] = {}, ds[spans][span / 8][4] = {};
   unrolled<spans>([&](auto s) {
     if (!own.meets(s * span, span)) return;
@@ -521,6 +583,7 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
     if (!own.meets(s * span, span)) return;
     Products::template multiply_registers<span, depth>(ds[s], shared + Room::key + s * span * next, dq, room);
   });
+  if (table != nullptr) turn_back<depth>(dq, row, at.rows, table);
   store_rows<Products, depth>(dq, batch.scale, batch.scale, free, batch.rows(dqkv, at, 3, 0), row);
   // By whom the keys are seen: spans of 16 queries that meet these, in which P and dS have been written above.
   const Range by = sight.transposed().of(row, 16);
@@ -529,6 +592,7 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
     const Element* const scores = shared + (part == 1 ? Room::ds : Room::p) + row;
     const Element* const other = shared + (part == 1 ? Room::query : Room::dout);
     for (int k = by.begin / 16 * 16; k < by.end; k += 16) Products::template multiply_columns<most, depth>(scores, other, k, sums);
+    if (part == 1 && table != nullptr) turn_back<depth>(sums, row, at.rows, table);
     const float factor = part == 1 ? batch.scale : 1.0f;
     store_rows<Products, depth>(sums, factor, factor, free, batch.rows(dqkv, at, 3, part), row);
   }
@@ -706,7 +770,7 @@ bool aligned(const T* x) {
 
 /// The batch in parts of so many rows; wide if everything, `others` too, lies as 16 bytes want it.
 template <class T>
-Batch<T> batch_of(const T* qkv, const std::int32_t* offsets, int longest, int rows, int width, const Heads& heads, bool others) {
+Batch<T> batch_of(const T* qkv, const std::int32_t* offsets, int longest, int rows, int width, const Heads& heads, const Rotation& rotation, bool others) {
   const int size = width / heads.count;
   return {.qkv = qkv,
           .offsets = offsets,
@@ -715,7 +779,8 @@ Batch<T> batch_of(const T* qkv, const std::int32_t* offsets, int longest, int ro
           .size = size,
           .blocks = (longest + rows - 1) / rows,
           .scale = 1 / std::sqrt(static_cast<float>(size)),
-          .wide = size * sizeof(T) % 16 == 0 && aligned(qkv) && others};
+          .wide = size * sizeof(T) % 16 == 0 && aligned(qkv) && others,
+          .rotation = rotation};
 }
 
 template <class T>
@@ -726,36 +791,36 @@ dim3 blocks_of(const Batch<T>& batch, int sequences) {
 }
 
 template <class Products, int depth, int warps, class T>
-void launch_forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads,
+void launch_forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, const Rotation& rotation,
                     const Cache<T>& cache, T* out, float* lse) {
   constexpr std::size_t shared = ForwardRoom<Products, depth, warps>::all * sizeof(typename Products::Element);
   static_assert(shared <= (depth > 128 ? most_shared : most_shared_everywhere));
   const bool others = aligned(out) && aligned(cache.keys) && aligned(cache.values);
-  const auto batch = batch_of(qkv, offsets, longest, 16 * warps, width, heads, others);
+  const auto batch = batch_of(qkv, offsets, longest, 16 * warps, width, heads, rotation, others);
   launch(attention_kernel<Products, depth, warps, T>, blocks_of(batch, sequences), warps * warp, shared, batch, cache, out, lse);
 }
 
 template <class T>
-void forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, const Cache<T>& cache,
-             T* out, float* lse) {
+void forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, const Rotation& rotation,
+             const Cache<T>& cache, T* out, float* lse) {
   with_products<T>(width / heads.count, [&](auto products, auto depth) {
     using Products = decltype(products);
     if constexpr (std::is_same_v<Products, TensorCores>)  // so many rows that keys and values are read once
-      if (longest > 64) return launch_forward<Products, depth, 8>(qkv, offsets, sequences, longest, width, heads, cache, out, lse);
-    launch_forward<Products, depth, Products::template warps<depth>>(qkv, offsets, sequences, longest, width, heads, cache, out, lse);
+      if (longest > 64) return launch_forward<Products, depth, 8>(qkv, offsets, sequences, longest, width, heads, rotation, cache, out, lse);
+    launch_forward<Products, depth, Products::template warps<depth>>(qkv, offsets, sequences, longest, width, heads, rotation, cache, out, lse);
   });
 }
 
 /// Whether there is a kernel for sequences up to `most`, and it was launched.
 template <class Products, int depth, int most, class T>
 bool launch_short_backward(const T* qkv, const float* lse, const T* dout, const std::int32_t* offsets, int sequences, int longest,
-                           int width, const Heads& heads, T* dqkv) {
+                           int width, const Heads& heads, const Rotation& rotation, T* dqkv) {
   constexpr std::size_t shared = ShortRoom<Products, depth, most>::all * sizeof(typename Products::Element);
   if constexpr (shared > most_shared_everywhere || (std::is_same_v<Products, Plain> && most > 64)) {
     return false;
   } else {
     if (longest > most) return false;
-    const auto batch = batch_of(qkv, offsets, longest, most, width, heads, aligned(dout) && aligned(dqkv));
+    const auto batch = batch_of(qkv, offsets, longest, most, width, heads, rotation, aligned(dout) && aligned(dqkv));
     launch(short_backward_kernel<Products, depth, most, T>, blocks_of(batch, sequences), 2 * most, shared, batch, lse, dout, dqkv);
     return true;
   }
@@ -764,10 +829,11 @@ bool launch_short_backward(const T* qkv, const float* lse, const T* dout, const 
 }  // namespace detail
 
 /// Sequence s of qkv [rows, 3 width] is rows offsets[s] .. offsets[s + 1] - 1, on the device, and none is longer than `longest`.
-/// out [rows, width], lse [rows, heads].
+/// out [rows, width], lse [rows, heads]. With a rotation, only where turns_inside<T>(), qkv is what is yet to be turned.
 template <class T>
-void attention(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, T* out, float* lse) {
-  detail::forward<T>(qkv, offsets, sequences, longest, width, heads, {}, out, lse);
+void attention(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, T* out, float* lse,
+               const Rotation& rotation = {}) {
+  detail::forward<T>(qkv, offsets, sequences, longest, width, heads, rotation, {}, out, lse);
 }
 
 /// How many floats attention_backward needs as scratch: D.
@@ -776,19 +842,19 @@ long attention_backward_scratch(int rows, int heads) {
   return static_cast<long>(rows) * heads;
 }
 
-/// dout [rows, width] -> dqkv [rows, 3 width]; qkv and lse as they were in forward.
+/// dout [rows, width] -> dqkv [rows, 3 width]; qkv, lse and rotation as they were in forward.
 template <class T>
 void attention_backward(const T* qkv, const float* lse, const T* dout, const std::int32_t* offsets, int sequences, int longest, int width,
-                        const Heads& heads, float* scratch, T* dqkv) {
+                        const Heads& heads, float* scratch, T* dqkv, const Rotation& rotation = {}) {
   using namespace detail;
   with_products<T>(width / heads.count, [&](auto products, auto depth) {
     using Products = decltype(products);
-    if (launch_short_backward<Products, depth, 64>(qkv, lse, dout, offsets, sequences, longest, width, heads, dqkv)) return;
-    if (launch_short_backward<Products, depth, 96>(qkv, lse, dout, offsets, sequences, longest, width, heads, dqkv)) return;
-    if (launch_short_backward<Products, depth, 128>(qkv, lse, dout, offsets, sequences, longest, width, heads, dqkv)) return;
+    if (launch_short_backward<Products, depth, 64>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
+    if (launch_short_backward<Products, depth, 96>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
+    if (launch_short_backward<Products, depth, 128>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     using Room = LongRoom<Products, depth>;
     static_assert(Room::bytes_with_columns <= (depth > 128 ? most_shared : most_shared_everywhere));
-    const auto batch = batch_of(qkv, offsets, longest, 16 * Room::warps, width, heads, aligned(dout) && aligned(dqkv));
+    const auto batch = batch_of(qkv, offsets, longest, 16 * Room::warps, width, heads, {}, aligned(dout) && aligned(dqkv));
     const dim3 blocks = blocks_of(batch, sequences);
     launch(query_gradient_kernel<Products, depth, T>, blocks, Room::warps * warp, Room::bytes, batch, lse, dout, scratch, dqkv);
     launch(key_gradient_kernel<Products, depth, T>, blocks, Room::warps * warp, Room::bytes_with_columns, batch, lse, dout, scratch, dqkv);

@@ -9,6 +9,9 @@
 
 namespace relay::cuda {
 
+/// Whether a step of decoding can turn queries and keys of such heads itself: eight neighbours are of one half.
+inline bool turns_in_a_step(int size) { return size % 16 == 0; }
+
 namespace detail {
 
 inline constexpr int eight = 8;  // neighbours, that a lane has of a row
@@ -54,8 +57,18 @@ __global__ void __launch_bounds__(decode_threads, 2) decode_kernel(Batch<T> batc
   T* const keys = cache.keys + slot * size;
   T* const values = cache.values + slot * size;
   const T* const row = batch.qkv + static_cast<long>(at.begin) * 3 * batch.width + at.head * size;
+  const float* const table = batch.table(at);
+  const float* const angle = table == nullptr ? nullptr : table + static_cast<long>(start) * size;
+  const int half = size / 2;
   for (int c = thread; c < size; c += decode_threads) {
-    keys[start * size + c] = row[batch.width + c];
+    T key = row[batch.width + c];
+    if (angle != nullptr) {
+      const int pair = c % half;
+      float x = number(row[batch.width + pair]), y = number(row[batch.width + half + pair]);
+      turn(x, y, angle[pair], angle[half + pair]);
+      key = element<T>(c < half ? x : y);
+    }
+    keys[start * size + c] = key;
     values[start * size + c] = row[2 * batch.width + c];
   }
   __syncthreads();
@@ -63,6 +76,17 @@ __global__ void __launch_bounds__(decode_threads, 2) decode_kernel(Batch<T> batc
   const int column = thread % lanes * eight;
   float query[eight];
   load_eight<wide>(row, column, size, query);
+  if (angle != nullptr) {  // the lane's eight are of one half
+    float other[eight];
+    const bool second = column >= half;
+    load_eight<wide>(row, second ? column - half : column + half, size, other);
+    for (int i = 0; i < eight; ++i) {
+      const int pair = column % half + i;
+      float x = second ? other[i] : query[i], y = second ? query[i] : other[i];
+      turn(x, y, angle[pair], angle[half + pair]);
+      query[i] = number(element<T>(second ? y : x));
+    }
+  }
   for (int i = 0; i < eight; ++i) query[i] = column + i < size ? query[i] * batch.scale : 0.0f;
   Softmax own;
   for (int first = thread / lanes; first - thread / lanes <= start; first += at_once * groups) {
@@ -139,16 +163,17 @@ __global__ void append_kernel(Batch<T> batch, Cache<T> cache) {
 }  // namespace detail
 
 /// Sequence s continues slot slots[s] of a cache of so many `positions` at position starts[s]: its keys and values are appended, and each
-/// of its rows attends causally to all up to its own. keys, values [slots, heads, positions, size]; out [rows, width].
+/// of its rows attends causally to all up to its own. keys, values [slots, heads, positions, size]; out [rows, width]. A rotation only
+/// where the longest has one new row, and turns_in_a_step(): qkv is what is yet to be turned.
 template <class T>
 void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, int longest_new, const std::int32_t* slots,
-                      const std::int32_t* starts, int /*longest_total*/, int width, int heads, T* keys, T* values, int positions, T* out) {
+                      const std::int32_t* starts, int width, int heads, T* keys, T* values, int positions, T* out, const Rotation& rotation = {}) {
   using namespace detail;
   const Cache<T> cache{keys, values, slots, starts, positions};
   const Heads causal{heads, Mask::causal};
   const bool others = aligned(keys) && aligned(values) && aligned(out);
   const auto decode = [&](auto depth) {
-    const auto batch = batch_of(qkv, offsets, 1, 1, width, causal, others);
+    const auto batch = batch_of(qkv, offsets, 1, 1, width, causal, rotation, others);
     const auto kernel = batch.wide ? decode_kernel<depth, true, T> : decode_kernel<depth, false, T>;
     launch(kernel, blocks_of(batch, sequences), decode_threads, decode_warps * (depth + 2) * sizeof(float), batch, cache, out);
   };
@@ -165,9 +190,9 @@ void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, 
   else
     decode(Constant<256>());
   if (longest_new == 1) return;
-  const auto batch = batch_of(qkv, offsets, longest_new, append_rows, width, causal, others);
+  const auto batch = batch_of(qkv, offsets, longest_new, append_rows, width, causal, {}, others);
   launch(append_kernel<T>, dim3(static_cast<unsigned>(sequences * batch.blocks)), 256, 0, batch, cache);
-  forward<T>(qkv, offsets, sequences, longest_new, width, causal, cache, out, nullptr);
+  forward<T>(qkv, offsets, sequences, longest_new, width, causal, {}, cache, out, nullptr);
 }
 
 }  // namespace relay::cuda

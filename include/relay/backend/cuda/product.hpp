@@ -1,7 +1,7 @@
 // Products of the CUDA backend: cuBLASLt, with a workspace of our own, so that a product gives the same bits whenever it is repeated.
 //
-// Float32 is computed as float32, without tf32; bf16 by tensor cores, summed in float32. cuBLASLt's GELU is the tanh approximation, which
-// is not ours (backend.hpp 7), so that only the bias goes along with a product.
+// Float32 is computed as float32, without tf32; bf16 by tensor cores, summed in float32. What follows a product, a bias, GELU, its slope,
+// goes along with it where cuBLASLt can do that: then nothing is read and written a second time.
 //
 // cuBLAS sees matrices by columns: ours, by rows, are their transposes to it, and y = x w^T is y^T = w x^T.
 #pragma once
@@ -17,16 +17,34 @@ namespace relay::cuda {
 
 inline cudaDataType_t data_type(Type type) { return type == Type::float32 ? CUDA_R_32F : CUDA_R_16BF; }
 
-/// c [n, m] = op(b) op(a) + beta c + bias, by rows; as cuBLAS sees it, by columns: c [m, n] = op(a) [m, k] op(b) [k, n] + bias [m].
+/// What goes along with a product p = op(a) op(b), as cuBLAS sees it, by columns.
+enum class Epilogue {
+  none,         // c = p, or c += p
+  bias,         // c = p + vector [m]
+  gelu,         // c = GELU(p + vector)
+  gelu_beside,  // the same, and beside [m, n] = p + vector
+  gelu_slope,   // c = p GELU'(beside)
+  sums          // c = p, or c += p; vector [n] = the columns of op(b), summed up
+};
+
+/// c [n, m] = op(b) op(a) + beta c, by rows; as cuBLAS sees it, by columns: c [m, n] = op(a) [m, k] op(b) [k, n].
 struct Product {
   bool transpose_a = false, transpose_b = false;
   int m = 0, n = 0, k = 0;
-  Type type = Type::float32, result = Type::float32;  // of a and b; of c
+  Type type = Type::float32, result = Type::float32;  // of a and b; of c and what lies beside it
   bool adds = false;                                  // to c
-  bool bias = false;
-  Type bias_type = Type::float32;
+  Epilogue epilogue = Epilogue::none;
+  Type vector_type = Type::float32;
 
   auto operator<=>(const Product&) const = default;
+};
+
+/// What a product reads and writes. `vector` and `beside`: what its epilogue has, else null.
+struct Operands {
+  const void *a, *b;
+  void* c;
+  const void* vector = nullptr;
+  const void* beside = nullptr;
 };
 
 /// The same, element by element: what cuBLASLt has no way for.
@@ -48,20 +66,21 @@ class Products {
     return *one;
   }
 
-  /// False where cuBLASLt cannot add such a bias; nothing is computed then.
-  bool operator()(const Product& product, const void* a, const void* b, const void* bias, void* c) {
+  /// False where cuBLASLt has no such epilogue; nothing is computed then.
+  bool operator()(const Product& product, const Operands& operands) {
     if (product.m == 0 || product.n == 0) return true;
     const std::lock_guard lock(mutex_);
     Plan& shared = planned(alike(product));
-    cublasStatus_t status = multiply(shared, product, a, b, bias, c);
-    if (status != CUBLAS_STATUS_SUCCESS) status = multiply(planned(product), product, a, b, bias, c);  // what is good for the largest is not for all
+    if (product.epilogue != Epilogue::none && !shared.possible) return false;
+    cublasStatus_t status = multiply(shared, product, operands);
+    if (status != CUBLAS_STATUS_SUCCESS) status = multiply(planned(product), product, operands);  // what is good for the largest is not for all
     if (status == CUBLAS_STATUS_SUCCESS) return true;
     if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) check(status, "multiply");
-    if (product.bias)
+    if (product.epilogue != Epilogue::none)
       shared.possible = false;
     else
-      multiply_slowly(product, a, b, c);
-    return !product.bias;
+      multiply_slowly(product, operands);
+    return product.epilogue == Epilogue::none;
   }
 
   /// Plans are made anew.
@@ -74,7 +93,7 @@ class Products {
     plans_.clear();
   }
 
-  /// Whether cuBLASLt can do it, as far as is known: for a bias that depends on its type and on the version.
+  /// Whether cuBLASLt can do it, as far as is known: for an epilogue that depends on types and on the version.
   bool possible(const Product& product) {
     const std::lock_guard lock(mutex_);
     return planned(alike(product)).possible;
@@ -102,7 +121,25 @@ class Products {
     return p;
   }
 
-  cublasStatus_t multiply(const Plan& plan, const Product& p, const void* a, const void* b, const void* bias, void* c) {
+  static cublasLtEpilogue_t code(Epilogue epilogue) {
+    switch (epilogue) {
+      case Epilogue::bias: return CUBLASLT_EPILOGUE_BIAS;
+      case Epilogue::gelu: return CUBLASLT_EPILOGUE_GELU_BIAS;
+      case Epilogue::gelu_beside: return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+      case Epilogue::gelu_slope: return CUBLASLT_EPILOGUE_DGELU;
+      case Epilogue::sums: return CUBLASLT_EPILOGUE_BGRADB;
+      case Epilogue::none: break;
+    }
+    return CUBLASLT_EPILOGUE_DEFAULT;
+  }
+  static bool has_vector(Epilogue e) { return e != Epilogue::none && e != Epilogue::gelu_slope; }
+  static bool has_beside(Epilogue e) { return e == Epilogue::gelu_beside || e == Epilogue::gelu_slope; }
+
+  static void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute, auto value) {
+    check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value), "describe a product");
+  }
+
+  cublasStatus_t multiply(const Plan& plan, const Product& p, const Operands& o) {
     if (!plan.possible) return CUBLAS_STATUS_NOT_SUPPORTED;
     const auto columns = [](cublasLtMatrixLayout_t layout, int count) {
       const auto cols = static_cast<std::uint64_t>(count);
@@ -115,23 +152,25 @@ class Products {
       columns(plan.b, p.n);
       columns(plan.c, p.n);
     }
-    if (p.bias) check(cublasLtMatmulDescSetAttribute(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "set a bias");
+    if (has_vector(p.epilogue)) set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, o.vector);
+    if (has_beside(p.epilogue)) set(plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o.beside);
     const float one = 1, beta = p.adds ? 1.0f : 0.0f;
-    return cublasLtMatmul(handle_, plan.product, &one, a, plan.a, b, plan.b, &beta, c, plan.c, c, plan.c, &plan.algorithm, workspace_, room, stream());
+    return cublasLtMatmul(handle_, plan.product, &one, o.a, plan.a, o.b, plan.b, &beta, o.c, plan.c, o.c, plan.c, &plan.algorithm, workspace_, room,
+                          stream());
   }
 
-  static void multiply_slowly(const Product& p, const void* a, const void* b, void* c) {
+  static void multiply_slowly(const Product& p, const Operands& o) {
     const auto run = [&]<class T, class R>(const T* from, R* to) {
       constexpr int threads = 256;
       const long blocks = (static_cast<long>(p.m) * p.n + threads - 1) / threads;
-      launch(product_kernel<T, R>, dim3(static_cast<unsigned>(blocks)), threads, 0, p, from, static_cast<const T*>(b), to);
+      launch(product_kernel<T, R>, dim3(static_cast<unsigned>(blocks)), threads, 0, p, from, static_cast<const T*>(o.b), to);
     };
     if (p.type == Type::float32)
-      run(static_cast<const float*>(a), static_cast<float*>(c));
+      run(static_cast<const float*>(o.a), static_cast<float*>(o.c));
     else if (p.result == Type::float32)
-      run(static_cast<const bf16*>(a), static_cast<float*>(c));
+      run(static_cast<const bf16*>(o.a), static_cast<float*>(o.c));
     else
-      run(static_cast<const bf16*>(a), static_cast<bf16*>(c));
+      run(static_cast<const bf16*>(o.a), static_cast<bf16*>(o.c));
   }
 
   Plan& planned(const Product& p) {
@@ -139,15 +178,17 @@ class Products {
     Plan plan{};
     const cudaDataType_t type = data_type(p.type), result = data_type(p.result);
     check(cublasLtMatmulDescCreate(&plan.product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describe a product");
-    const auto set = [&](cublasLtMatmulDescAttributes_t attribute, auto value) {
-      check(cublasLtMatmulDescSetAttribute(plan.product, attribute, &value, sizeof value), "describe a product");
-    };
-    set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-    set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
-    if (p.bias) {
-      set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(p.bias_type));
-      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(workspace_));  // aligned like any: a choice may depend on that
+    set(plan.product, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(plan.product, CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE, code(p.epilogue));
+    const void* const like_any = workspace_;  // aligned like any: a choice may depend on that
+    if (has_vector(p.epilogue)) {
+      set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(p.vector_type));
+      set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, like_any);
+    }
+    if (has_beside(p.epilogue)) {
+      set(plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, static_cast<std::int64_t>(p.m));  // a multiple of 8, or it is refused
+      set(plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, like_any);
     }
     const auto layout = [](cublasLtMatrixLayout_t& to, cudaDataType_t of, int rows, int cols) {
       check(cublasLtMatrixLayoutCreate(&to, of, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(cols), std::max(rows, 1)),
