@@ -320,7 +320,7 @@ int run(int argc, char** argv) {
   CLI::App app("Looped transformers aligned with chains of thought, and auto-regressive models taught by them.", "relay");
   app.require_subcommand(1);
   const auto machine_options = [&](CLI::App* command) {
-    command->add_option("--threads", options.threads, "threads to compute with; changes no result (default: all cores; with a GPU one)")
+    command->add_option("--threads", options.threads, "threads to compute with; changes no result (default: all cores; with a GPU two)")
         ->check(CLI::Range(1, 1024));
     command->add_option("--backend", options.backend, "where to compute: cpu, or cuda, a GPU (default: cpu)");
   };
@@ -408,8 +408,8 @@ int run(int argc, char** argv) {
     data(options);
     return 0;
   }
-  // A GPU is given all its work at once, by one thread.
-  const int all = options.backend == "cuda" ? 1 : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  // A GPU is given its work by one thread, while another draws the next batch.
+  const int all = options.backend == "cuda" ? 2 : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   Threads threads(options.threads > 0 ? options.threads : all);
   if (pipeline->parsed()) run_pipeline(options, threads);
   if (train_command->parsed()) train(options, threads);

@@ -45,7 +45,24 @@ namespace cuda_on_host {
 
 enum class Order { forwards, backwards };
 inline Order thread_order = Order::forwards;
-inline long launches = 0, products = 0;  // so far
+inline long launches = 0, products = 0, replays = 0;  // so far
+
+/// What a stream that is being captured was asked for, to be done at every launch of the graph.
+struct Graph {
+  std::vector<std::function<void()>> work;
+  std::vector<std::unique_ptr<char[]>> memory;  // that was asked for meanwhile
+};
+inline Graph* captured = nullptr;  // the one that is being captured
+inline bool refuses_graphs = false;  // set by a test
+
+/// Does it, or, while a graph is captured, has it done later.
+template <class F>
+void now_or_later(F&& work) {
+  if (captured)
+    captured->work.emplace_back(std::forward<F>(work));
+  else
+    work();
+}
 
 /// A stack to run on, and where it stopped. swapcontext would do, but it asks the kernel twice for every switch.
 class Context {
@@ -337,7 +354,7 @@ inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
 inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short x) { return {x}; }
 
 // --- Memory, streams, events, graphs: everything is done at once. ---
-enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation = 2 };
+enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation = 2, cudaErrorStreamCaptureUnsupported = 900 };
 using cudaStream_t = void*;
 inline constexpr unsigned cudaStreamNonBlocking = 1;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
@@ -348,8 +365,12 @@ struct cudaDeviceProp {
   char name[256] = "the host";
 };
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int) { return cudaSuccess; }
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  static char streams[64];
+  static int next = 0;
+  return *stream = &streams[next++ % 64], cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cuda_on_host::captured ? cudaErrorStreamCaptureUnsupported : cudaSuccess; }
 inline cudaError_t cudaMalloc(void** to, std::size_t bytes) {
   *to = std::malloc(bytes);
   std::memset(*to, 0xff, bytes);  // NaNs
@@ -360,24 +381,61 @@ enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold };
 inline cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) { return *pool = nullptr, cudaSuccess; }
 inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 inline cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, std::size_t) { return cudaSuccess; }
-inline cudaError_t cudaMallocAsync(void** to, std::size_t bytes, cudaStream_t) { return cudaMalloc(to, bytes); }
-inline cudaError_t cudaFreeAsync(void* block, cudaStream_t) { return std::free(block), cudaSuccess; }
+inline cudaError_t cudaMallocAsync(void** to, std::size_t bytes, cudaStream_t) {
+  if (!cuda_on_host::captured) return cudaMalloc(to, bytes);
+  cuda_on_host::captured->memory.push_back(std::make_unique<char[]>(bytes));
+  return *to = cuda_on_host::captured->memory.back().get(), cudaSuccess;
+}
+inline cudaError_t cudaFreeAsync(void* block, cudaStream_t) {
+  if (!cuda_on_host::captured) std::free(block);
+  return cudaSuccess;
+}
 inline cudaError_t cudaFree(void* block) { return std::free(block), cudaSuccess; }
 inline cudaError_t cudaMallocHost(void** to, std::size_t bytes) { return cudaMalloc(to, bytes); }
 inline cudaError_t cudaFreeHost(void* block) { return cudaFree(block); }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
+  cuda_on_host::now_or_later([=] {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  });
   return cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
-  if (bytes > 0) std::memset(to, value, bytes);
+  cuda_on_host::now_or_later([=] {
+    if (bytes > 0) std::memset(to, value, bytes);
+  });
   return cudaSuccess;
 }
+
+using cudaGraph_t = cuda_on_host::Graph*;
+using cudaGraphExec_t = cuda_on_host::Graph*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  if (cuda_on_host::refuses_graphs) return cudaErrorStreamCaptureUnsupported;
+  return cuda_on_host::captured = new cuda_on_host::Graph, cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  return *graph = std::exchange(cuda_on_host::captured, nullptr), cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* to, cudaGraph_t graph, unsigned long long) {
+  *to = new cuda_on_host::Graph{graph->work, std::move(graph->memory)};
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+  ++cuda_on_host::replays;
+  for (const auto& work : graph->work) work();
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete graph, cudaSuccess; }
 
 namespace relay::cuda {
 
 template <class... Parameters>
 void run_on_host(void (*kernel)(Parameters...), dim3 blocks, int threads, std::size_t shared, Parameters... arguments) {
+  if (cuda_on_host::captured) {
+    cuda_on_host::captured->work.emplace_back([=] { run_on_host<Parameters...>(kernel, blocks, threads, shared, arguments...); });
+    return;
+  }
   if (shared > 227 * 1024) throw std::logic_error("a kernel asks for " + std::to_string(shared) + " bytes of shared memory: no GPU has so many");
   if (threads > 1024 || blocks.y > 65535 || blocks.z > 65535) throw std::logic_error("a kernel is launched on a grid that no GPU has");
   ++cuda_on_host::launches;
@@ -568,6 +626,12 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, c
                                      cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t*, void*, std::size_t, cudaStream_t) {
   using cuda_on_host::read;
   if (cuda_on_host::is_refused(cuda_on_host::fails, *d, ct->type)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (cuda_on_host::captured) {  // with what is described now: descriptions change
+    cuda_on_host::captured->work.emplace_back([=, own = *d, la = *at, lb = *bt, lc = *ct, x = *static_cast<const float*>(alpha), y = *static_cast<const float*>(beta)]() mutable {
+      (void)cublasLtMatmul(nullptr, &own, &x, a, &la, b, &lb, &y, c, &lc, to, &lc, nullptr, nullptr, 0, nullptr);
+    });
+    return CUBLAS_STATUS_SUCCESS;
+  }
   ++cuda_on_host::products;
   const long inner = d->a == CUBLAS_OP_N ? at->cols : at->rows;
   if (inner != (d->b == CUBLAS_OP_N ? bt->rows : bt->cols) || ct->rows != (d->a == CUBLAS_OP_N ? at->rows : at->cols) ||

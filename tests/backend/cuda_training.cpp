@@ -90,6 +90,32 @@ TEST_CASE("a causal model writes as on the CPU") {
   CHECK(narrow[0][0] == doctest::Approx(cpu[0][0]).epsilon(5e-2));
 }
 
+// Steps of generation are recorded and replayed; with few slots, prompts that wait take the places of what has ended.
+TEST_CASE("a replayed step writes what a launched one does") {
+  using B = Cuda<bf16>;
+  const TransformerConfig config{.width = 32, .layers = 2, .heads = 2, .rotary_base = 100, .positions = 64};
+  const CausalTransformer<B> model(config, task.vocabulary().size(), Seed{5});
+  std::vector<Tokens> prompts;
+  for (int i = 0; i < 3; ++i)
+    for (const Example& e : batch_of(i)) prompts.push_back(e.problem);
+  for (const int slots : {3, 9, 18})
+    for (const int stop : {-1, 3}) {
+      CAPTURE(slots);
+      const auto write = [&](std::vector<std::vector<double>>& probabilities) {
+        return generate<B>(model, prompts, {.batch = slots, .new_tokens = 15, .stop = stop}, {}, nullptr, &probabilities);
+      };
+      std::vector<std::vector<double>> launched, replayed;
+      cuda_on_host::refuses_graphs = true;
+      const long none = cuda_on_host::replays;
+      const auto expected = write(launched);
+      CHECK(cuda_on_host::replays == none);
+      cuda_on_host::refuses_graphs = false;
+      CHECK(write(replayed) == expected);
+      CHECK(cuda_on_host::replays > none);
+      CHECK(replayed == launched);
+    }
+}
+
 // What a GPU is asked for in one more iteration of the paper's block: each launch takes as long as a small product.
 TEST_CASE("an iteration's launches, forward and backward") {
   using B = Cuda<bf16>;

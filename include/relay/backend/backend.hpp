@@ -171,6 +171,9 @@ concept ComputeBackend =
       B::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);  // y, and its layer norm
       B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dscale, dshift);  // layer_norm_backward's dx, plus as large a branch
       { B::rows_at_once(width, device) } -> std::same_as<int>;  // how many rows a forward pass of this width is fastest with
+      { B::repeats } -> std::convertible_to<bool>;            // whether B::repeat(repeated, size, device, f) may record what f does
+      requires std::default_initializable<typename B::Repeated>;
+      { B::repeated_size(width) } -> std::same_as<int>;
       B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has
       B::download_to(x, values);                              // values = B::download(x), in the memory it has
       // And, of all parameters of an optimiser at once, sums_of_squares and adamw_all, which take a ParameterList (core/parameters.hpp).

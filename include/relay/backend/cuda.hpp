@@ -8,6 +8,7 @@
 #include <relay/backend/backend.hpp>
 #include <relay/backend/cuda/attention.hpp>
 #include <relay/backend/cuda/cached_attention.hpp>
+#include <relay/backend/cuda/graph.hpp>
 #include <relay/backend/cuda/product.hpp>
 #include <relay/backend/cuda/row_ops.hpp>
 #include <relay/backend/cuda/tensor.hpp>
@@ -270,6 +271,11 @@ struct Functions : ComposedOps<Self> {
       as_activation(*cache);
     }
   }
+  /// Steps of generation are replayed as graphs.
+  static constexpr bool repeats = true;
+  using Repeated = Graphs;
+  static void repeat(Repeated& graphs, int size, const Device& device, auto&& f) { graphs.run(size, *device.memory, f); }
+  static int repeated_size(int size) { return Graphs::size_of(size); }
   /// A step costs hardly more for many sequences than for one; so many as fit into 4 GiB.
   static int sequences_at_once(long elements, const Device&) {
     const long bytes = std::max(1L, elements * long{sizeof(A)});

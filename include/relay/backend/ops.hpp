@@ -125,6 +125,14 @@ struct ComposedOps {
     });
   }
 
+  /// f(), which asks the device for the same, from and to the same tensors, whenever it is called with this size: a backend may record that
+  /// and do without f later (`repeats`), if the device has memory of its own that serves nothing else. `Repeated` is what it keeps for that;
+  /// repeated_size(n): which size, n or larger, to take for n.
+  static constexpr bool repeats = false;
+  struct Repeated {};
+  static void repeat(Repeated&, int /*size*/, const auto& /*device*/, auto&& f) { f(); }
+  static int repeated_size(int size) { return size; }
+
   // A guess, for devices with many cores: nothing has been measured on one.
   static int rows_at_once(int /*width*/, const auto& /*device*/) { return 1 << 14; }
   static int sequences_at_once(long /*elements*/, const auto& /*device*/) { return 64; }

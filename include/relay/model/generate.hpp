@@ -1,9 +1,8 @@
 // Greedy generation with a key-value cache, for many prompts at once.
 //
-// A step computes one ragged batch: the newest token of every running sequence, and the whole prompt of every sequence that
-// starts (its prefill). A finished sequence leaves the batch, and its slot of the cache goes to the next waiting prompt.
-// A sequence is finished when it stops, has written enough, or is as long as the model can read; none of this depends on
-// the others.
+// Prompts that start are computed in one pass, the whole of each (their prefill); then a step adds one token to every running sequence. A
+// finished sequence leaves the batch, and its slot of the cache goes to the next waiting prompt. A sequence is finished when it stops, has
+// written enough, or is as long as the model can read; none of this depends on the others.
 #pragma once
 
 #include <algorithm>
@@ -25,6 +24,13 @@ struct GenerateConfig {
 template <class B>
 class KvCache {
  public:
+  /// What lies between the layers.
+  struct Workspace {
+    typename Embedding<B>::Trace embedded;
+    typename TransformerBlock<B>::Trace block;
+    typename LayerNorm<B>::Trace normal;
+  };
+
   KvCache(const CausalTransformer<B>& model, int slots, int positions, typename B::Device device = {}) {
     for (const auto& layer : model.body.layers) layers_.push_back(layer.attention.cache(slots, positions, device));
   }
@@ -36,18 +42,71 @@ class KvCache {
 
   /// Runs rows that continue slot slots[s] at position starts[s] and returns the normalised states [rows, width].
   const typename B::Tensor& extend(const CausalTransformer<B>& model, const typename B::Indices& tokens, const Rows<B>& rows,
-                                   const typename B::Indices& slots, const typename B::Indices& starts) {
-    const auto* h = &model.embedding.forward(tokens, rows, embedded_);
+                                   const typename B::Indices& slots, const typename B::Indices& starts, Workspace& w) {
+    const auto* h = &model.embedding.forward(tokens, rows, w.embedded);
     for (std::size_t i = 0; i < layers_.size(); ++i)
-      h = &model.body.layers[i].extend(*h, rows, slots, starts, layers_[i], trace_);
-    return model.norm.forward(*h, rows, normal_);
+      h = &model.body.layers[i].extend(*h, rows, slots, starts, layers_[i], w.block);
+    return model.norm.forward(*h, rows, w.normal);
   }
 
  private:
   std::vector<typename TransformerBlock<B>::Cache> layers_;
-  typename Embedding<B>::Trace embedded_;
-  typename TransformerBlock<B>::Trace trace_;
-  typename LayerNorm<B>::Trace normal_;
+};
+
+/// One pass of the model over new tokens of some sequences. It is used again and again, and keeps its memory.
+template <class B>
+class Extension {
+ public:
+  using Index = std::int32_t;
+
+  explicit Extension(typename B::Device device) : device_(device), batch_({}, device) {}
+
+  void clear() {
+    for (auto* list : {&tokens_, &slots_, &starts_, &ends_}) list->clear();
+    lengths_.clear();
+  }
+  bool empty() const { return lengths_.empty(); }
+  int sequences() const { return static_cast<int>(lengths_.size()); }
+  /// New tokens of the sequence in a slot, which has so many already.
+  void add(std::span<const Index> tokens, Index slot, Index start) {
+    tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+    lengths_.push_back(static_cast<int>(tokens.size()));
+    slots_.push_back(slot);
+    starts_.push_back(start);
+    ends_.push_back(static_cast<Index>(tokens_.size()) - 1);
+  }
+
+  /// The most probable token after each sequence, and its probability. `repeats`: what the device does for this depends on the number of
+  /// sequences alone, so that it can repeat it (Backend::repeat).
+  void run(const CausalTransformer<B>& model, KvCache<B>& cache, bool repeats, std::vector<Index>& best, std::vector<double>& probability) {
+    batch_.assign(lengths_);
+    B::indices_to(tokens_, device_, tokens_on_device_);
+    B::indices_to(slots_, device_, slots_on_device_);
+    B::indices_to(starts_, device_, starts_on_device_);
+    B::indices_to(ends_, device_, ends_on_device_);
+    const auto compute = [&] {
+      const auto& states =
+          cache.extend(model, tokens_on_device_, Rows<B>(batch_).forward_only(), slots_on_device_, starts_on_device_, workspace_);
+      last_.resize_like(states, sequences(), states.cols());
+      B::gather_rows(states, ends_on_device_, 0, last_);
+      B::logits(last_, model.head.weight, model.head.bias, logits_);
+    };
+    if (repeats)
+      B::repeat(repeated_, sequences(), device_, compute);
+    else
+      compute();
+    B::argmax(logits_, best, probability);
+  }
+
+ private:
+  typename B::Device device_;
+  std::vector<Index> tokens_, slots_, starts_, ends_;
+  std::vector<int> lengths_;
+  Ragged<B> batch_;
+  typename B::Indices tokens_on_device_, slots_on_device_, starts_on_device_, ends_on_device_;
+  typename KvCache<B>::Workspace workspace_;
+  typename B::Tensor last_, logits_;
+  typename B::Repeated repeated_;
 };
 
 /// Continues each prompt with the most probable tokens until `stop`, `new_tokens`, or the model's limit of positions for
@@ -77,62 +136,65 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
   const int most = static_cast<int>(std::min<long>(static_cast<long>(longest) + config.new_tokens, positions));  // tokens of a sequence
   const int at_once = config.batch.value_or(B::sequences_at_once(KvCache<B>::elements(model, most), device));
   const int slots = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(at_once), prompts.size()));
-  KvCache<B> cache(model, slots, most, device);
+  // Where steps are repeated, they have one of few sizes: sequences that do not exist fill them up, in a slot of their own.
+  constexpr bool fills = B::repeats;
+  KvCache<B> cache(model, slots + (fills ? 1 : 0), most, device);
+  Extension<B> prefill(device);
+  typename B::Memory memory;
+  std::optional<Extension<B>> own;
+  if constexpr (fills) own.emplace(typename B::Device{&memory, device.threads});
+  Extension<B>& step = fills ? *own : prefill;
 
   struct Running {
     std::size_t prompt;
     Index slot, position;  // position: tokens in the cache
   };
-  std::vector<Running> running;
+  std::vector<Running> running, still;
   std::vector<Index> free;
   for (Index slot = slots; slot-- > 0;) free.push_back(slot);
-  std::size_t next = 0;
-  typename B::Tensor last, logits;
   std::vector<Index> best;
   std::vector<double> probability;
-
-  while (next < prompts.size() || !running.empty()) {
-    for (; next < prompts.size() && !free.empty(); ++next) {
-      require(!prompts[next].empty(), "prompt ", next, " is empty: generation continues at least one token");
-      running.push_back({next, free.back(), 0});
-      free.pop_back();
-    }
-    std::vector<Index> tokens, slot, start, ends;
-    std::vector<int> lengths;
-    for (const Running& r : running) {
-      const auto& prompt = prompts[r.prompt];
-      if (r.position == 0)
-        tokens.insert(tokens.end(), prompt.begin(), prompt.end());
-      else
-        tokens.push_back(written[r.prompt].back());
-      lengths.push_back(r.position == 0 ? static_cast<int>(prompt.size()) : 1);
-      slot.push_back(r.slot);
-      start.push_back(r.position);
-      ends.push_back(static_cast<Index>(tokens.size()) - 1);
-    }
-    const Ragged<B> batch(lengths, device);
-    const auto& states = cache.extend(model, B::indices(tokens, device), Rows<B>(batch).forward_only(), B::indices(slot, device),
-                                      B::indices(start, device));
-    last.resize_like(states, static_cast<int>(ends.size()), states.cols());
-    B::gather_rows(states, B::indices(ends, device), 0, last);
-    B::logits(last, model.head.weight, model.head.bias, logits);
-    B::argmax(logits, best, probability);
-
-    std::vector<Running> still;
-    for (std::size_t i = 0; i < running.size(); ++i) {
+  // What the model says after the last token of running[i] is best[i - first]: those from `first` on were extended, to so many tokens.
+  const auto read = [&](std::size_t first, auto&& length) {
+    still.assign(running.begin(), running.begin() + static_cast<std::ptrdiff_t>(first));
+    for (std::size_t i = first; i < running.size(); ++i) {
       Running r = running[i];
-      r.position += lengths[i];
+      r.position = length(r);
       auto& out = written[r.prompt];
-      const bool stops = best[i] == config.stop, full = r.position == positions;
-      if (!stops && !full) out.push_back(best[i]);  // full: the last position read may still say `stop`
+      const Index token = best[i - first];
+      const bool stops = token == config.stop, full = r.position == positions;
+      if (!stops && !full) out.push_back(token);  // full: the last position read may still say `stop`
       if (stops && stopped) (*stopped)[r.prompt] = true;
-      if (probabilities && (stops || !full)) (*probabilities)[r.prompt].push_back(probability[i]);
+      if (probabilities && (stops || !full)) (*probabilities)[r.prompt].push_back(probability[i - first]);
       if (stops || full || static_cast<int>(out.size()) == config.new_tokens)
         free.push_back(r.slot);
       else
         still.push_back(r);
     }
     running.swap(still);
+  };
+
+  for (std::size_t next = 0; next < prompts.size() || !running.empty();) {
+    const std::size_t before = running.size();
+    prefill.clear();
+    for (; next < prompts.size() && !free.empty(); ++next) {
+      require(!prompts[next].empty(), "prompt ", next, " is empty: generation continues at least one token");
+      running.push_back({next, free.back(), 0});
+      free.pop_back();
+      prefill.add(prompts[next], running.back().slot, 0);
+    }
+    if (!prefill.empty()) {
+      prefill.run(model, cache, false, best, probability);
+      read(before, [&](const Running& r) { return static_cast<Index>(prompts[r.prompt].size()); });
+    }
+    if (running.empty()) continue;
+    step.clear();
+    for (const Running& r : running) step.add(std::span(&written[r.prompt].back(), 1), r.slot, r.position);
+    if constexpr (fills)
+      for (const Index any = 0; step.sequences() < B::repeated_size(static_cast<int>(running.size()));)
+        step.add(std::span(&any, 1), slots, 0);
+    step.run(model, cache, true, best, probability);
+    read(0, [](const Running& r) { return r.position + 1; });
   }
   return written;
 }

@@ -53,8 +53,12 @@ inline cudaMemPool_t memory_pool() {
   return pool;
 }
 
+/// The stream that this thread records instead of computing; null: it computes.
+inline thread_local cudaStream_t recording_stream = nullptr;
+
 /// Everything is done in order on this stream, by whatever thread: what is launched twice gives the same bits.
 inline cudaStream_t stream() {
+  if (recording_stream != nullptr) return recording_stream;
   static const cudaStream_t one = [] {
     require(devices() > 0, no_device());
     std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();  // what is given back, not to the system whenever the host waits
@@ -65,6 +69,22 @@ inline cudaStream_t stream() {
   }();
   return one;
 }
+
+/// While it lives, what this thread launches goes to a stream of its own, to be recorded.
+class RecordingStream {
+ public:
+  RecordingStream() {
+    static thread_local const cudaStream_t own = [] {
+      cudaStream_t made = nullptr;
+      check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "create a stream");
+      return made;
+    }();
+    recording_stream = own;
+  }
+  RecordingStream(const RecordingStream&) = delete;
+  RecordingStream& operator=(const RecordingStream&) = delete;
+  ~RecordingStream() { recording_stream = nullptr; }
+};
 
 inline void synchronise(const char* what) { check(cudaStreamSynchronize(stream()), what); }
 

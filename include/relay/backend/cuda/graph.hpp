@@ -1,0 +1,87 @@
+// Work of the device that comes again and again, as CUDA graphs: a step of decoding is some fifty launches of a few microseconds each, and
+// the host takes as long for each of them.
+#pragma once
+
+#include <bit>
+#include <map>
+#include <utility>
+
+#include <relay/backend/cuda/tensor.hpp>
+
+namespace relay::cuda {
+
+class Graphs {
+ public:
+  Graphs() = default;
+  Graphs(const Graphs&) = delete;
+  Graphs& operator=(const Graphs&) = delete;
+  ~Graphs() { clear(); }
+
+  /// Has the device do what f asks of it: launches, and copies on the device, which depend on nothing but `size`, and for which f takes memory
+  /// from `pool` alone, which nobody else uses. f is called twice or more for each size, and then no more: the same addresses are read and
+  /// written then. Tensors that f writes must not be larger for smaller sizes.
+  void run(int size, const Memory& pool, auto&& f) {
+    if (size > largest_) clear();  // tensors move
+    largest_ = std::max(largest_, size);
+    Entry& entry = entries_[size];
+    if (entry.state == State::recorded) return replay(entry);
+    if (entry.state == State::warm) {
+      if (record(entry, pool, f)) return replay(entry);
+      entry.state = State::impossible;
+    }
+    const long before = pool.allocations();
+    f();
+    // All that it needs is loaded now; where it also needed no more memory, it will find the same the next time.
+    if (entry.state == State::fresh && pool.allocations() == before) entry.state = State::warm;
+  }
+
+  /// Few sizes, as large as `size` or a little larger, so that graphs are found again: eight to an octave.
+  static int size_of(int size) {
+    const int step = std::max(1, static_cast<int>(std::bit_floor(static_cast<unsigned>(std::max(size - 1, 1)))) / 8);
+    return (size + step - 1) / step * step;
+  }
+
+ private:
+  enum class State { fresh, warm, recorded, impossible };
+  struct Entry {
+    State state = State::fresh;
+    cudaGraphExec_t graph = nullptr;
+  };
+
+  void clear() noexcept {
+    for (auto& [size, entry] : entries_)
+      if (entry.graph != nullptr) (void)cudaGraphExecDestroy(entry.graph);
+    entries_.clear();
+  }
+
+  static void replay(const Entry& entry) { check(cudaGraphLaunch(entry.graph, stream()), "repeat what it did"); }
+
+  /// False where something in f cannot be recorded; nothing is computed either way.
+  static bool record(Entry& entry, const Memory& pool, auto&& f) {
+    const long before = pool.allocations();
+    cudaGraph_t graph = nullptr;
+    try {
+      const RecordingStream recording;  // of this thread alone
+      check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "begin to record");
+      try {
+        f();
+      } catch (...) {
+        (void)cudaStreamEndCapture(stream(), &graph);
+        throw;
+      }
+      check(cudaStreamEndCapture(stream(), &graph), "record what it does");
+      require(pool.allocations() == before, "what is recorded needs memory that it did not need before");
+      check(cudaGraphInstantiateWithFlags(&entry.graph, graph, 0), "make ready what it recorded");
+      entry.state = State::recorded;
+    } catch (const Error&) {
+      (void)cudaGetLastError();
+    }
+    if (graph != nullptr) (void)cudaGraphDestroy(graph);
+    return entry.state == State::recorded;
+  }
+
+  std::map<int, Entry> entries_;
+  int largest_ = 0;
+};
+
+}  // namespace relay::cuda
