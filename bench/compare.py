@@ -239,7 +239,7 @@ def across(results):
 
 def report(about, results, limits, options):
     parts = [f"# relay {about['revision']} against PyTorch, {about['date']}", ""]
-    parts += [f"* {name}: {about[name]}" for name in ("cpu", "compiler", "flags", "torch", "environment", "command")]
+    parts += [f"* {name}: {about[name]}" for name in ("cpu", "compiler", "flags", "relay", "torch", "environment", "command")]
     for (scalars, threads), flops in limits.items():
         parts.append(f"* limit, {scalars}, {threads} thread{'s' if threads > 1 else ''}: {flops / 1e9:.0f} GFLOP/s")
     parts += ["", f"Medians of {options.alternations} alternations of {options.seconds:g} s or more, [least .. most].", ""]
@@ -347,6 +347,8 @@ def main():
     about = dict(revision=revision(), date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"), cpu=cpu_model(),
                  torch=", ".join(pythons) or "none", command=shlex.join(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv))
     about["compiler"], about["flags"] = build_of(library)
+    about["relay"] = "trains " + "; ".join(dict.fromkeys(
+        f"{job['name'].split('/')[0]} in {job['lanes']} lanes, {job['slices']} slice{'s' if job['slices'] > 1 else ''}" for job in chosen))
     kinds = dict.fromkeys((scalars, threads) for _, scalars, threads in measurements)
     limits = {kind: flops for kind in kinds if (flops := limit(library, *kind))}
     results = []

@@ -408,7 +408,7 @@ int run(int argc, char** argv) {
     data(options);
     return 0;
   }
-  // A GPU is given its work by one thread, while another draws the next batch.
+  // A GPU is given its work by one thread, while another draws the next batch (lanes, if there are several, may come from both).
   const int all = options.backend == "cuda" ? 2 : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   Threads threads(options.threads > 0 ? options.threads : all);
   if (pipeline->parsed()) run_pipeline(options, threads);

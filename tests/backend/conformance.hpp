@@ -206,6 +206,13 @@ class Conformance {
     expect("linear_backward, dweight", dweight,
            reference::sum(dweight0, reference::product(reference::transposed(dy), x)), product_);
     expect("linear_backward, dbias", dbias, reference::sum(dbias0, reference::column_sums(dy)), 4);
+    Tensor logits = poisoned(13, 11), dx_head = poisoned(13, 6), dweight_head = put(dweight0), dbias_head = put(dbias0);
+    B::logits(put(x), put(weight), put(bias), logits);
+    expect("logits", logits, get(y), 2 * product_);
+    B::logits_backward(put(x), put(weight), put(dy), dx_head, dweight_head, dbias_head);
+    expect("logits_backward, dx", dx_head, get(dx), 2 * product_);
+    expect("logits_backward, dweight", dweight_head, get(dweight), 2 * product_);
+    expect("logits_backward, dbias", dbias_head, get(dbias), 4);
   }
 
   void elements() {

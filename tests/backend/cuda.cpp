@@ -34,7 +34,7 @@ TEST_CASE("Cuda<bf16> conforms") { Conformance<Cuda<bf16>>({}, 1e-2).run(); }
 TEST_CASE("and where cuBLASLt has no such epilogue, or will not multiply, before or when it is to do it") {
   using cuda_on_host::Refuses;
   for (Refuses* when : {&cuda_on_host::refuses, &cuda_on_host::fails})
-    for (const Refuses what : {Refuses::wide_bias, Refuses::gelu, Refuses::any_epilogue, Refuses::everything}) {
+    for (const Refuses what : {Refuses::gelu, Refuses::any_epilogue, Refuses::everything}) {
       cuda::Products::instance().forget();
       *when = what;
       Conformance<Cuda<bf16>>({}, 1e-2).run();

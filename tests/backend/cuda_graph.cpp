@@ -103,6 +103,14 @@ TEST_CASE("what cannot be recorded is launched every time") {
       });
     CHECK(kept.size() == 5);
   }
+  SUBCASE("because it uses memory that is not its own") {
+    Graphs graphs;
+    for (int i = 0; i < 5; ++i)
+      graphs.run(1, memory, [&] {
+        const cuda::Scratch<float> elsewhere(1, {});
+        B::add(one, y);
+      });
+  }
   SUBCASE("because the driver refuses") {
     Graphs graphs;
     cuda_on_host::refuses_graphs = true;

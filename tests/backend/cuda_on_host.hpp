@@ -529,7 +529,7 @@ enum cublasLtMatmulPreferenceAttributes_t { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_B
 
 namespace cuda_on_host {
 /// Set by a test: what cuBLASLt says it cannot do, and what it finds that it cannot when it is to do it.
-enum class Refuses { nothing, wide_bias, gelu, any_epilogue, everything };
+enum class Refuses { nothing, gelu, any_epilogue, everything };
 inline Refuses refuses = Refuses::nothing, fails = Refuses::nothing;
 
 struct Description {
@@ -550,9 +550,9 @@ struct Layout {
 };
 inline bool is_refused(Refuses what, const Description& d, cudaDataType_t result) {
   if (d.has_aux() && d.aux_stride % 8 != 0) return true;
+  if (d.has_bias() && d.bias_type != result) return true;
   return what == Refuses::everything || (d.epilogue != CUBLASLT_EPILOGUE_DEFAULT && what == Refuses::any_epilogue) ||
-         (d.has_gelu() && what == Refuses::gelu) ||
-         (d.has_bias() && what == Refuses::wide_bias && d.bias_type == CUDA_R_32F && result == CUDA_R_16BF);
+         (d.has_gelu() && what == Refuses::gelu);
 }
 /// By the approximation with tanh, as the manual says.
 inline double gelu(double x) { return x / 2 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x))); }

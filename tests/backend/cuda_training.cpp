@@ -94,13 +94,15 @@ TEST_CASE("a causal model writes as on the CPU") {
 TEST_CASE("a replayed step writes what a launched one does") {
   using B = Cuda<bf16>;
   const TransformerConfig config{.width = 32, .layers = 2, .heads = 2, .rotary_base = 100, .positions = 64};
-  const CausalTransformer<B> model(config, task.vocabulary().size(), Seed{5});
+  CausalTransformer<B> model(config, task.vocabulary().size(), Seed{5});
+  prepare(model);
   std::vector<Tokens> prompts;
-  for (int i = 0; i < 3; ++i)
+  for (int i = 0; i < 5; ++i)
     for (const Example& e : batch_of(i)) prompts.push_back(e.problem);
-  for (const int slots : {3, 9, 18})
-    for (const int stop : {-1, 3}) {
+  for (const int slots : {3, 4, 9, 30})
+    for (int stop = -1; stop < task.vocabulary().size(); ++stop) {  // some end at once, so that there are fewer for a step, and then more
       CAPTURE(slots);
+      CAPTURE(stop);
       const auto write = [&](std::vector<std::vector<double>>& probabilities) {
         return generate<B>(model, prompts, {.batch = slots, .new_tokens = 15, .stop = stop}, {}, nullptr, &probabilities);
       };

@@ -79,8 +79,8 @@ concept ComputeBackend =
       B::product(x, weight, y);              // y = x weight^T
       B::product_backward(dy, weight, dx);   // dx = dy weight
       B::add_outer_product(dy, x, dweight);  // dweight += dy^T x
-      // Many products are about to read y as their weight: the backend may keep it beside itself in other forms, until it is
-      // written. No result depends on it.
+      // Many products are about to read y as their weight or bias: the backend may keep it beside itself in other forms, until it
+      // is written. No result depends on it.
       B::prepare(y);
     } &&
 
@@ -158,8 +158,9 @@ concept ComputeBackend =
              detail::Out<B> dscale, detail::Out<B> dshift, const Rows<B>& rows, const Heads& heads, std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
              std::vector<typename B::Scalar>& values) {
       B::linear(x, weight, bias, y);                          // y = x weight^T + bias
-      B::logits(x, weight, bias, y);                          // the same for a head, whose y a softmax reads
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy
+      B::logits(x, weight, bias, y);                          // the same two for a head, whose y a softmax reads
+      B::logits_backward(x, weight, dy, dx, dweight, dbias);
       B::linear_gelu(x, weight, bias, y, normal);             // y = x weight^T + bias, normal = gelu(y); they may be one
       { B::keeps_activated } -> std::convertible_to<bool>;    // whether the next wants `branch`, gelu(x), or makes it again
       B::gelu_linear_backward(x, branch, weight, dy, dx, dweight, dbias);  // linear_backward of gelu(x), and through it: dx = (dy weight) GELU'(x)
@@ -171,6 +172,7 @@ concept ComputeBackend =
       B::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);  // y, and its layer norm
       B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dscale, dshift);  // layer_norm_backward's dx, plus as large a branch
       { B::rows_at_once(width, device) } -> std::same_as<int>;  // how many rows a forward pass of this width is fastest with
+      { B::in_order } -> std::convertible_to<bool>;           // whether one thread of the host is all that the device needs
       { B::repeats } -> std::convertible_to<bool>;            // whether B::repeat(repeated, size, device, f) may record what f does
       requires std::default_initializable<typename B::Repeated>;
       { B::repeated_size(width) } -> std::same_as<int>;

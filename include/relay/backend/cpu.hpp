@@ -4,7 +4,7 @@
 // A backend is a tensor type and the plain functions below on it; nothing else in the library knows a host pointer. A function
 // runs on the calling thread, or shares its rows among the threads of its tensors' device, if that has any (training needs none:
 // its lanes are parallel, where it costs nothing, train/trainer.hpp). Cpu<bf16> differs in
-// the products of linear layers and in attention to a cache: their operands are rounded to bf16 and summed up in float32; all other
+// the products of linear layers, but heads, and in attention to a cache: their operands are rounded to bf16 and summed up in float32; all other
 // tensors are float32, and everything is where the CPU has no AVX512_BF16.
 #pragma once
 
@@ -51,8 +51,9 @@ struct Functions : ComposedOps<Self> {
     y.resize_like(x, x.rows(), weight.rows());
     multiply<Operand::plain, Operand::transposed>(x, weight, nullptr, y, Store::assign);
   }
-  /// Lays a weight out for the products above and below, once for all of them, until it is written.
+  /// Lays a weight out for the products above and below, once for all of them, until it is written. A single row is a bias, or soon read.
   static void prepare(Tensor& weight) {
+    if (weight.rows() <= 1) return;
     if constexpr (own_products) run([&](auto kernels) { kernels.template lay_out<P>(weight); });
   }
   /// dx [rows, inputs] = dy [rows, outputs] weight
@@ -180,6 +181,17 @@ struct Functions : ComposedOps<Self> {
     y.resize_like(x, x.rows(), weight.rows());
     multiply<Operand::plain, Operand::transposed>(x, weight, bias.data(), y, Store::assign);
   }
+  /// Of a head, in float32 also where other products are of bf16.
+  static void logits(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
+    y.resize_like(x, x.rows(), weight.rows());
+    multiply<Operand::plain, Operand::transposed, S>(x, weight, bias.data(), y, Store::assign);
+  }
+  static void logits_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
+    dx.resize_like(dy, dy.rows(), weight.cols());
+    multiply<Operand::plain, Operand::plain, S>(dy, weight, nullptr, dx, Store::assign);
+    multiply<Operand::transposed, Operand::plain, S>(dy, x, nullptr, dweight, Store::add);
+    add_column_sums(dy, dbias);
+  }
   /// y = x + dropout(branch)
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
     if (key && rate > 0) return run([&](auto kernels) { kernels.dropout(branch, rate, *key, &x, y); });
@@ -204,11 +216,11 @@ struct Functions : ComposedOps<Self> {
   /// What each operation goes through: the kernels of the level that this machine has.
   static decltype(auto) run(auto&& f) { return cpu::run<S, level>(f); }
 
-  /// c (+)= op(a) op(b) + bias
-  template <Operand A, Operand B>
+  /// c (+)= op(a) op(b) + bias, the products of F
+  template <Operand A, Operand B, class F = P>
   static void multiply(const Tensor& a, const Tensor& b, const S* bias, Tensor& c, Store how) {
     if constexpr (own_products) {
-      run([&](auto kernels) { kernels.template product<A, B, P>(a, b, bias, c, how); });
+      run([&](auto kernels) { kernels.template product<A, B, F>(a, b, bias, c, how); });
     } else {
       const auto add = [&](const auto& op_a, const auto& op_b) { map(c).noalias() += op_a * op_b; };
       if (how == Store::assign) map(c).setZero();

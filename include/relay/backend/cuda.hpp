@@ -271,6 +271,7 @@ struct Functions : ComposedOps<Self> {
       as_activation(*cache);
     }
   }
+  static constexpr bool in_order = true;
   /// Steps of generation are replayed as graphs.
   static constexpr bool repeats = true;
   using Repeated = Graphs;
@@ -433,17 +434,17 @@ struct Functions : ComposedOps<Self> {
   static Product product_of(const Tensor& x, const Tensor& weight, Type result, Epilogue epilogue = Epilogue::none) {
     return {.transpose_a = true, .m = weight.rows(), .n = x.rows(), .k = x.cols(), .type = type_of<A>, .result = result, .epilogue = epilogue};
   }
-  /// The product with a bias as float32, if cuBLASLt can add that, or as its result is; false if it can add neither.
+  /// The product with a bias, which cuBLASLt takes as the result is; false if it cannot add one.
   static bool with_bias(Product product, Operands operands, const Tensor& bias) {
-    Products& products = Products::instance();
-    operands.vector = bias.data();
-    if (products.possible(product) && products(product, operands)) return true;
-    if (product.result == Type::float32) return false;
     product.vector_type = product.result;
-    if (!products.possible(product)) return false;
+    if (!Products::instance().possible(product)) return false;
+    if (product.result == Type::float32) {
+      operands.vector = bias.data();
+      return Products::instance()(product, operands);
+    }
     const Operand narrow(bias);
     operands.vector = narrow.data;
-    return products(product, operands);
+    return Products::instance()(product, operands);
   }
 
   /// y = x weight^T + bias, if there is one: added by the product, if that can, or else after it.

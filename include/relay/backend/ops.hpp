@@ -42,14 +42,17 @@ struct ComposedOps {
     Backend::add_row(bias, y);
   }
 
-  /// The same for a head: what a softmax reads.
-  static void logits(const auto& x, const auto& weight, const auto& bias, auto& y) { Backend::linear(x, weight, bias, y); }
-
   /// dx = dy weight; adds dy^T x to dweight and the column sums of dy to dbias.
   static void linear_backward(const auto& x, const auto& weight, const auto& dy, auto& dx, auto& dweight, auto& dbias) {
     Backend::product_backward(dy, weight, dx);
     Backend::add_outer_product(dy, x, dweight);
     Backend::add_column_sums(dy, dbias);
+  }
+
+  /// The same for a head, whose y a softmax reads: small, and worth the backend's best precision.
+  static void logits(const auto& x, const auto& weight, const auto& bias, auto& y) { Backend::linear(x, weight, bias, y); }
+  static void logits_backward(const auto& x, const auto& weight, const auto& dy, auto& dx, auto& dweight, auto& dbias) {
+    Backend::linear_backward(x, weight, dy, dx, dweight, dbias);
   }
 
   /// up = x weight^T + bias and y = GELU(up); y may be up.
@@ -121,9 +124,12 @@ struct ComposedOps {
       AdamWStep own = step;
       if (!decays(weight)) own.decay = 0;
       Backend::adamw(weight, g, m, v, own);
-      if (weight.rows() > 1) Backend::prepare(weight);
+      Backend::prepare(weight);
     });
   }
+
+  /// Whether the device does one thing after another, whatever thread asks for it: then one thread of the host is all it needs.
+  static constexpr bool in_order = false;
 
   /// f(), which asks the device for the same, from and to the same tensors, whenever it is called with this size: a backend may record that
   /// and do without f later (`repeats`), if the device has memory of its own that serves nothing else. `Repeated` is what it keeps for that;

@@ -104,7 +104,9 @@ struct Shapes : ComposedOps<Shapes<S>> {
   }
   static void add_outer_product(const Tensor& dy, const Tensor&, Tensor&) { scratch(128L * (dy.cols() + 64), dy); }
 
-  static void prepare(Tensor& weight) { weight.lay_out(); }
+  static void prepare(Tensor& weight) {
+    if (weight.rows() > 1) weight.lay_out();
+  }
 
   static void fill(Tensor&, double) {}
   static void copy(const Tensor& x, Tensor& y) { copy_first(x, x.rows(), y); }

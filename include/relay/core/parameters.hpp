@@ -122,15 +122,11 @@ class ParameterList {
   std::vector<std::tuple<T*...>> list_;
 };
 
-/// Lets the backend lay out every weight for products (Backend::prepare), which then cost less until the weights are written
-/// again. AdamW does so after every update (embeddings, which are small, go along); do it once to a model that was loaded.
+/// Lets the backend lay out every parameter for products (Backend::prepare), which then cost less until the weights are written
+/// again. AdamW does so after every update (embeddings, which are small, go along); do it once to a model that was loaded or copied.
 template <class Layer>
 void prepare(Layer& layer) {
-  for_each_parameter(
-      [](auto& tensor) {
-        if (tensor.rows() > 1) Layer::Backend::prepare(tensor);
-      },
-      layer);
+  for_each_parameter([](auto& tensor) { Layer::Backend::prepare(tensor); }, layer);
 }
 
 }  // namespace relay

@@ -95,6 +95,7 @@ class Extension {
       B::repeat(repeated_, sequences(), device_, compute);
     else
       compute();
+    logits_.resize_like(last_, sequences(), model.head.outputs());  // what was repeated leaves the shapes of another size
     B::argmax(logits_, best, probability);
   }
 

@@ -36,7 +36,7 @@ class Reembedding {
     B::add_outer_product(probability_, ds, dembedding_->weight);  // dE += p^T ds
     B::product(ds, embedding_->weight, dlogits_);                 // dp = ds E^T
     B::softmax_backward(probability_, dlogits_);
-    B::linear_backward(first_, head_->weight, dlogits_, dfirst_, dhead_->weight, dhead_->bias);
+    B::logits_backward(first_, head_->weight, dlogits_, dfirst_, dhead_->weight, dhead_->bias);
     B::add(dfirst_, dy);
   }
 

@@ -433,6 +433,7 @@ class Pipeline {
 
   Solver looped_solver(std::string_view name, Looped model) const {
     const bool from_rounds = name == "looped_aligned" && config_.answer == AnswerFrom::rounds;
+    prepare(model);
     return [this, from_rounds, model = std::move(model)](std::span<const Example> problems) {
       std::vector<Solution> solutions = solve_looped(model, problems, *threads_, mixture_.placement());
       for (Solution& s : solutions)
@@ -444,6 +445,7 @@ class Pipeline {
     };
   }
   Solver causal_solver(Causal model) const {
+    prepare(model);
     return [this, model = std::move(model)](std::span<const Example> problems) {
       return solve_causal(model, problems, *threads_, mixture_);
     };

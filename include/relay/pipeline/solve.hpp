@@ -30,12 +30,12 @@ struct Solution {
 
 namespace detail {
 
-/// Calls solve(first, count, device) for every group of at most `group` problems: one after another on each thread, or, where
-/// there are fewer problems than threads, all threads on each.
+/// Calls solve(first, count, device) for every group of at most `group` problems: one after another on each thread that the device has
+/// use for, or, where there are fewer problems than threads, all threads on each.
 template <class Backend>
 void by_group(std::size_t problems, std::size_t group, Threads& threads, auto&& solve) {
   const auto divided = [](std::size_t a, std::size_t b) { return (a + b - 1) / b; };
-  const auto count = static_cast<std::size_t>(threads.count());
+  const auto count = Backend::in_order ? std::size_t{1} : static_cast<std::size_t>(threads.count());
   group = std::clamp<std::size_t>(divided(problems, count), 1, group);
   std::atomic<std::size_t> next = 0;
   const auto run = [&](Threads* shared) {  // whatever groups are left, in the same memory
@@ -49,7 +49,7 @@ void by_group(std::size_t problems, std::size_t group, Threads& threads, auto&& 
     }
   };
   if (problems >= count)
-    threads.run(threads.count(), [&](int) { run(nullptr); });
+    threads.run(static_cast<int>(count), [&](int) { run(nullptr); });
   else
     run(&threads);
 }

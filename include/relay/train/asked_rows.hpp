@@ -57,7 +57,7 @@ class AskedRows {
     if (targets_.empty()) return;
     B::logits(gathered_, head.weight, head.bias, logits_);
     B::softmax_cross_entropy(logits_, targets_on_device_, weights_, losses_);
-    B::linear_backward(gathered_, head.weight, logits_, dgathered_, grad.weight, grad.bias);
+    B::logits_backward(gathered_, head.weight, logits_, dgathered_, grad.weight, grad.bias);
   }
   /// Calls see(target, weight, loss, right) for every row that was learned, in order. The host waits for the losses: best when everything
   /// else has been asked of the device.

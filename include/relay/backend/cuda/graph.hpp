@@ -56,28 +56,48 @@ class Graphs {
 
   static void replay(const Entry& entry) { check(cudaGraphLaunch(entry.graph, stream()), "repeat what it did"); }
 
+  /// While it lives, this thread records.
+  class Recording {
+   public:
+    explicit Recording(const Memory& pool) {
+      check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "begin to record");
+      begun_ = true;
+      recorded_memory = &pool;
+    }
+    Recording(const Recording&) = delete;
+    Recording& operator=(const Recording&) = delete;
+    ~Recording() {
+      if (begun_) (void)cudaStreamEndCapture(stream(), &graph_);
+      if (graph_ != nullptr) (void)cudaGraphDestroy(graph_);
+      recorded_memory = nullptr;
+    }
+
+    cudaGraphExec_t end() {
+      begun_ = false;
+      check(cudaStreamEndCapture(stream(), &graph_), "record what it does");
+      cudaGraphExec_t ready = nullptr;
+      check(cudaGraphInstantiateWithFlags(&ready, graph_, 0), "make ready what it recorded");
+      return ready;
+    }
+
+   private:
+    RecordingStream stream_;
+    cudaGraph_t graph_ = nullptr;
+    bool begun_ = false;
+  };
+
   /// False where something in f cannot be recorded; nothing is computed either way.
   static bool record(Entry& entry, const Memory& pool, auto&& f) {
-    const long before = pool.allocations();
-    cudaGraph_t graph = nullptr;
     try {
-      const RecordingStream recording;  // of this thread alone
-      check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "begin to record");
-      try {
-        f();
-      } catch (...) {
-        (void)cudaStreamEndCapture(stream(), &graph);
-        throw;
-      }
-      check(cudaStreamEndCapture(stream(), &graph), "record what it does");
-      require(pool.allocations() == before, "what is recorded needs memory that it did not need before");
-      check(cudaGraphInstantiateWithFlags(&entry.graph, graph, 0), "make ready what it recorded");
+      Recording recording(pool);
+      f();
+      entry.graph = recording.end();
       entry.state = State::recorded;
+      return true;
     } catch (const Error&) {
       (void)cudaGetLastError();
+      return false;
     }
-    if (graph != nullptr) (void)cudaGraphDestroy(graph);
-    return entry.state == State::recorded;
   }
 
   std::map<int, Entry> entries_;

@@ -19,6 +19,7 @@ namespace relay::cuda {
 /// The device's memory, in the order of the stream: what is given back may be taken again at once, since whatever still uses it comes first.
 struct DeviceMemory {
   static void* take(std::size_t bytes) {
+    require(recording_stream == nullptr, "what is recorded needs memory that it did not need before");  // it would be the graph's
     void* block = nullptr;
     cudaError_t status = cudaMallocAsync(&block, bytes, stream());
     if (status == cudaErrorMemoryAllocation) {  // what was given back may be in the way
@@ -235,11 +236,17 @@ class List {
 
 using Indices = List<std::int32_t>;
 
+/// The memory whose blocks what this thread records may use (graph.hpp): a replay writes them again. Null: nothing is recorded.
+inline thread_local const Memory* recorded_memory = nullptr;
+
 /// Room that an operation has for itself while it runs.
 template <class T>
 class Scratch {
  public:
-  Scratch(long count, Device device) : buffer_(device.memory) { buffer_.grow(static_cast<std::size_t>(count) * sizeof(T)); }
+  Scratch(long count, Device device) : buffer_(device.memory) {
+    require(recorded_memory == nullptr || recorded_memory == device.memory, "what is recorded would use another's memory: prepare the model");
+    buffer_.grow(static_cast<std::size_t>(count) * sizeof(T));
+  }
   T* data() const { return static_cast<T*>(buffer_.data()); }
 
  private:
