@@ -2,7 +2,7 @@
 //
 //   MODEL/JOB/SCALARS/threads:N     jobs --benchmark_filter='paper/.*/float32/threads:2'
 //
-// What is measured: jobs.hpp. machine_limit is the most that registers give.
+// What is measured: jobs.hpp. machine_limit is the most that registers give, and that can be read of what lies in the last cache.
 //
 // bench/compare.py runs these jobs against PyTorch. `jobs --describe` prints as JSON what it takes to do the same work
 // elsewhere: the models, and each job's problems.
@@ -75,6 +75,20 @@ void register_limit(const std::string& scalars, double (*products)()) {
         ->Unit(benchmark::kMillisecond);
 }
 
+/// What threads read together, again and again, of as many bytes as the paper's weights have: the limit of generating one text.
+void register_reading(void (*read)(const float*, long)) {
+  for (const int count : {1, 2})
+    benchmark::RegisterBenchmark(("machine_limit/reading/threads:" + std::to_string(count)).c_str(), [count, read](benchmark::State& state) {
+      const long floats = 2'375'680 / count;
+      Threads threads(count);
+      const std::vector<std::vector<float>> parts(static_cast<std::size_t>(count), std::vector<float>(static_cast<std::size_t>(floats)));
+      for (auto _ : state) threads.run(count, [&](int i) { read(parts[static_cast<std::size_t>(i)].data(), floats); });
+      rate(state, "bytes", static_cast<double>(count * floats) * sizeof(float));
+    })
+        ->UseRealTime()
+        ->Unit(benchmark::kMillisecond);
+}
+
 int main_of_jobs(int argc, char** argv) {
   const std::vector<Job> all = jobs();
   if (argc == 2 && std::strcmp(argv[1], "--describe") == 0) {
@@ -84,6 +98,9 @@ int main_of_jobs(int argc, char** argv) {
   register_jobs<Cpu<float>>("float32", all);
   register_jobs<Cpu<bf16>>("bf16", all);
   const cpu::Level level = cpu::machine_level();
+  register_reading(level >= cpu::Level::avx512 ? read_all<cpu::Level::avx512>
+                   : level >= cpu::Level::avx2 && cpu::lowest <= cpu::Level::avx2 ? read_all<cpu::Level::avx2>
+                                                                                   : read_all<cpu::lowest>);
   register_limit("float32", level >= cpu::Level::avx512 ? float32_products<cpu::Level::avx512>
                             : level >= cpu::Level::avx2 && cpu::lowest <= cpu::Level::avx2 ? float32_products<cpu::Level::avx2>
                                                                                             : float32_products<cpu::lowest>);

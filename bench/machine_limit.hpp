@@ -13,6 +13,9 @@ template <relay::cpu::Level>
 double (*const float32_products)() = nullptr;
 template <relay::cpu::Level>
 double (*const bf16_products)() = nullptr;
+/// Reads so many floats, a multiple of 128.
+template <relay::cpu::Level>
+void (*const read_all)(const float*, long) = nullptr;
 
 }  // namespace bench
 
@@ -44,6 +47,19 @@ inline double float32() {
   return 2.0 * lanes<float> * sums * rounds;
 }
 
+inline void read(const float* from, long count) {
+  constexpr int vectors = 8, step = vectors * lanes<float>, ahead = 512;
+  Vector<float> sum[vectors] = {};
+  for (long i = 0; i + step <= count; i += step)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) {
+      __builtin_prefetch(from + i + v * lanes<float> + ahead);
+      sum[v] += load(from + i + v * lanes<float>);
+    }
+  for (int v = 1; v < vectors; ++v) sum[0] += sum[v];
+  benchmark::DoNotOptimize(sum[0]);
+}
+
 #ifdef RELAY_CPU_BF16
 inline double bf16() {
   Vector<relay::cpu::Pair> a = interleave(broadcast(1.0f), broadcast(1.0f));
@@ -67,6 +83,8 @@ inline double (*const bf16_products<relay::cpu::Level::RELAY_CPU_LEVEL>)() = REL
 #else
 template <>
 inline double (*const float32_products<relay::cpu::Level::RELAY_CPU_LEVEL>)() = RELAY_CPU_LEVEL::float32;
+template <>
+inline void (*const read_all<relay::cpu::Level::RELAY_CPU_LEVEL>)(const float*, long) = RELAY_CPU_LEVEL::read;
 #endif
 
 }  // namespace bench

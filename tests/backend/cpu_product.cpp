@@ -101,18 +101,34 @@ TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias" * here, P, float, bf16, double) {
       }
 }
 
-TEST_CASE_TEMPLATE("a row's bits do not depend on how many rows are computed with it" * here, P, float, bf16) {
+TEST_CASE_TEMPLATE("a row's bits do not depend on how many rows are computed with it, nor on whether B is laid out" * here, P, float, bf16) {
+  using F = Factors<P>;
   Random random(Key(6));
-  const int m = 20, n = 77, k = 301;
-  const Drawn<P> a(m, k, random), b(n, k, random);
-  const auto rows = [&](int first, int count) {
-    std::vector<float> c(static_cast<std::size_t>(count * n));
-    product<Operand::plain, Operand::transposed, Factors<P>>(count, n, k, {a.values.data() + first * k, k}, {b.values.data(), k},
-                                                             nullptr, nullptr, {c.data(), n}, Store::assign, Device{});
-    return c;
-  };
-  const auto all = rows(0, m);
-  for (int i = 0; i < m; ++i) CHECK(rows(i, 1) == std::vector<float>(all.begin() + i * n, all.begin() + (i + 1) * n));
+  const int m = 8, columns = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
+  for (const int n : {1, lanes<float> + 1, columns, 2 * columns + 2 * lanes<float> + 3})
+    for (const int k : {1, depth, 2 * depth + 5}) {
+      CAPTURE(n);
+      CAPTURE(k);
+      const Drawn<P> a(m, k, random), b(n, k, random), bias(1, n, random);
+      std::vector<F> packed(static_cast<std::size_t>(packed_size<F>(n, k)));
+      pack<Operand::transposed>(n, k, {b.values.data(), k}, packed.data());
+      const auto rows = [&](int first, int count, bool laid_out, bool biased) {
+        std::vector<float> c(static_cast<std::size_t>(count * n));
+        product<Operand::plain, Operand::transposed, F>(count, n, k, {a.values.data() + first * k, k}, {b.values.data(), k},
+                                                        laid_out ? packed.data() : nullptr, biased ? bias.values.data() : nullptr,
+                                                        {c.data(), n}, Store::assign, Device{});
+        return c;
+      };
+      for (const bool biased : {false, true}) {
+        const auto all = rows(0, m, false, biased);
+        CHECK(rows(0, m, true, biased) == all);
+        for (int i = 0; i < m; ++i) {
+          const std::vector<float> own(all.begin() + i * n, all.begin() + (i + 1) * n);
+          CHECK(rows(i, 1, false, biased) == own);
+          CHECK(rows(i, 1, true, biased) == own);
+        }
+      }
+    }
 }
 
 TEST_CASE("bf16 factors are rounded to nearest" * here) {

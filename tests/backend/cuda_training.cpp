@@ -99,8 +99,8 @@ TEST_CASE("a replayed step writes what a launched one does") {
   std::vector<Tokens> prompts;
   for (int i = 0; i < 5; ++i)
     for (const Example& e : batch_of(i)) prompts.push_back(e.problem);
-  for (const int slots : {3, 4, 9, 30})
-    for (int stop = -1; stop < task.vocabulary().size(); ++stop) {  // some end at once, so that there are fewer for a step, and then more
+  for (const int slots : {3, 9, 30})
+    for (const int stop : {-1, 3, 10}) {  // at 10 some end at once, so that there are fewer for a step, and then more again
       CAPTURE(slots);
       CAPTURE(stop);
       const auto write = [&](std::vector<std::vector<double>>& probabilities) {

@@ -217,7 +217,7 @@ struct ProductScratch {
   long panel, a;
 
   ProductScratch(int m, int n, int k, int b_stride, bool packed) {
-    const int deepest = factors<F>(std::min(panel_depth<F> * steps<F>, k));
+    const int deepest = factors<F>(m == 1 ? k : std::min(panel_depth<F> * steps<F>, k));  // a single row is laid out whole
     const int rows = A == Operand::plain ? m : (m + tile_group<F> - 1) / tile_group<F> * tile_group<F>;
     b_in_place = B == Operand::plain && steps<F> == 1 && n == b_stride && n <= panel_columns<F> && n % lanes<F> == 0;
     panel = packed || b_in_place ? 0 : static_cast<long>(deepest) * panel_columns<F>;
@@ -226,6 +226,45 @@ struct ProductScratch {
   long size() const { return (panel + a + lanes<F> - 1) / lanes<F> * lanes<F>; }  // the next thread's begins at a whole vector
 };
 
+/// The same of a single row of A and a packed B, as in generating one text, where reading B is all that takes time: sums stay in registers
+/// from block to block of k, and what comes next is on its way. The bits are those of product_columns.
+template <class F, class S = SumOf<F>>
+void row_times_packed(int n, int k, int first, int last, const F* a, const F* packed, const S* bias, S* c) {
+  constexpr int width = panel_columns<F>, depth = panel_depth<F>;  // in factors
+  const int whole = round_up<F>(n), end = factors<F>(k);
+  for (int j = first; j < last; j += width) {
+    const int columns = std::min(width, last - j), padded = round_up<S>(columns);
+    Vector<S> total[tile_vectors] = {};
+    for (int k0 = 0; k0 < end; k0 += depth) {
+      const int deep = std::min(depth, end - k0);
+      const F* from = packed + static_cast<long>(k0) * whole + static_cast<long>(deep) * j;
+      Vector<S> sum[tile_vectors] = {};
+      const auto add_block = [&](auto vectors) {
+        constexpr int count = decltype(vectors)::value;
+        if (k0 == 0 && bias)
+          for (int v = 0; v < count; ++v)
+            sum[v] = load_first(bias + j + v * lanes<S>, std::min(lanes<S>, columns - v * lanes<S>));
+        for (int i = 0; i < deep; ++i, from += padded) {
+          const F factor = a[k0 + i];
+#pragma GCC unroll 4
+          for (int v = 0; v < count; ++v) {
+            __builtin_prefetch(from + 512 + v * lanes<S>);
+            add_product(sum[v], load(from + v * lanes<S>), factor);
+          }
+        }
+      };
+      switch (padded / lanes<S>) {
+        case 1: add_block(std::integral_constant<int, 1>()); break;
+        case 2: add_block(std::integral_constant<int, 2>()); break;
+        case 3: add_block(std::integral_constant<int, std::min(3, tile_vectors)>()); break;
+        default: add_block(std::integral_constant<int, tile_vectors>());
+      }
+      for (int v = 0; v < tile_vectors; ++v) total[v] = k0 == 0 ? sum[v] : total[v] + sum[v];
+    }
+    by_vector<S>(columns, [&](long v, auto count) { store_first(c + j + v, total[v / lanes<S>], count); });
+  }
+}
+
 /// The columns first .. last-1 of a product; `first` is a multiple of a panel's width.
 template <Operand A, Operand B, class F>
 void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
@@ -233,6 +272,15 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
   using S = SumOf<F>;
   constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
   constexpr bool in_place = ProductScratch<A, B, F>::a_in_place;
+  if constexpr (A == Operand::plain)
+    if (m == 1 && packed && how == Store::assign) {
+      if constexpr (in_place) {
+        return row_times_packed<F>(n, k, first, last, a.data, packed, bias, c.data);
+      } else {
+        pack_rows<F>(a, k, 1, scratch);
+        return row_times_packed<F>(n, k, first, last, scratch, packed, bias, c.data);
+      }
+    }
   F* made = scratch;
   F* packed_a = scratch + need.panel;
   alignas(64) S start[width] = {};  // the panel's part of the bias, padded as the panel is
