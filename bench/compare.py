@@ -172,6 +172,15 @@ def compare(library, job, scalars, threads, pythons, options, description, envir
     return result
 
 
+def scale(library, job, scalars, options):
+    """The library alone with one thread and with two, in turn: the machine may be faster at one time than at another."""
+    rates = {1: [], 2: []}
+    for _ in range(options.alternations):
+        for threads, of_these in rates.items():
+            of_these.append(library.measure(f"{job['name']}/{scalars}/threads:{threads}", options.seconds)[job["unit"]])
+    return dict(job=job["name"], scalars=scalars, unit=job["unit"], rates=rates)
+
+
 def limit(library, scalars, threads):
     """The best of a few: whatever else runs on the machine can only lower it."""
     benchmark = f"machine_limit/{scalars}/threads:{threads}"
@@ -222,11 +231,12 @@ def variants(results):
 VARIANTS_HEADER = ["job", "scalars", "threads", "variant", "rate", "fastest way", "threads that were fastest"]
 
 
-def scaling(results):
-    """Two threads against one, where both were measured."""
-    rates = {(r["job"], r["scalars"], r["threads"]): r["rates"]["relay"] for r in results}
-    return [[job, scalars, ratio(rates[job, scalars, 2], rates[job, scalars, 1])]
-            for job, scalars, threads in rates if threads == 2 and (job, scalars, 1) in rates]
+SCALING_HEADER = ["job", "scalars", "unit", "1 thread", "2 threads", "2 threads / 1"]
+
+
+def scaling(scaled):
+    return [[s["job"], s["scalars"], s["unit"] + "/s", spread(s["rates"][1], short), spread(s["rates"][2], short),
+             ratio(s["rates"][2], s["rates"][1])] for s in scaled]
 
 
 def across(results):
@@ -237,17 +247,18 @@ def across(results):
             for ours, theirs in pairs if theirs]
 
 
-def report(about, results, limits, options):
+def report(about, results, limits, scaled, options):
     parts = [f"# relay {about['revision']} against PyTorch, {about['date']}", ""]
     parts += [f"* {name}: {about[name]}" for name in ("cpu", "compiler", "flags", "relay", "torch", "environment", "command")]
     for (scalars, threads), flops in limits.items():
         parts.append(f"* limit, {scalars}, {threads} thread{'s' if threads > 1 else ''}: {flops / 1e9:.0f} GFLOP/s")
     parts += ["", f"Medians of {options.alternations} alternations of {options.seconds:g} s or more, [least .. most].", ""]
-    parts += [markdown([row(r, limits) for r in results], HEADER), ""]
+    if results:
+        parts += [markdown([row(r, limits) for r in results], HEADER), ""]
     if across(results):
         parts += ["relay in bf16 against PyTorch in float32:", "", markdown(across(results), ["job", "threads", "ratio"]), ""]
-    if options.scaling:
-        parts += ["relay, two threads against one:", "", markdown(scaling(results), ["job", "scalars", "2 threads / 1"]), ""]
+    if scaled:
+        parts += ["relay, two threads against one, in turn:", "", markdown(scaling(scaled), SCALING_HEADER), ""]
     if variants(results):
         parts += ["PyTorch's variants:", "", markdown(variants(results), VARIANTS_HEADER), ""]
     absent = {side: why for r in results for side, why in r["absent"].items()}
@@ -309,13 +320,11 @@ def parse():
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], choices=[1, 2], help="(1 2)")
     parser.add_argument("--alternations", type=positive_integer, default=5, help="how often the sides take turns (%(default)s)")
     parser.add_argument("--seconds", type=positive_number, default=5, help="that a side measures for at a time, at least (%(default)s)")
-    parser.add_argument("--scaling", action="store_true", help="also the library's 2 threads against 1")
+    parser.add_argument("--scaling", action="store_true", help="the library's 2 threads against 1; without --python nothing else")
     parser.add_argument("--mkl", default="tuned", choices=["tuned", "plain"],
                         help="tuned: PyTorch's MKL is made to use AVX-512 on any CPU that has it; plain: as it comes (%(default)s)")
     parser.add_argument("--out", metavar="NAME", help="writes NAME.json and NAME.md")
     options = parser.parse_args()
-    if options.scaling and not {1, 2} <= set(options.threads):
-        parser.error("--scaling needs --threads 1 2")
     if options.out:
         options.out = re.sub(r"\.(json|md)$", "", options.out)
         if not os.access(os.path.dirname(os.path.abspath(options.out)), os.W_OK):
@@ -351,8 +360,16 @@ def main():
         f"{job['name'].split('/')[0]} in {job['lanes']} lanes, {job['slices']} slice{'s' if job['slices'] > 1 else ''}" for job in chosen))
     kinds = dict.fromkeys((scalars, threads) for _, scalars, threads in measurements)
     limits = {kind: flops for kind in kinds if (flops := limit(library, *kind))}
-    results = []
-    print(markdown([], HEADER), flush=True)  # the rows follow as they are measured
+    results, scaled = [], []
+    if options.scaling:
+        for job, scalars, threads in measurements:
+            if threads == options.threads[0]:
+                scaled.append(scale(library, job, scalars, options))
+                print("| " + " | ".join(scaling(scaled)[-1]) + " |", flush=True)
+        if not pythons:
+            measurements = []
+    if measurements:
+        print(markdown([], HEADER), flush=True)  # the rows follow as they are measured
     with tempfile.TemporaryDirectory() as directory:
         description = os.path.join(directory, "jobs.json")
         with open(description, "w") as file:
@@ -363,17 +380,17 @@ def main():
             results.append(compare(library, job, scalars, threads, pythons, options, description, environment))
             print("| " + " | ".join(row(results[-1], limits)) + " |", flush=True)
             if options.out:  # after every job: what has been measured is not lost
-                write(options.out, about, results, limits, options)
-    if options.scaling:
-        print("\n" + markdown(scaling(results), ["job", "scalars", "2 threads / 1"]))
+                write(options.out, about, results, limits, scaled, options)
+    if options.out and not measurements:
+        write(options.out, about, results, limits, scaled, options)
 
 
-def write(name, about, results, limits, options):
+def write(name, about, results, limits, scaled, options):
     with open(name + ".md", "w") as file:
-        file.write(report(about, results, limits, options))
+        file.write(report(about, results, limits, scaled, options))
     with open(name + ".json", "w") as file:
         limit_list = [dict(scalars=scalars, threads=threads, flops=flops) for (scalars, threads), flops in limits.items()]
-        json.dump(dict(about=about, limits=limit_list, results=results), file, indent=1)
+        json.dump(dict(about=about, limits=limit_list, results=results, scaling=scaled), file, indent=1)
         file.write("\n")
 
 

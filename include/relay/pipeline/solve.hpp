@@ -31,9 +31,11 @@ struct Solution {
 namespace detail {
 
 /// Calls solve(first, count, device) for every group of at most `group` problems: one after another on each thread that the device has
-/// use for, or, where there are fewer problems than threads, all threads on each.
+/// use for, or, where there are fewer problems than threads, all threads on each, if that is worth their while: `work` is about what one
+/// product takes, in multiplications. To hand it over and back takes a microsecond.
 template <class Backend>
-void by_group(std::size_t problems, std::size_t group, Threads& threads, auto&& solve) {
+void by_group(std::size_t problems, std::size_t group, Threads& threads, long work, auto&& solve) {
+  constexpr long worth_while = 1 << 18;
   const auto divided = [](std::size_t a, std::size_t b) { return (a + b - 1) / b; };
   const auto count = Backend::in_order ? std::size_t{1} : static_cast<std::size_t>(threads.count());
   group = std::clamp<std::size_t>(divided(problems, count), 1, group);
@@ -51,7 +53,7 @@ void by_group(std::size_t problems, std::size_t group, Threads& threads, auto&& 
   if (problems >= count)
     threads.run(static_cast<int>(count), [&](int) { run(nullptr); });
   else
-    run(&threads);
+    run(work >= worth_while ? &threads : nullptr);
 }
 
 /// The chains of one group of problems, whose iterations are sorted, most first.
@@ -120,7 +122,8 @@ std::vector<Solution> solve_looped(const Model& model, std::span<const Example> 
   int columns = 1;
   for (const Example& e : problems) columns = std::max(columns, e.columns());
   const auto group = static_cast<std::size_t>(std::max(1, Backend::rows_at_once(model.chain_head.inputs(), typename Backend::Device{}) / columns));
-  detail::by_group<Backend>(problems.size(), group, threads, [&](std::size_t first, std::size_t count, auto device) {
+  const long width = model.chain_head.inputs();
+  detail::by_group<Backend>(problems.size(), group, threads, columns * width * width, [&](std::size_t first, std::size_t count, auto device) {
     detail::read_iterations(model, std::span(sorted).subspan(first, count), placement, device);
   });
   std::vector<Solution> chains(problems.size());
@@ -136,7 +139,9 @@ std::vector<Solution> solve_causal(const Model& model, std::span<const Example> 
   std::vector<Solution> chains(problems.size());
   // A queue that generation refills its batch from, and not all of them, so that threads end together.
   constexpr std::size_t group = 128;
-  detail::by_group<Backend>(problems.size(), group, threads, [&](std::size_t first, std::size_t count, auto device) {
+  constexpr long reading = 16;  // an element of the weights, which a step is about, takes as long as so many multiplications
+  const long width = model.head.inputs();
+  detail::by_group<Backend>(problems.size(), group, threads, reading * width * width, [&](std::size_t first, std::size_t count, auto device) {
     std::vector<Tokens> prompts;
     const auto room = [](const Example& e) { return e.columns() * (e.iterations + 1); };
     int most = 1;
