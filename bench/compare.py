@@ -248,8 +248,8 @@ def across(results):
 
 
 def report(about, results, limits, scaled, options):
-    parts = [f"# relay {about['revision']} against PyTorch, {about['date']}", ""]
-    parts += [f"* {name}: {about[name]}" for name in ("cpu", "compiler", "flags", "relay", "torch", "environment", "command")]
+    parts = [f"# relay {about['revision']}{'' if about['torch'] == 'none' else ' against PyTorch'}, {about['date']}", ""]
+    parts += [f"* {name}: {about[name]}" for name in ("cpu", "compiler", "flags", "relay", "torch", "environment", "command") if name in about]
     for (scalars, threads), flops in limits.items():
         parts.append(f"* limit, {scalars}, {threads} thread{'s' if threads > 1 else ''}: {flops / 1e9:.0f} GFLOP/s")
     parts += ["", f"Medians of {options.alternations} alternations of {options.seconds:g} s or more, [least .. most].", ""]
@@ -362,10 +362,12 @@ def main():
     limits = {kind: flops for kind in kinds if (flops := limit(library, *kind))}
     results, scaled = [], []
     if options.scaling:
-        for job, scalars, threads in measurements:
-            if threads == options.threads[0]:
-                scaled.append(scale(library, job, scalars, options))
-                print("| " + " | ".join(scaling(scaled)[-1]) + " |", flush=True)
+        print(markdown([], SCALING_HEADER), flush=True)
+        for job, scalars in dict.fromkeys((job["name"], scalars) for job, scalars, _ in measurements):
+            scaled.append(scale(library, library.jobs[job], scalars, options))
+            print("| " + " | ".join(scaling(scaled)[-1]) + " |", flush=True)
+            if options.out:
+                write(options.out, about, results, limits, scaled, options)
         if not pythons:
             measurements = []
     if measurements:
@@ -381,8 +383,6 @@ def main():
             print("| " + " | ".join(row(results[-1], limits)) + " |", flush=True)
             if options.out:  # after every job: what has been measured is not lost
                 write(options.out, about, results, limits, scaled, options)
-    if options.out and not measurements:
-        write(options.out, about, results, limits, scaled, options)
 
 
 def write(name, about, results, limits, scaled, options):

@@ -81,8 +81,9 @@ void register_reading(void (*read)(const float*, long)) {
     benchmark::RegisterBenchmark(("machine_limit/reading/threads:" + std::to_string(count)).c_str(), [count, read](benchmark::State& state) {
       const long floats = 2'375'680 / count;
       Threads threads(count);
-      const std::vector<std::vector<float>> parts(static_cast<std::size_t>(count), std::vector<float>(static_cast<std::size_t>(floats)));
-      for (auto _ : state) threads.run(count, [&](int i) { read(parts[static_cast<std::size_t>(i)].data(), floats); });
+      std::vector<cpu::Tensor<float>> parts(static_cast<std::size_t>(count), cpu::Tensor<float>(1, static_cast<int>(floats)));
+      for (auto& part : parts) std::fill_n(part.data(), floats, 0.0f);  // whose pages are there then
+      for (auto _ : state) threads.run(count, [&](int i) { read(std::as_const(parts[static_cast<std::size_t>(i)]).data(), floats); });
       rate(state, "bytes", static_cast<double>(count * floats) * sizeof(float));
     })
         ->UseRealTime()

@@ -181,7 +181,7 @@ struct Functions : ComposedOps<Self> {
     y.resize_like(x, x.rows(), weight.rows());
     multiply<Operand::plain, Operand::transposed>(x, weight, bias.data(), y, Store::assign);
   }
-  /// Of a head, in float32 also where other products are of bf16.
+  /// Of a head, in float32 also where other products are of bf16 (it is small: there it is laid out whenever it is read).
   static void logits(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
     y.resize_like(x, x.rows(), weight.rows());
     multiply<Operand::plain, Operand::transposed, S>(x, weight, bias.data(), y, Store::assign);

@@ -31,8 +31,8 @@ struct Solution {
 namespace detail {
 
 /// Calls solve(first, count, device) for every group of at most `group` problems: one after another on each thread that the device has
-/// use for, or, where there are fewer problems than threads, all threads on each, if that is worth their while: `work` is about what one
-/// product takes, in multiplications. To hand it over and back takes a microsecond.
+/// use for, or, where there are fewer problems than threads, all threads on each, if that is worth their while, else a thread each. `work`: about
+/// what one product takes, in multiplications. To hand a part over and back takes about as long as some ten thousand.
 template <class Backend>
 void by_group(std::size_t problems, std::size_t group, Threads& threads, long work, auto&& solve) {
   constexpr long worth_while = 1 << 18;
@@ -50,10 +50,10 @@ void by_group(std::size_t problems, std::size_t group, Threads& threads, long wo
       throw;
     }
   };
-  if (problems >= count)
-    threads.run(static_cast<int>(count), [&](int) { run(nullptr); });
+  if (problems >= count || work < worth_while)
+    threads.run(static_cast<int>(std::min(count, problems)), [&](int) { run(nullptr); });
   else
-    run(work >= worth_while ? &threads : nullptr);
+    run(&threads);
 }
 
 /// The chains of one group of problems, whose iterations are sorted, most first.

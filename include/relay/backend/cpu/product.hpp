@@ -217,7 +217,8 @@ struct ProductScratch {
   long panel, a;
 
   ProductScratch(int m, int n, int k, int b_stride, bool packed) {
-    const int deepest = factors<F>(m == 1 ? k : std::min(panel_depth<F> * steps<F>, k));  // a single row is laid out whole
+    const bool single = m == 1 && packed && A == Operand::plain;  // row_times_packed wants it whole
+    const int deepest = factors<F>(single ? k : std::min(panel_depth<F> * steps<F>, k));
     const int rows = A == Operand::plain ? m : (m + tile_group<F> - 1) / tile_group<F> * tile_group<F>;
     b_in_place = B == Operand::plain && steps<F> == 1 && n == b_stride && n <= panel_columns<F> && n % lanes<F> == 0;
     panel = packed || b_in_place ? 0 : static_cast<long>(deepest) * panel_columns<F>;
@@ -226,8 +227,8 @@ struct ProductScratch {
   long size() const { return (panel + a + lanes<F> - 1) / lanes<F> * lanes<F>; }  // the next thread's begins at a whole vector
 };
 
-/// The same of a single row of A and a packed B, as in generating one text, where reading B is all that takes time: sums stay in registers
-/// from block to block of k, and what comes next is on its way. The bits are those of product_columns.
+/// Of a product of a single row and a packed B the columns first .. last-1, as product_columns below, with the same bits. It is what generating
+/// one text takes, where reading B is all that matters: sums stay in registers from block to block of k, and what comes next is on its way.
 template <class F, class S = SumOf<F>>
 void row_times_packed(int n, int k, int first, int last, const F* a, const F* packed, const S* bias, S* c) {
   constexpr int width = panel_columns<F>, depth = panel_depth<F>;  // in factors
