@@ -154,8 +154,8 @@ kernels_of_step() {
     nsys profile --capture-range=cudaProfilerApi --trace=cuda --force-overwrite=true --output=$build/profile $build/bench/gpu_jobs --once "$job" &&
       nsys stats --report cuda_gpu_kern_sum --format table $build/profile.nsys-rep
   elif command -v ncu >/dev/null; then
-    # Kernels one by one: what one takes without another beside it. The clocks stay as they are.
-    ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum --csv --log-file $build/profile.csv \
+    # Kernels one by one: what one takes without another beside it. The clocks and caches stay as they are.
+    ncu --profile-from-start off --clock-control none --cache-control none --metrics gpu__time_duration.sum --csv --log-file $build/profile.csv \
       $build/bench/gpu_jobs --once "$job" && python3 - $build/profile.csv <<'PY'
 import csv, re, sys
 with open(sys.argv[1]) as file:
