@@ -392,7 +392,7 @@ class Conformance {
   }
 
   void linear_gelu() {
-    for (const auto& [n, inputs, hidden, outputs] : {std::array{5, 7, 24, 9}, {13, 16, 5, 3}}) {
+    for (const auto& [n, inputs, hidden, outputs] : {std::array{5, 7, 24, 9}, {13, 16, 5, 3}, {70, 8, 40, 16}}) {
       const Matrix x = random(n, inputs), up = random(hidden, inputs), bias = random(1, hidden), down = random(outputs, hidden), dy = random(n, outputs);
       const Matrix dweight0 = random(outputs, hidden), dbias0 = random(1, outputs), one(n, 1, 1.0);
       Matrix before = reference::sum(reference::product(x, reference::transposed(up)), reference::product(one, bias)), after = before;
@@ -412,6 +412,9 @@ class Conformance {
       expect("gelu_linear_backward, dx", back, dx, 2 * product_);
       expect("gelu_linear_backward, dweight", dweight, reference::sum(dweight0, reference::product(reference::transposed(dy), after)), product_);
       expect("gelu_linear_backward, dbias", dbias, reference::sum(dbias0, reference::column_sums(dy)), 4);
+      Tensor first, dup = put(random(hidden, inputs, 0)), dbias_up = put(random(1, hidden, 0));
+      B::linear_backward(put(x), put(up), back, first, dup, dbias_up);
+      expect("the bias before gelu", dbias_up, reference::column_sums(dx), 4 * product_);
     }
   }
 
@@ -614,7 +617,7 @@ class Conformance {
   void residual_norm() {
     const double eps = 1e-5;
     const Key key(9);
-    for (const int width : {7, 12, 132})
+    for (const int width : {7, 12, 132, 300, 1100})
       for (const double rate : {0.0, 0.3}) {
         const Matrix x = random(5, width), branch = random(5, width), scale = random(1, width), shift = random(1, width), dy = random(5, width);
         const Matrix dscale0 = random(1, width), dshift0 = random(1, width);
@@ -633,6 +636,32 @@ class Conformance {
         expect("layer_norm_backward_add, dscale", dscale, reference::sum(dscale0, gradient.dscale), 8);
         expect("layer_norm_backward_add, dshift", dshift, reference::sum(dshift0, gradient.dshift), 4);
       }
+    // What goes around it ends before the others, and dropout comes next, and a linear layer.
+    for (const int width : {12, 264, 600})
+      for (const int around : {0, 3, 40})
+        for (const std::optional<relay::Dropping>& next :
+             {std::optional<relay::Dropping>{}, std::optional(relay::Dropping{0.3, key}), std::optional(relay::Dropping{0.3, std::nullopt})}) {
+          const Matrix x = random(40, width), scale = random(1, width), dy = random(40, width), skip = random(around, width), zero = random(1, width, 0);
+          Tensor y, statistics, dx = poisoned(40, width), dscale = put(zero), dshift = put(zero), dropped = poisoned(40, width);
+          B::layer_norm(put(x), put(scale), put(zero), eps, y, statistics);
+          B::layer_norm_backward_add_first(put(x), statistics, put(scale), put(dy), put(skip), dx, dscale, dshift, next);
+          auto gradient = reference::layer_norm_backward(x, scale, dy, eps);
+          for (std::size_t i = 0; i < skip.values.size(); ++i) gradient.dx.values[i] += skip.values[i];
+          expect("layer_norm_backward_add_first, dx", dx, gradient.dx, 16);
+          expect("layer_norm_backward_add_first, dscale", dscale, gradient.dscale, 16);
+          expect("layer_norm_backward_add_first, dshift", dshift, gradient.dshift, 16);
+          Matrix left = gradient.dx;
+          const Tensor* from = &dx;
+          if (next && next->key) {
+            left = reference::dropout(left, next->rate, *next->key);
+            B::dropout(dx, next->rate, *next->key, dropped);
+            expect("and dropout", dropped, left, 16);
+            from = &dropped;
+          }
+          Tensor back, dweight = put(random(width, 8, 0)), dbias = put(zero);
+          B::linear_backward(put(random(40, 8)), put(random(width, 8)), *from, back, dweight, dbias);
+          expect("and the bias of what comes next", dbias, reference::column_sums(left), std::max(32.0, product_));
+        }
   }
 
   void softmax_cross_entropy() {

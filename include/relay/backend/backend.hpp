@@ -153,7 +153,7 @@ concept ComputeBackend =
 
     // 12. Composed of the above: bodies to inherit, or to replace by faster ones, are in backend/ops.hpp.
     requires(detail::In<B> x, detail::In<B> weight, detail::In<B> bias, detail::In<B> branch, detail::In<B> dy, detail::In<B> scale,
-             detail::In<B> shift, detail::In<B> kept, double rate, double eps, int width, const std::optional<Key>& key, detail::Out<B> y,
+             detail::In<B> shift, detail::In<B> kept, double rate, double eps, int width, const std::optional<Key>& key, const std::optional<Dropping>& dropping, detail::Out<B> y,
              detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias, detail::Out<B> normal, detail::Out<B> statistics,
              detail::Out<B> dscale, detail::Out<B> dshift, const Rows<B>& rows, const Heads& heads, std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
              std::vector<typename B::Scalar>& values) {
@@ -171,6 +171,8 @@ concept ComputeBackend =
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
       B::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);  // y, and its layer norm
       B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dscale, dshift);  // layer_norm_backward's dx, plus as large a branch
+      B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dscale, dshift, dropping);  // ... and dropout(dx) comes next
+      B::layer_norm_backward_add_first(x, kept, scale, dy, branch, dx, dscale, dshift, dropping);  // the same with a smaller branch: of the first rows
       { B::rows_at_once(width, device) } -> std::same_as<int>;  // how many rows a forward pass of this width is fastest with
       { B::in_order } -> std::convertible_to<bool>;           // whether one thread of the host is all that the device needs
       { B::repeats } -> std::convertible_to<bool>;            // whether B::repeat(repeated, size, device, f) may record what f does

@@ -203,7 +203,7 @@ struct Functions : ComposedOps<Self> {
     run([&](auto kernels) { kernels.residual_norm(x, branch, scale, shift, eps, y, normal, statistics); });
   }
   static void layer_norm_backward_add(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor& skip, Tensor& dx,
-                                      Tensor& dscale, Tensor& dshift) {
+                                      Tensor& dscale, Tensor& dshift, const std::optional<Dropping>& /*next*/ = {}) {
     run([&](auto kernels) { kernels.layer_norm_backward(x, statistics, scale, dy, &skip, dx, dscale, dshift); });
   }
 

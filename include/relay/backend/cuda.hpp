@@ -9,6 +9,7 @@
 #include <relay/backend/cuda/attention.hpp>
 #include <relay/backend/cuda/cached_attention.hpp>
 #include <relay/backend/cuda/graph.hpp>
+#include <relay/backend/cuda/norm.hpp>
 #include <relay/backend/cuda/product.hpp>
 #include <relay/backend/cuda/row_ops.hpp>
 #include <relay/backend/cuda/tensor.hpp>
@@ -70,6 +71,26 @@ struct Functions : ComposedOps<Self> {
   static void logits(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
     multiply_transposed(x, weight, &bias, y, Type::float32);
   }
+  /// Tensor cores want rows that begin at multiples of 16 bytes, but vocabularies have any number of tokens: here they get more, of zeros.
+  static void logits_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
+    if constexpr (!std::is_same_v<A, float>) {
+      const int classes = dy.cols(), room = (classes + 7) / 8 * 8, width = weight.cols();
+      if (classes != room && dy.type() == Type::float32 && x.rows() > 0) {
+        const Scratch<bf16> d(static_cast<long>(x.rows()) * room, dy.device()), w(static_cast<long>(room) * width, dy.device());
+        const Scratch<float> gradient(static_cast<long>(room) * width, dy.device());
+        over_elements(static_cast<long>(x.rows()) * room, ConvertRows{dy.as<float>(), classes, room, d.data()});
+        convert(weight.as<float>(), w.data(), weight.size());
+        over_elements(static_cast<long>(room - classes) * width, Fill<bf16>{0, w.data() + weight.size()});
+        dx.resize_like(dy, dy.rows(), width, type_of<A>);
+        Products::instance()({.m = width, .n = dy.rows(), .k = room, .type = type_of<A>, .result = type_of<A>}, {.a = w.data(), .b = d.data(), .c = dx.data()});
+        const Operand from(x);
+        Products::instance()({.transpose_b = true, .m = width, .n = room, .k = x.rows(), .type = type_of<A>}, {.a = from.data, .b = d.data(), .c = gradient.data()});
+        over_elements(dweight.size(), Add<float, float>{gradient.data(), dweight.template as<float>()});
+        return add_column_sums(dy, dbias);
+      }
+    }
+    linear_backward(x, weight, dy, dx, dweight, dbias);
+  }
   /// dx [rows, inputs] = dy [rows, outputs] weight
   static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) { product_backward(dy, Operand(dy), weight, dx); }
   /// dweight [outputs, inputs] += dy^T x
@@ -96,15 +117,14 @@ struct Functions : ComposedOps<Self> {
   static void gelu_linear_backward(const Tensor& x, const Tensor& activated, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight,
                                    Tensor& dbias) {
     const Operand d(dy);
-    if constexpr (keeps_activated) {
-      dx.resize_like(dy, dy.rows(), weight.cols(), type_of<A>);
-      const Operand w(weight);
-      const Product slope{.m = weight.cols(), .n = dy.rows(), .k = weight.rows(), .type = type_of<A>, .result = type_of<A>, .epilogue = Epilogue::gelu_slope};
-      if (x.type() == type_of<A> && Products::instance()(slope, {.a = w.data, .b = d.data, .c = dx.data(), .beside = x.data()}))
-        return add_gradients(dy, d, activated, dweight, dbias);
-    }
-    Tensor again;
     product_backward(dy, d, weight, dx);
+    if constexpr (keeps_activated)
+      if (x.type() == type_of<A> && x.cols() % 8 == 0 && x.rows() > 0) {  // with the sums that the bias before wants
+        add_gradients(dy, d, activated, dweight, dbias);
+        A* const to = dx.template as<A>();
+        return add_rows(x.rows(), x.cols(), GeluSlope<A>{x.template as<A>(), to}, dx.make_column_sums(added_parts(x.rows())));
+      }
+    Tensor again;
     gelu_backward(x, dx, dx, again);
     add_gradients(dy, d, again, dweight, dbias);
   }
@@ -116,7 +136,7 @@ struct Functions : ComposedOps<Self> {
   // Rows and elements.
   static void fill(Tensor& x, double value) {
     if (x.type() != Type::float32) x.resize_like(x, x.rows(), x.cols(), Type::float32);
-    over_elements(x.size(), Fill{static_cast<float>(value), x.as<float>()});
+    over_elements(x.size(), Fill<float>{static_cast<float>(value), x.as<float>()});
   }
   static void copy(const Tensor& x, Tensor& y) { y.assign(x, x.rows()); }
   static void copy_first(const Tensor& x, int count, Tensor& y) { y.assign(x, count); }
@@ -130,6 +150,12 @@ struct Functions : ComposedOps<Self> {
   static void add_column_sums(const Tensor& x, Tensor& total) {
     const int rows = x.rows(), cols = x.cols();
     if (rows == 0) return;
+    if (cols % 8 == 0) {
+      const int parts = added_parts(rows);
+      const Scratch<float> partial(static_cast<long>(parts) * cols, x.device());
+      typed(x, [&](const auto* from) { add_rows(rows, cols, Itself<Element<decltype(from)>>{from}, partial.data()); });
+      return add_parts(partial.data(), parts, cols, total);
+    }
     constexpr int rows_of_part = 256;
     const int parts = std::min((rows + rows_of_part - 1) / rows_of_part, 256), part = (rows + parts - 1) / parts;
     float* const to = total.as<float>();
@@ -181,19 +207,22 @@ struct Functions : ComposedOps<Self> {
     y.resize_like(x, x.rows(), x.cols(), type_of<A>);
     statistics.resize_like(x, x.rows(), 2);
     typed(x, [&](const auto* from) {
-      launch(layer_norm_kernel<Element<decltype(from)>, A>, row_blocks(x.rows()), row_threads, 0, from, scale.as<float>(), shift.as<float>(),
-             static_cast<float>(eps), x.rows(), x.cols(), y.template as<A>(), statistics.as<float>());
+      normalise(Norm<Element<decltype(from)>, float, A>{from, nullptr, nullptr, Drop(0, Key()), scale.as<float>(), shift.as<float>(),
+                                                        static_cast<float>(eps), x.rows(), x.cols(), y.template as<A>(), statistics.as<float>()});
     });
   }
   static void layer_norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, Tensor& dx, Tensor& dscale,
                                   Tensor& dshift) {
-    norm_backward(x, statistics, scale, dy, nullptr, dx, dscale, dshift);
+    norm_backward(x, statistics, scale, dy, nullptr, dx, dscale, dshift, {});
   }
   static void layer_norm_backward_add(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor& skip, Tensor& dx,
-                                      Tensor& dscale, Tensor& dshift) {
-    if (skip.type() != Type::float32 || skip.rows() != x.rows())
-      return ComposedOps<Self>::layer_norm_backward_add(x, statistics, scale, dy, skip, dx, dscale, dshift);
-    norm_backward(x, statistics, scale, dy, skip.as<float>(), dx, dscale, dshift);
+                                      Tensor& dscale, Tensor& dshift, const std::optional<Dropping>& next = {}) {
+    layer_norm_backward_add_first(x, statistics, scale, dy, skip, dx, dscale, dshift, next);
+  }
+  static void layer_norm_backward_add_first(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor& skip,
+                                            Tensor& dx, Tensor& dscale, Tensor& dshift, const std::optional<Dropping>& next = {}) {
+    if (skip.type() != Type::float32) return ComposedOps<Self>::layer_norm_backward_add(x, statistics, scale, dy, skip, dx, dscale, dshift);
+    norm_backward(x, statistics, scale, dy, &skip, dx, dscale, dshift, next);
   }
   static void residual_norm(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, const Tensor& scale, const Tensor& shift,
                             double eps, Tensor& y, Tensor& normal, Tensor& statistics) {
@@ -204,10 +233,9 @@ struct Functions : ComposedOps<Self> {
     float* const sum = y.as<float>();
     typed(x, [&](const auto* base) {
       typed(branch, [&](const auto* from) {
-        using Sum = ResidualSum<Element<decltype(base)>, Element<decltype(from)>, float>;
-        launch(residual_norm_kernel<Element<decltype(base)>, Element<decltype(from)>, A>, row_blocks(x.rows()), row_threads, 0,
-               Sum{base, from, sum, Drop(key ? rate : 0, key.value_or(Key()))}, scale.as<float>(), shift.as<float>(), static_cast<float>(eps),
-               x.rows(), x.cols(), normal.template as<A>(), statistics.as<float>());
+        normalise(Norm<Element<decltype(base)>, Element<decltype(from)>, A>{base, from, sum, Drop(key ? rate : 0, key.value_or(Key())), scale.as<float>(),
+                                                                            shift.as<float>(), static_cast<float>(eps), x.rows(), x.cols(),
+                                                                            normal.template as<A>(), statistics.as<float>()});
       });
     });
   }
@@ -282,7 +310,10 @@ struct Functions : ComposedOps<Self> {
     const long bytes = std::max(1L, elements * long{sizeof(A)});
     return static_cast<int>(std::clamp((4L << 30) / bytes, 1L, 512L));
   }
-  static void dropout(const Tensor& x, double rate, Key key, Tensor& y) { drop(nullptr, x, rate, key, y, type_of<A>); }
+  static void dropout(const Tensor& x, double rate, Key key, Tensor& y) {
+    if (&y != &x && y.take_dropped(x, {rate, key})) return;  // it was made along with x
+    drop(nullptr, x, rate, key, y, type_of<A>);
+  }
   /// y = x + dropout(branch), float32: the residual stream.
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
     drop(&x, branch, key ? rate : 0, key.value_or(Key()), y, Type::float32);
@@ -409,26 +440,18 @@ struct Functions : ComposedOps<Self> {
   static void add_outer_product(const Tensor& dy, const Operand& d, const Tensor& x, Tensor& dweight) {
     if (x.rows() == 0) return;
     const Operand from(x);
-    Products::instance()(outer_product_of(dy, x), {.a = from.data, .b = d.data, .c = dweight.data()});
+    Products::instance()({.transpose_b = true, .m = x.cols(), .n = dy.cols(), .k = x.rows(), .type = type_of<A>, .adds = true},
+                         {.a = from.data, .b = d.data, .c = dweight.data()});
   }
-  /// dweight += dy^T x, dbias += the column sums of dy: of bf16 by one product, if that can.
+  /// dweight += dy^T x, dbias += the column sums of dy, which may have been made along with dy. (cuBLASLt's BGRADB reads dy again for them,
+  /// in a kernel of its own.)
   static void add_gradients(const Tensor& dy, const Operand& d, const Tensor& x, Tensor& dweight, Tensor& dbias) {
     if (x.rows() == 0) return;
-    if constexpr (!std::is_same_v<A, float>) {
-      Product product = outer_product_of(dy, x);
-      product.epilogue = Epilogue::sums;
-      if (Products::instance().possible(product)) {
-        const Operand from(x);
-        const Scratch<float> sums(dy.cols(), dy.device());
-        if (Products::instance()(product, {.a = from.data, .b = d.data, .c = dweight.data(), .vector = sums.data()}))
-          return over_elements(dy.cols(), Add<float, float>{sums.data(), dbias.template as<float>()});
-      }
-    }
     add_outer_product(dy, d, x, dweight);
-    add_column_sums(dy, dbias);
-  }
-  static Product outer_product_of(const Tensor& dy, const Tensor& x) {
-    return {.transpose_b = true, .m = x.cols(), .n = dy.cols(), .k = x.rows(), .type = type_of<A>, .adds = true};
+    if (dy.column_sums() != nullptr)
+      add_parts(dy.column_sums(), dy.column_parts(), dy.cols(), dbias);
+    else
+      add_column_sums(dy, dbias);
   }
   /// x weight^T
   static Product product_of(const Tensor& x, const Tensor& weight, Type result, Epilogue epilogue = Epilogue::none) {
@@ -533,28 +556,47 @@ struct Functions : ComposedOps<Self> {
     x = std::move(narrow);
   }
 
-  static void norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const float* skip, Tensor& dx, Tensor& dscale,
-                            Tensor& dshift) {
-    const int width = x.cols(), blocks = std::min((x.rows() + rows_of_block - 1) / rows_of_block, 512);
+  static void norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor* skip, Tensor& dx, Tensor& dscale,
+                            Tensor& dshift, const std::optional<Dropping>& next) {
+    const int width = x.cols();
     dx.resize_like(x, x.rows(), width);
     if (x.rows() == 0) return;
+    const int blocks = norm_backward_blocks(x.rows());
     float* const to = dx.as<float>();
-    bf16* converted = nullptr;  // for the products that dx goes back through
-    if constexpr (!std::is_same_v<A, float>) dx.convert([&](const float*, bf16* room) { converted = room; });
+    bf16* branch = nullptr;  // for the products that dx goes back through
+    if constexpr (!std::is_same_v<A, float>)
+      if (next && width % 4 == 0) {
+        if (next->drops())
+          branch = dx.make_dropped(*next);
+        else
+          dx.convert([&](const float*, bf16* room) { branch = room; });
+      }
+    const Drop drop(next && next->drops() ? next->rate : 0, next && next->drops() ? *next->key : Key());
     const Scratch<float> partial(2L * blocks * width, x.device());
+    const bool skips = skip != nullptr && skip->rows() > 0;
     typed(x, [&](const auto* from) {
       typed(dy, [&](const auto* d) {
-        launch(layer_norm_backward_kernel<Element<decltype(from)>, Element<decltype(d)>>, dim3(static_cast<unsigned>(blocks)), row_threads,
-               static_cast<std::size_t>(rows_of_block * 2 * width) * sizeof(float), from, statistics.as<float>(), scale.as<float>(), d, skip, x.rows(),
-               width, to, converted, partial.data());
+        normalise_backward(NormBackward<Element<decltype(from)>, Element<decltype(d)>>{
+            from, statistics.as<float>(), scale.as<float>(), d, skips ? skip->template as<float>() : nullptr, skips ? skip->rows() : 0, x.rows(), width, drop, to,
+            branch, partial.data(), branch == nullptr ? nullptr : dx.make_column_sums(blocks)});
       });
     });
     sum_columns(partial.data(), blocks, 2 * width, 1, blocks, true, width, dscale.as<float>(), dshift.as<float>());
   }
+  /// to += the sums over `parts` rows.
+  static void add_parts(const float* from, int parts, int cols, Tensor& to) {
+    sum_columns(from, parts, cols, 1, parts, true, cols, to.template as<float>(), nullptr);
+  }
+  /// partial [added_parts(rows), cols]
+  template <class Compute>
+  static void add_rows(int rows, int cols, Compute compute, float* partial) {
+    const dim3 blocks(static_cast<unsigned>(added_parts(rows)), static_cast<unsigned>((cols + added_columns - 1) / added_columns));
+    launch(added_rows_kernel<Compute>, blocks, added_threads, 8 * added_threads * sizeof(float), rows, cols, compute, partial);
+  }
   template <class X>
   static void sum_columns(const X* x, int rows, int cols, int parts, int part, bool adds, int split, float* to, float* rest) {
-    constexpr int threads = 256;
-    launch(column_sums_kernel<X>, dim3(static_cast<unsigned>((cols + warp - 1) / warp), static_cast<unsigned>(parts)), threads, threads * sizeof(float), x,
+    const int threads = parts == 1 && rows > 64 ? 1024 : 256;  // few blocks, so many rows at once in each
+    launch(column_sums_kernel<X>, dim3(static_cast<unsigned>((cols + warp - 1) / warp), static_cast<unsigned>(parts)), threads, static_cast<std::size_t>(threads) * sizeof(float), x,
            rows, cols, part, adds, split, to, rest);
   }
 

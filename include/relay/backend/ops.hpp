@@ -27,6 +27,15 @@ struct Heads {
   }
 };
 
+/// Dropout to come: what is kept follows from the key; without one, everything is.
+struct Dropping {
+  double rate = 0;
+  std::optional<Key> key;
+
+  bool drops() const { return key && rate > 0; }
+  bool operator==(const Dropping&) const = default;
+};
+
 /// One step of AdamW on one tensor (train/adamw.hpp); `gradient_scale` is the clipping factor.
 struct AdamWStep {
   double rate, beta1, beta2, epsilon, decay;
@@ -106,9 +115,16 @@ struct ComposedOps {
     Backend::residual(x, branch, rate, key, y);
     Backend::layer_norm(y, scale, shift, eps, normal, statistics);
   }
-  /// The gradient of a layer norm and of what goes around it: dx = layer_norm_backward(..) + skip.
+  /// The gradient of a layer norm and of what goes around it: dx = layer_norm_backward(..) + skip. `next`: the dropout that a linear layer's
+  /// gradient begins with, if dx is for one: a backend may do that along with this.
   static void layer_norm_backward_add(const auto& x, const auto& statistics, const auto& scale, const auto& dy, const auto& skip, auto& dx, auto& dscale,
-                                      auto& dshift) {
+                                      auto& dshift, const std::optional<Dropping>& /*next*/ = {}) {
+    Backend::layer_norm_backward(x, statistics, scale, dy, dx, dscale, dshift);
+    Backend::add(skip, dx);
+  }
+  /// The same with a skip of the first rows only.
+  static void layer_norm_backward_add_first(const auto& x, const auto& statistics, const auto& scale, const auto& dy, const auto& skip, auto& dx,
+                                            auto& dscale, auto& dshift, const std::optional<Dropping>& /*next*/ = {}) {
     Backend::layer_norm_backward(x, statistics, scale, dy, dx, dscale, dshift);
     Backend::add(skip, dx);
   }

@@ -53,10 +53,18 @@ struct LayerNorm {
     B::residual_norm(x, branch, rate, key, weight, bias, epsilon, r, trace.y, trace.statistics);
     return trace.y;
   }
-  /// With the gradient `skip` that goes around it.
-  Tensor backward(const Tensor& x, const Trace& trace, const Tensor& dy, const Tensor& skip, LayerNorm& grad) const {
+  /// With the gradient `skip` that goes around it, and the dropout that comes next, if it is known.
+  Tensor backward(const Tensor& x, const Trace& trace, const Tensor& dy, const Tensor& skip, LayerNorm& grad,
+                  const std::optional<Dropping>& next = {}) const {
     Tensor dx;
-    B::layer_norm_backward_add(x, trace.statistics, weight, dy, skip, dx, grad.weight, grad.bias);
+    B::layer_norm_backward_add(x, trace.statistics, weight, dy, skip, dx, grad.weight, grad.bias, next);
+    return dx;
+  }
+  /// The same with a skip of the first rows only.
+  Tensor backward_first(const Tensor& x, const Trace& trace, const Tensor& dy, const Tensor& skip, LayerNorm& grad,
+                        const std::optional<Dropping>& next = {}) const {
+    Tensor dx;
+    B::layer_norm_backward_add_first(x, trace.statistics, weight, dy, skip, dx, grad.weight, grad.bias, next);
     return dx;
   }
 };

@@ -145,8 +145,10 @@ class Looped {
         feedback.backward(application.norm.y, carried, dy);
       else if (config_.normalise)
         Backend::add(carried, dy);
-      Tensor d = norm.backward(BlockT::output(application.block), live, application.norm, dy, grad.norm);
-      if (!config_.normalise && !feedback.active()) Backend::add(carried, d);
+      const Tensor& e = BlockT::output(application.block);
+      const bool raw = !config_.normalise && !feedback.active();  // s_t is e_t
+      const Tensor d = raw ? norm.backward_first(e, application.norm, dy, carried, grad.norm, dropping(live))
+                           : norm.backward(e, live, application.norm, dy, grad.norm);
       carried = block.backward(u, live, application.block, d, grad.block);
       if (config_.inject && t > 1) Backend::add(carried, dh0);
     }
@@ -218,6 +220,14 @@ class Looped {
     for (int s = 0; s < trace.live(t + 1); ++s)
       if ((trace.counts[static_cast<std::size_t>(s)] - t) % config_.window == 0)
         Backend::clear_rows(carried, rows.begin(s), rows.end(s));
+  }
+
+  /// What the block does first with the gradient of its output, if it says so.
+  std::optional<Dropping> dropping(const Rows<Backend>& live) const {
+    if constexpr (requires { block.dropping(live); })
+      return block.dropping(live);
+    else
+      return {};
   }
 
   /// tau(t) [1, width]: sines of t at falling frequencies, then cosines.

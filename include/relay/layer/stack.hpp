@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <relay/backend/ops.hpp>
 #include <relay/core/concepts.hpp>
 
 namespace relay {
@@ -44,13 +45,27 @@ struct Stack {
     return *h;
   }
 
-  Input backward(const Input& x, const Rows<Backend>& rows, const Trace& trace, const Output& dy, Stack& grad) const {
+  /// `next`: what the gradient of x meets next, if it is known (dropping() of the block before).
+  Input backward(const Input& x, const Rows<Backend>& rows, const Trace& trace, const Output& dy, Stack& grad,
+                 const std::optional<Dropping>& next = {}) const {
     require(trace.last + 1 == layers.size(), "this trace is of a pass that was forward only: run forward again, with rows that are not");
     Input d;
-    for (std::size_t i = layers.size(); i-- > 0;)
-      d = layers[i].backward(i == 0 ? x : L::output(trace.layers[i - 1]), rows.fold(i), trace.layers[i],
-                             i + 1 == layers.size() ? dy : d, grad.layers[i]);
+    for (std::size_t i = layers.size(); i-- > 0;) {
+      const Input& from = i == 0 ? x : L::output(trace.layers[i - 1]);
+      const Output& given = i + 1 == layers.size() ? dy : d;
+      if constexpr (requires { layers[i].dropping(rows); })
+        d = layers[i].backward(from, rows.fold(i), trace.layers[i], given, grad.layers[i],
+                               i == 0 ? next : std::optional(layers[i - 1].dropping(rows.fold(i - 1))));
+      else
+        d = layers[i].backward(from, rows.fold(i), trace.layers[i], given, grad.layers[i]);
+    }
     return d;
+  }
+  /// What its backward pass does first with the gradient of its output.
+  Dropping dropping(const Rows<Backend>& rows) const
+    requires requires(const L& layer) { layer.dropping(rows); }
+  {
+    return layers.back().dropping(rows.fold(layers.size() - 1));
   }
 };
 

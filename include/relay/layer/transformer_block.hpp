@@ -73,13 +73,17 @@ class TransformerBlock {
     });
   }
 
-  Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad) const {
+  /// `next`: what the gradient of x meets next, if it is known (dropping() of the block before).
+  Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad,
+                  const std::optional<Dropping>& next = {}) const {
     Tensor dropped;
     Tensor d = feed_forward.backward(trace.norm2.y, rows, trace.feed_forward, drop(dy, rows.fold(1), dropped), grad.feed_forward);
-    const Tensor dr = norm2.backward(trace.middle, trace.norm2, d, dy, grad.norm2);
+    const Tensor dr = norm2.backward(trace.middle, trace.norm2, d, dy, grad.norm2, Dropping{dropout_, rows.fold(0).dropout()});
     d = attention.backward(trace.norm1.y, rows, trace.attention, drop(dr, rows.fold(0), dropped), grad.attention);
-    return norm1.backward(x, trace.norm1, d, dr, grad.norm1);
+    return norm1.backward(x, trace.norm1, d, dr, grad.norm1, next);
   }
+  /// What its backward pass does first with the gradient of its output.
+  Dropping dropping(const Rows<B>& rows) const { return {dropout_, rows.fold(1).dropout()}; }
 
   /// As forward, for new rows that continue cached sequences (Attention::mix).
   const Tensor& extend(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,

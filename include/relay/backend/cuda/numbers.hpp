@@ -22,6 +22,17 @@ __device__ inline bf16 element<bf16>(float x) {
   return __float2bfloat16(x);
 }
 
+/// As exact as bf16 is, and one instruction of the GPU (PTX tanh.approx, off by 2^-11).
+__device__ inline float tanh_approximately(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return tanhf(x);
+#endif
+}
+
 /// Two neighbours in one register, the first in the lower half, as tensor cores take them.
 __device__ inline std::uint32_t pair(float first, float second) {
   return static_cast<std::uint32_t>(__bfloat16_as_ushort(__float2bfloat16(first))) |

@@ -1,7 +1,8 @@
 // Products of the CUDA backend: cuBLASLt, with a workspace of our own, so that a product gives the same bits whenever it is repeated.
 //
-// Float32 is computed as float32, without tf32; bf16 by tensor cores, summed in float32. What follows a product, a bias, GELU, its slope,
-// goes along with it where cuBLASLt can do that: then nothing is read and written a second time.
+// Float32 is computed as float32, without tf32; bf16 by tensor cores, summed in float32. What follows a product, a bias, GELU, goes
+// along with it where cuBLASLt can do that: then nothing is read and written a second time. (Not GELU's slope: with it cuBLASLt's products
+// took more time on an H200 than one and a pass over what it wrote.)
 //
 // cuBLAS sees matrices by columns: ours, by rows, are their transposes to it, and y = x w^T is y^T = w x^T.
 #pragma once
@@ -22,9 +23,7 @@ enum class Epilogue {
   none,         // c = p, or c += p
   bias,         // c = p + vector [m]
   gelu,         // c = GELU(p + vector)
-  gelu_beside,  // the same, and beside [m, n] = p + vector
-  gelu_slope,   // c = p GELU'(beside)
-  sums          // c = p, or c += p; vector [n] = the columns of op(b), summed up
+  gelu_beside   // the same, and beside [m, n] = p + vector
 };
 
 /// c [n, m] = op(b) op(a) + beta c, by rows; as cuBLAS sees it, by columns: c [m, n] = op(a) [m, k] op(b) [k, n].
@@ -126,14 +125,12 @@ class Products {
       case Epilogue::bias: return CUBLASLT_EPILOGUE_BIAS;
       case Epilogue::gelu: return CUBLASLT_EPILOGUE_GELU_BIAS;
       case Epilogue::gelu_beside: return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
-      case Epilogue::gelu_slope: return CUBLASLT_EPILOGUE_DGELU;
-      case Epilogue::sums: return CUBLASLT_EPILOGUE_BGRADB;
       case Epilogue::none: break;
     }
     return CUBLASLT_EPILOGUE_DEFAULT;
   }
-  static bool has_vector(Epilogue e) { return e != Epilogue::none && e != Epilogue::gelu_slope; }
-  static bool has_beside(Epilogue e) { return e == Epilogue::gelu_beside || e == Epilogue::gelu_slope; }
+  static bool has_vector(Epilogue e) { return e != Epilogue::none; }
+  static bool has_beside(Epilogue e) { return e == Epilogue::gelu_beside; }
 
   static void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute, auto value) {
     check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value), "describe a product");

@@ -64,9 +64,24 @@ struct Convert {
   }
 };
 
+/// Rows of so many columns, as bf16 and further apart (a multiple of four), with zeros between them.
+struct ConvertRows {
+  const float* from;
+  int cols, apart;
+  bf16* to;
+  __device__ void operator()(long at, long size) const {
+    const long row = at / apart;
+    const int c = static_cast<int>(at - row * apart);
+    float x[4];
+    for (int i = 0; i < 4; ++i) x[i] = c + i < cols ? from[row * cols + c + i] : 0.0f;
+    store(to, at, size, x);
+  }
+};
+
+template <class T>
 struct Fill {
   float value;
-  float* to;
+  T* to;
   __device__ void operator()(long at, long size) const {
     const float x[4] = {value, value, value, value};
     store(to, at, size, x);
@@ -114,7 +129,7 @@ __device__ float gelu(float x, float* slope = nullptr) {
     return x * distribution;
   } else {
     constexpr float root = 0.79788456080286536f, cubic = 0.044715f;
-    const float t = tanhf(root * (x + cubic * x * x * x));
+    const float t = tanh_approximately(root * (x + cubic * x * x * x));
     if (slope != nullptr) *slope = 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * root * (1.0f + 3.0f * cubic * x * x);
     return 0.5f * x * (1.0f + t);
   }
@@ -304,99 +319,90 @@ __device__ inline void store_of_row(T* row, int c, int width, const float (&x)[4
 inline constexpr int warp_of_fours = 4 * warp;
 __device__ inline int first_column() { return 4 * warp_lane(); }
 
-/// Layer norm of a row, which a warp has at `from`.
-template <class X, class Y>
-__device__ inline void normalise_row(const X* from, const float* scale, const float* shift, float eps, int row, int width, Y* y, float* statistics) {
-  float x[4], total = 0, squares = 0;
-  for (int c = first_column(); c < width; c += warp_of_fours) {
-    load_of_row(from, c, width, x);
-    for (int i = 0; i < 4; ++i) total += x[i];
-  }
-  const float mean = sum_lanes(total) / static_cast<float>(width);
-  for (int c = first_column(); c < width; c += warp_of_fours) {
-    load_of_row(from, c, width, x);
-    for (int i = 0; i < 4; ++i)
-      if (c + i < width) squares += (x[i] - mean) * (x[i] - mean);
-  }
-  const float rstd = 1.0f / sqrtf(sum_lanes(squares) / static_cast<float>(width) + eps);
-  for (int c = first_column(); c < width; c += warp_of_fours) {
-    float factor[4], term[4];
-    load_of_row(from, c, width, x);
-    load_of_row(scale, c, width, factor);
-    load_of_row(shift, c, width, term);
-    for (int i = 0; i < 4; ++i) x[i] = (x[i] - mean) * rstd * factor[i] + term[i];
-    store_of_row(y + static_cast<long>(row) * width, c, width, x);
-  }
-  if (warp_lane() == 0) {
-    statistics[2L * row] = mean;
-    statistics[2L * row + 1] = rstd;
-  }
-}
+// --- Rows, by columns: sums over all rows, eight neighbours a thread. ---
 
-template <class X, class Y>
-__global__ void layer_norm_kernel(const X* x, const float* scale, const float* shift, float eps, int rows, int width, Y* y, float* statistics) {
-  const int row = warp_row();
-  if (row < rows) normalise_row(x + static_cast<long>(row) * width, scale, shift, eps, row, width, y, statistics);
-}
+/// Eight neighbours, read and written 16 bytes at a time.
+template <class T>
+struct Eight {
+  struct alignas(16) Part {
+    T element[16 / sizeof(T)];
+  };
+  Part part[8 * sizeof(T) / 16];
 
-/// Residual and layer norm in one pass: sum = base + dropout(x), y = norm(sum). The width is a multiple of four.
-template <class Base, class X, class Y>
-__global__ void residual_norm_kernel(ResidualSum<Base, X, float> residual, const float* scale, const float* shift, float eps, int rows, int width, Y* y,
-                                     float* statistics) {
-  const int row = warp_row();
-  if (row >= rows) return;
-  const long begin = static_cast<long>(row) * width;
-  for (int c = first_column(); c < width; c += warp_of_fours) residual(begin + c, begin + width);
-  normalise_row(residual.y + begin, scale, shift, eps, row, width, y, statistics);  // a lane reads what it has written itself
-}
+  __device__ static Eight load(const T* from) { return *reinterpret_cast<const Eight*>(from); }
+  __device__ void store(T* to) const { *reinterpret_cast<Eight*>(to) = *this; }
+  __device__ T& operator[](int i) {
+    constexpr int each = 16 / static_cast<int>(sizeof(T));
+    return part[i / each].element[i % each];
+  }
+};
 
-/// dx, plus `skip` where there is one: what goes around the norm; the same as bf16 where there is room for it; and for each block the sums
-/// of dy n and of dy over its rows: partial [blocks, 2 width]. A block takes every blocks-th four rows.
-template <class X, class D>
-__global__ void layer_norm_backward_kernel(const X* x, const float* statistics, const float* scale, const D* dy, const float* skip, int rows, int width,
-                                           float* dx, bf16* converted, float* partial) {
-  float* const sums = shared_memory<float>() + static_cast<int>(threadIdx.x) / warp * 2 * width;  // of this warp
-  for (int c = first_column(); c < width; c += warp_of_fours)
-    for (int i = 0; i < 4 && c + i < width; ++i) sums[c + i] = sums[width + c + i] = 0;
-  for (int row = warp_row(); row < rows; row += static_cast<int>(gridDim.x) * rows_of_block) {
-    const long begin = static_cast<long>(row) * width;
-    const float mean = statistics[2L * row], rstd = statistics[2L * row + 1];
-    float v[4], d[4], factor[4], sum_g = 0, sum_gn = 0;
-    for (int c = first_column(); c < width; c += warp_of_fours) {
-      load_of_row(x + begin, c, width, v);
-      load_of_row(dy + begin, c, width, d);
-      load_of_row(scale, c, width, factor);
-      float scales[4], shifts[4];
-      load_of_row(sums, c, width, scales);
-      load_of_row(sums + width, c, width, shifts);
-      for (int i = 0; i < 4; ++i) {  // beyond the row d is 0
-        const float n = (v[i] - mean) * rstd, g = d[i] * factor[i];
-        sum_g += g;
-        sum_gn += g * n;
-        scales[i] += d[i] * n;
-        shifts[i] += d[i];
+/// What a pass over rows adds up: the elements themselves.
+template <class T>
+struct Itself {
+  static constexpr int ahead = 4;
+  const T* x;
+  using Loaded = Eight<T>;
+  __device__ Loaded load(long at) const { return Loaded::load(x + at); }
+  __device__ void operator()(long /*at*/, Loaded& loaded, float (&to)[8]) const {
+    for (int i = 0; i < 8; ++i) to[i] = number(loaded[i]);
+  }
+};
+
+/// d *= GELU'(x), and that is added up.
+template <class A>
+struct GeluSlope {
+  static constexpr int ahead = 2;
+  const A* x;
+  A* d;
+  struct Loaded {
+    Eight<A> x, d;
+  };
+  __device__ Loaded load(long at) const { return {Eight<A>::load(x + at), Eight<A>::load(d + at)}; }
+  __device__ void operator()(long at, Loaded& loaded, float (&to)[8]) const {
+    for (int i = 0; i < 8; ++i) {
+      float slope;
+      gelu<A>(number(loaded.x[i]), &slope);
+      to[i] = number(loaded.d[i]) * slope;
+      loaded.d[i] = element<A>(to[i]);
+    }
+    loaded.d.store(d + at);
+  }
+};
+
+inline constexpr int added_threads = 512, added_columns = 8 * added_threads;
+
+/// So many parts of the rows have sums of their own.
+inline int added_parts(int rows) { return std::clamp(rows / 16, 1, 264); }
+
+/// partial [gridDim.x, cols] = the sums over a part of the rows of what `compute` makes of each. The columns are a multiple of eight; a block
+/// has up to added_columns of them, and some rows at once.
+template <class Compute>
+__global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, int cols, Compute compute, float* partial) {
+  constexpr int ahead = Compute::ahead;  // rows that are loaded before the first is waited for
+  const int first = static_cast<int>(blockIdx.y) * added_columns, own = min(cols - first, added_columns), across = own / 8, at_once = added_threads / across;
+  const int thread = static_cast<int>(threadIdx.x), line = thread / across, c = first + thread % across * 8;
+  const int begin = static_cast<int>(blockIdx.x) * at_once + line, step = static_cast<int>(gridDim.x) * at_once;
+  float sums[8] = {};
+  if (line < at_once)
+    for (int row = begin; row < rows; row += ahead * step) {
+      typename Compute::Loaded loaded[ahead];
+      for (int i = 0; i < ahead; ++i)
+        if (row + i * step < rows) loaded[i] = compute.load(static_cast<long>(row + i * step) * cols + c);
+      for (int i = 0; i < ahead; ++i) {
+        if (row + i * step >= rows) continue;
+        float x[8];
+        compute(static_cast<long>(row + i * step) * cols + c, loaded[i], x);
+        for (int j = 0; j < 8; ++j) sums[j] += x[j];
       }
-      store_of_row(sums, c, width, scales);
-      store_of_row(sums + width, c, width, shifts);
     }
-    const float mean_g = sum_lanes(sum_g) / static_cast<float>(width), mean_gn = sum_lanes(sum_gn) / static_cast<float>(width);
-    for (int c = first_column(); c < width; c += warp_of_fours) {
-      float around[4] = {};
-      load_of_row(x + begin, c, width, v);
-      load_of_row(dy + begin, c, width, d);
-      load_of_row(scale, c, width, factor);
-      if (skip != nullptr) load_of_row(skip + begin, c, width, around);
-      for (int i = 0; i < 4; ++i) d[i] = (d[i] * factor[i] - mean_g - (v[i] - mean) * rstd * mean_gn) * rstd + around[i];
-      store_of_row(dx + begin, c, width, d);
-      if (converted != nullptr) store_of_row(converted + begin, c, width, d);
-    }
-  }
+  float* const shared = shared_memory<float>();  // [8, threads]
+  for (int j = 0; j < 8; ++j) shared[j * added_threads + thread] = sums[j];
   __syncthreads();
-  float* const all = shared_memory<float>();
-  for (int c = static_cast<int>(threadIdx.x); c < 2 * width; c += row_threads) {
+  for (int i = thread; i < own; i += added_threads) {
     float sum = 0;
-    for (int w = 0; w < rows_of_block; ++w) sum += all[w * 2 * width + c];
-    partial[static_cast<long>(blockIdx.x) * 2 * width + c] = sum;
+    for (int l = 0; l < at_once; ++l) sum += shared[i % 8 * added_threads + l * across + i / 8];
+    partial[static_cast<long>(blockIdx.x) * cols + first + i] = sum;
   }
 }
 

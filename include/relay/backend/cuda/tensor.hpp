@@ -12,6 +12,7 @@
 
 #include <relay/backend/cuda/numbers.hpp>
 #include <relay/backend/memory.hpp>
+#include <relay/backend/ops.hpp>
 #include <relay/core/threads.hpp>
 
 namespace relay::cuda {
@@ -96,7 +97,9 @@ inline constexpr Type type_of = std::is_same_v<T, float> ? Type::float32 : Type:
 
 /// A row-major matrix [rows, cols] on the device. Copies are deep. New elements are not initialised.
 ///
-/// Beside a float32 matrix may lie the same as bf16, for products; whoever asks for the elements to write them makes it stale.
+/// Beside a matrix may lie what whoever wrote it has made of it along with it: the same as bf16, for products; what dropout leaves of it, as
+/// bf16; the sums of its columns over some parts of its rows, or those of what dropout leaves. Whoever asks for the elements to write them
+/// makes all that stale. A copy has nothing beside it.
 class Tensor {
  public:
   using Scalar = float;
@@ -118,7 +121,7 @@ class Tensor {
   Type type() const { return type_; }
 
   void* data() {
-    converted_ = false;
+    forget();
     return buffer_.data();
   }
   const void* data() const { return buffer_.data(); }
@@ -161,11 +164,42 @@ class Tensor {
     converted_ = true;
   }
 
+  /// Room for what dropout leaves, and for the sums of that, or else of the elements.
+  bf16* make_dropped(const Dropping& how) {
+    if (dropped_.pool() != buffer_.pool()) dropped_.move_to(buffer_.pool());
+    dropped_.grow(static_cast<std::size_t>(size()) * sizeof(bf16));
+    dropping_ = how;
+    return static_cast<bf16*>(dropped_.data());
+  }
+  float* make_column_sums(int parts) {
+    if (sums_.pool() != buffer_.pool()) sums_.move_to(buffer_.pool());
+    sums_.grow(static_cast<std::size_t>(parts) * static_cast<std::size_t>(cols_) * sizeof(float));
+    parts_ = parts;
+    return static_cast<float*>(sums_.data());
+  }
+  /// Becomes what dropout leaves of `from`, if that lies beside it, which then has it no more.
+  bool take_dropped(const Tensor& from, const Dropping& how) {
+    if (from.dropping_ != how) return false;
+    forget();
+    buffer_.swap(from.dropped_);
+    sums_.swap(from.sums_);
+    parts_ = std::exchange(from.parts_, 0);
+    from.dropping_.reset();
+    threads_ = from.threads_;
+    rows_ = from.rows_;
+    cols_ = from.cols_;
+    type_ = Type::bfloat16;
+    return true;
+  }
+  /// [column_parts(), cols]; null where they are not there.
+  const float* column_sums() const { return column_parts() > 0 ? static_cast<const float*>(sums_.data()) : nullptr; }
+  int column_parts() const { return dropping_ ? 0 : parts_; }
+
  private:
   void resize(int rows, int cols, Type type) {
     require(rows >= 0 && cols >= 0, "a tensor cannot have ", rows, " rows and ", cols, " columns");
     rows_ = cols_ = 0;  // and so they stay, if there is not enough memory
-    converted_ = false;
+    forget();
     buffer_.grow(static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols) * size_of(type));
     rows_ = rows;
     cols_ = cols;
@@ -174,6 +208,10 @@ class Tensor {
   void swap(Tensor& other) noexcept {
     buffer_.swap(other.buffer_);
     beside_.swap(other.beside_);
+    dropped_.swap(other.dropped_);
+    sums_.swap(other.sums_);
+    std::swap(dropping_, other.dropping_);
+    std::swap(parts_, other.parts_);
     std::swap(threads_, other.threads_);
     std::swap(rows_, other.rows_);
     std::swap(cols_, other.cols_);
@@ -181,7 +219,16 @@ class Tensor {
     std::swap(converted_, other.converted_);
   }
 
+  void forget() {
+    converted_ = false;
+    dropping_.reset();
+    parts_ = 0;
+  }
+
   Buffer<DeviceMemory> buffer_, beside_;
+  mutable Buffer<DeviceMemory> dropped_, sums_;
+  mutable std::optional<Dropping> dropping_;
+  mutable int parts_ = 0;
   Threads* threads_ = nullptr;
   int rows_ = 0, cols_ = 0;
   Type type_ = Type::float32;
