@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include <relay/backend/ops.hpp>
 #include <relay/core/concepts.hpp>
 #include <relay/layer/initialise.hpp>
 
@@ -67,6 +68,13 @@ struct LayerNorm {
     B::layer_norm_backward_add_first(x, trace.statistics, weight, dy, skip, dx, grad.weight, grad.bias, next);
     return dx;
   }
+};
+
+/// The norm that reads what a block gives, if it is known, and its trace: a block that ends with a residual writes both in one pass.
+template <class B>
+struct NextNorm {
+  const LayerNorm<B>* norm = nullptr;
+  typename LayerNorm<B>::Trace* trace = nullptr;
 };
 
 }  // namespace relay

@@ -211,7 +211,12 @@ class Looped {
   }
 
   const Tensor& apply(const Tensor& u, const Rows<Backend>& live, Application& application) const {
-    return norm.forward(block.forward(u, live, application.block), live, application.norm);
+    if constexpr (requires { block.forward(u, live, application.block, NextNorm<Backend>{}); }) {
+      block.forward(u, live, application.block, NextNorm<Backend>{&norm, &application.norm});
+      return application.norm.y;
+    } else {
+      return norm.forward(block.forward(u, live, application.block), live, application.norm);
+    }
   }
 
   /// Drops the gradient of s_t for sequences that have a whole number of windows still to run.

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include <relay/backend/ops.hpp>
 #include <relay/core/concepts.hpp>
+#include <relay/layer/layer_norm.hpp>
 
 namespace relay {
 
@@ -34,15 +34,12 @@ struct Stack {
   static const Output& output(const Trace& trace) { return L::output(trace.layers[trace.last]); }
   static void each(auto&& visit, auto&... stack) { visit("layers", stack.layers...); }
 
-  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace) const {
-    const std::size_t kept = rows.is_forward_only() ? std::min<std::size_t>(layers.size(), 2) : layers.size();
-    if (trace.layers.size() < kept) trace.layers.resize(kept);
-    const Input* h = &x;
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-      trace.last = i % kept;
-      h = &layers[i].forward(*h, rows.fold(i), trace.layers[trace.last]);
-    }
-    return *h;
+  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace) const { return apply(x, rows, trace, {}); }
+  /// With the norm that reads what it gives.
+  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next) const
+    requires requires(const L& layer, typename L::Trace& own) { layer.first_norm(own); }
+  {
+    return apply(x, rows, trace, next);
   }
 
   /// `next`: what the gradient of x meets next, if it is known (dropping() of the block before).
@@ -66,6 +63,22 @@ struct Stack {
     requires requires(const L& layer) { layer.dropping(rows); }
   {
     return layers.back().dropping(rows.fold(layers.size() - 1));
+  }
+
+ private:
+  const Output& apply(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next) const {
+    const std::size_t kept = rows.is_forward_only() ? std::min<std::size_t>(layers.size(), 2) : layers.size();
+    if (trace.layers.size() < kept) trace.layers.resize(kept);
+    const Input* h = &x;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      trace.last = i % kept;
+      typename L::Trace& own = trace.layers[trace.last];
+      if constexpr (requires { layers[i].first_norm(own); })
+        h = &layers[i].forward(*h, rows.fold(i), own, i + 1 < layers.size() ? layers[i + 1].first_norm(trace.layers[(i + 1) % kept]) : next, i > 0);
+      else
+        h = &layers[i].forward(*h, rows.fold(i), own);
+    }
+    return *h;
   }
 };
 

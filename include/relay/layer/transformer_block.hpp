@@ -67,11 +67,13 @@ class TransformerBlock {
     visit("feed_forward", layer.feed_forward...);
   }
 
-  const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
-    return apply(x, rows, trace, [&](const Tensor& normal) -> const Tensor& {
+  /// `next`: the norm that reads y, to be applied here. `begun`: somebody has done so with this block's first_norm().
+  const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace, NextNorm<B> next = {}, bool begun = false) const {
+    return apply(x, rows, trace, next, begun, [&](const Tensor& normal) -> const Tensor& {
       return attention.mix(normal, rows, trace.attention);
     });
   }
+  NextNorm<B> first_norm(Trace& trace) const { return {&norm1, &trace.norm1}; }
 
   /// `next`: what the gradient of x meets next, if it is known (dropping() of the block before).
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad,
@@ -87,8 +89,8 @@ class TransformerBlock {
 
   /// As forward, for new rows that continue cached sequences (Attention::mix).
   const Tensor& extend(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
-                       const typename B::Indices& starts, Cache& cache, Trace& trace) const {
-    return apply(x, rows, trace, [&](const Tensor& normal) -> const Tensor& {
+                       const typename B::Indices& starts, Cache& cache, Trace& trace, NextNorm<B> next = {}, bool begun = false) const {
+    return apply(x, rows, trace, next, begun, [&](const Tensor& normal) -> const Tensor& {
       return attention.mix(normal, rows, slots, starts, cache, trace.attention);
     });
   }
@@ -112,13 +114,16 @@ class TransformerBlock {
   }
 
   /// What attention and feed-forward give is added at once, and not kept: it would be a tenth of the trace.
-  const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, auto&& mix) const {
+  const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, NextNorm<B> next, bool begun, auto&& mix) const {
     Tensor branch, activated;
     const Linear<B>&out = attention.out, &down = feed_forward.down;
-    B::linear(mix(norm1.forward(x, rows, trace.norm1)), out.weight, out.bias, branch);
+    B::linear(mix(begun ? trace.norm1.y : norm1.forward(x, rows, trace.norm1)), out.weight, out.bias, branch);
     const Tensor& normal = norm2.forward(x, branch, dropout_, rows.fold(0).dropout(), trace.middle, trace.norm2);
     B::linear(feed_forward.activate(normal, rows, trace.feed_forward, activated), down.weight, down.bias, branch);
-    B::residual(trace.middle, branch, dropout_, rows.fold(1).dropout(), trace.y);
+    if (next.norm != nullptr)
+      next.norm->forward(trace.middle, branch, dropout_, rows.fold(1).dropout(), trace.y, *next.trace);
+    else
+      B::residual(trace.middle, branch, dropout_, rows.fold(1).dropout(), trace.y);
     return trace.y;
   }
 

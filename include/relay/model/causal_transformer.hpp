@@ -46,13 +46,14 @@ struct CausalTransformer {
   /// The normalised state of every row [rows, width], which the head reads.
   const Tensor& forward(const typename B::Indices& tokens, const Rows<B>& rows, Trace& trace) const {
     const Tensor& x = embedding.forward(tokens, rows, trace.embedding);
-    return norm.forward(body.forward(x, rows, trace.body), rows, trace.norm);
+    body.forward(x, rows, trace.body, {&norm, &trace.norm});
+    return trace.norm.y;
   }
 
   /// `dstate`: the gradient of what forward returned.
   void backward(const typename B::Indices& tokens, const Rows<B>& rows, const Trace& trace, const Tensor& dstate,
                 CausalTransformer& grad) const {
-    Tensor d = norm.backward(Body::output(trace.body), rows, trace.norm, dstate, grad.norm);
+    Tensor d = norm.backward_first(Body::output(trace.body), trace.norm, dstate, Tensor(), grad.norm, body.dropping(rows));
     d = body.backward(trace.embedding.y, rows, trace.body, d, grad.body);
     embedding.backward(tokens, rows, trace.embedding, d, grad.embedding);
   }

@@ -44,9 +44,11 @@ class KvCache {
   const typename B::Tensor& extend(const CausalTransformer<B>& model, const typename B::Indices& tokens, const Rows<B>& rows,
                                    const typename B::Indices& slots, const typename B::Indices& starts, Workspace& w) {
     const auto* h = &model.embedding.forward(tokens, rows, w.embedded);
-    for (std::size_t i = 0; i < layers_.size(); ++i)
-      h = &model.body.layers[i].extend(*h, rows, slots, starts, layers_[i], w.block);
-    return model.norm.forward(*h, rows, w.normal);
+    const auto& layers = model.body.layers;
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      h = &layers[i].extend(*h, rows, slots, starts, layers_[i], w.block,
+                            i + 1 < layers.size() ? layers[i + 1].first_norm(w.block) : NextNorm<B>{&model.norm, &w.normal}, i > 0);
+    return w.normal.y;
   }
 
  private:
