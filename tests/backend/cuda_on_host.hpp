@@ -393,6 +393,12 @@ inline cudaError_t cudaFreeAsync(void* block, cudaStream_t) {
 inline cudaError_t cudaFree(void* block) { return std::free(block), cudaSuccess; }
 inline cudaError_t cudaMallocHost(void** to, std::size_t bytes) { return cudaMalloc(to, bytes); }
 inline cudaError_t cudaFreeHost(void* block) { return cudaFree(block); }
+using cudaEvent_t = void*;
+inline constexpr unsigned cudaEventDisableTiming = 2;
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaMalloc(event, 1); }
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return cudaFree(event); }
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
   cuda_on_host::now_or_later([=] {
     if (bytes > 0) std::memcpy(to, from, bytes);

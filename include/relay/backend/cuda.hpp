@@ -60,6 +60,20 @@ struct Functions : ComposedOps<Self> {
     over_elements(from.size(), Convert<bf16, float>{from.as<bf16>(), wide.data()});
     copy_to_host(wide.data(), to.data(), to.size() * sizeof(float));
   }
+  template <class, class>
+  class Reading {
+   public:
+    void begin(const Tensor& x) {
+      require(x.type() == Type::float32, "what is read later is float32");
+      size_ = static_cast<std::size_t>(x.size());
+      pinned_.copy(x.data(), x.bytes());
+    }
+    std::span<const float> values() { return {static_cast<const float*>(pinned_.wait()), size_}; }
+
+   private:
+    Pinned pinned_;
+    std::size_t size_ = 0;
+  };
 
   // Products. Weights are [outputs, inputs].
   /// y [rows, outputs] = x [rows, inputs] weight^T

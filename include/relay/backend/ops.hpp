@@ -164,6 +164,17 @@ struct ComposedOps {
     indices = Backend::indices(list, device);
   }
   static void download_to(const auto& x, auto& values) { values = Backend::download(x); }
+
+  /// What a tensor holds now, to be read later: a device that is asked for more meanwhile need not be waited for until all of that is done.
+  template <class Tensor, class S>
+  class Reading {
+   public:
+    void begin(const Tensor& x) { Backend::download_to(x, values_); }
+    std::span<const S> values() { return values_; }
+
+   private:
+    std::vector<S> values_;
+  };
 };
 
 }  // namespace relay

@@ -57,15 +57,16 @@ class AskedRows {
     if (targets_.empty()) return;
     B::logits(gathered_, head.weight, head.bias, logits_);
     B::softmax_cross_entropy(logits_, targets_on_device_, weights_, losses_);
+    reading_.begin(losses_);
     B::logits_backward(gathered_, head.weight, logits_, dgathered_, grad.weight, grad.bias);
   }
-  /// Calls see(target, weight, loss, right) for every row that was learned, in order. The host waits for the losses: best when everything
-  /// else has been asked of the device.
+  /// Calls see(target, weight, loss, right) for every row that was learned, in order. The host waits for the losses, and not for what the
+  /// device was asked for after learn(): best when everything else has been.
   void read(auto&& see) {
     if (targets_.empty()) return;
-    B::download_to(losses_, read_);
+    const auto read = reading_.values();
     for (std::size_t i = 0; i < targets_.size(); ++i)
-      see(targets_[i], weights_[i], static_cast<double>(read_[2 * i]), read_[2 * i + 1] != 0);
+      see(targets_[i], weights_[i], static_cast<double>(read[2 * i]), read[2 * i + 1] != 0);
   }
 
   /// Adds the gradient of iteration t's rows to its state's.
@@ -86,7 +87,7 @@ class AskedRows {
   std::vector<Index> targets_;    // of all iterations, one after another
   std::vector<double> weights_;
   typename B::Indices targets_on_device_;
-  std::vector<typename B::Scalar> read_;  // losses_, on the host
+  typename B::template Reading<Tensor, typename B::Scalar> reading_;  // losses_, on the host
   Tensor gathered_, logits_, losses_, dgathered_;
 };
 

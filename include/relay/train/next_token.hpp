@@ -22,7 +22,7 @@ class NextToken {
   struct Workspace {
     explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
     typename Backend::Device device;
-    Tokens text;
+    Tokens text, last;  // of an example; the token that each text ends with, which is not read
     std::vector<int> lengths;
     std::vector<std::int32_t> tokens;
     Ragged<Backend> batch;
@@ -43,24 +43,33 @@ class NextToken {
                     Workspace& w, Model& grad) const {
     w.lengths.clear();
     w.tokens.clear();
-    w.asked.start(1);
+    w.last.clear();
     for (const Example* e : examples) {
       if constexpr (requires { task_.text(*e, w.text); })
         task_.text(*e, w.text);
       else
         w.text = task_.text(*e);
-      const int first = static_cast<int>(w.tokens.size() + e->problem.size()) - 1;  // the row that predicts text[0]
       w.tokens.insert(w.tokens.end(), e->problem.begin(), e->problem.end());
       w.tokens.insert(w.tokens.end(), w.text.begin(), w.text.end() - 1);
       w.lengths.push_back(static_cast<int>(e->problem.size() + w.text.size()) - 1);
-      for (std::size_t i = 0; i < w.text.size(); ++i) w.asked.ask(1, first + static_cast<int>(i), w.text[i], e->weight / total);
+      w.last.push_back(w.text.back());
     }
     w.batch.assign(w.lengths);
     const Rows<Backend> rows(w.batch, dropout);
     Backend::indices_to(w.tokens, w.device, w.x);
-    w.asked.finish(w.device, model.head.inputs());
+    const Tensor& states = model.forward(w.x, rows, w.trace);
 
-    w.asked.gather(1, model.forward(w.x, rows, w.trace));
+    // What is asked is worked out while the device computes: of each row from a problem's last on, the token that is read next.
+    w.asked.start(1);
+    for (std::size_t s = 0; s < examples.size(); ++s) {
+      const Example& e = *examples[s];
+      const int end = rows.end(static_cast<int>(s)) - 1;
+      for (int row = rows.begin(static_cast<int>(s)) + static_cast<int>(e.problem.size()) - 1; row < end; ++row)
+        w.asked.ask(1, row, w.tokens[static_cast<std::size_t>(row) + 1], e.weight / total);
+      w.asked.ask(1, end, w.last[s], e.weight / total);
+    }
+    w.asked.finish(w.device, model.head.inputs());
+    w.asked.gather(1, states);
     w.asked.learn(model.head, grad.head);
     w.dstate.resize(rows.count(), model.head.inputs(), w.device);
     Backend::fill(w.dstate, 0);

@@ -87,6 +87,56 @@ inline void copy_to_host(const void* from, void* to, std::size_t bytes) {
   synchronise("finish what was asked of it");
 }
 
+/// Memory of the host that the device writes while the host goes on.
+class Pinned {
+ public:
+  Pinned() = default;
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+  Pinned(Pinned&& other) noexcept { swap(other); }
+  Pinned& operator=(Pinned&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Pinned() {
+    if (written_ == nullptr) return;
+    (void)cudaEventSynchronize(written_);
+    (void)cudaEventDestroy(written_);
+    if (block_ != nullptr) (void)cudaFreeHost(block_);
+  }
+
+  /// Asks for a copy of so many bytes.
+  void copy(const void* from, std::size_t bytes) {
+    if (written_ == nullptr) check(cudaEventCreateWithFlags(&written_, cudaEventDisableTiming), "make an event");
+    wait();
+    if (bytes > size_) {
+      if (block_ != nullptr) check(cudaFreeHost(std::exchange(block_, nullptr)), "give back memory of the host");
+      size_ = 0;
+      const std::size_t room = bytes + bytes / 4;  // batches differ
+      check(cudaMallocHost(&block_, room), "pin memory of the host");
+      size_ = room;
+    }
+    if (bytes > 0) check(cudaMemcpyAsync(block_, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy from the GPU");
+    check(cudaEventRecord(written_, stream()), "record an event");
+  }
+  /// Until what was asked for is there; null before.
+  const void* wait() {
+    if (written_ != nullptr) check(cudaEventSynchronize(written_), "finish what was asked of it");
+    return block_;
+  }
+
+ private:
+  void swap(Pinned& other) noexcept {
+    std::swap(block_, other.block_);
+    std::swap(size_, other.size_);
+    std::swap(written_, other.written_);
+  }
+
+  void* block_ = nullptr;
+  std::size_t size_ = 0;
+  cudaEvent_t written_ = nullptr;
+};
+
 /// What an element is. Parameters, their gradients, the residual stream and logits are float32. Between them, where Cuda<bf16> computes,
 /// it is bf16: half the traffic, and what tensor cores take.
 enum class Type { float32, bfloat16 };
