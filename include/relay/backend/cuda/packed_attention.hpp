@@ -1,0 +1,466 @@
+// Attention of bf16 to sequences of up to 128 rows, forward and backward, whatever lengths a batch has.
+//
+// A sequence is cut into parts of 16 rows, a warp each, and a block of threads is filled with the parts of as many whole sequences as it has
+// room for (Packing, made on the host). So no warp waits for a longer sequence beside it, there is one launch, and no shared memory lies
+// idle but what is left of a block. A warp loads and turns the rows of its own part; then the block waits once, and each warp finds the other
+// parts of its sequence beside its own.
+//
+// What a warp computes depends on its sequence alone: neither on where it lies in a block nor on what lies beside it.
+//
+// Backward (attention.hpp's notation): a warp has 16 queries, finds D and dQ; then the same 16 rows as keys, and makes P and dS of them again,
+// the other way round, for dK and dV. That is cheaper than to have P and dS in shared memory, where they would take the room of other blocks.
+#pragma once
+
+#include <array>
+
+#include <relay/backend/cuda/attention.hpp>
+#include <relay/backend/cuda/tensor.hpp>
+
+namespace relay::cuda {
+
+/// 16 rows of a sequence, or what is left of it: the sequence begins in row `begin` of the batch, has so many `rows`, and `before` of them
+/// come before these. Without rows it is no part at all.
+struct Part {
+  int begin = 0, before = 0, rows = 0;
+
+  Part() = default;
+  Part(int b, int i, int n) : begin(b), before(i), rows(n) {}
+  __device__ explicit Part(std::uint64_t word)
+      : begin(static_cast<int>(word & 0xffffffffu)), before(static_cast<int>(word >> 32 & 0xffffu)), rows(static_cast<int>(word >> 48)) {}
+  std::uint64_t word() const {
+    return static_cast<std::uint64_t>(begin) | static_cast<std::uint64_t>(before) << 32 | static_cast<std::uint64_t>(rows) << 48;
+  }
+};
+
+/// The sequences of a ragged batch, cut into parts and put into blocks. Each goes to the first block that has room, in the order of the
+/// batch: the first sequences lie in the first blocks, as if there were no others.
+class Packing {
+ public:
+  static constexpr int longest = 128;  // sequence that it is made for
+
+  /// `offsets`: of the sequences' rows. Batches of single rows, which are steps of generation, and of longer sequences have none.
+  void assign(std::span<const int> offsets, Device device) {
+    warps_ = 0;
+    int most = 0;
+    for (std::size_t s = 1; s < offsets.size(); ++s) most = std::max(most, offsets[s] - offsets[s - 1]);
+    if (most < 2 || most > longest) return;
+    warps_ = most <= 64 ? 4 : 8;
+    blocks_.clear();
+    taken_.clear();
+    words_.clear();
+    std::array<std::size_t, longest / 16 + 1> first{};  // by the number of parts: blocks before this one have no room for so many
+    for (std::size_t s = 1; s < offsets.size(); ++s) {
+      const int begin = offsets[s - 1], rows = offsets[s] - begin, parts = (rows + 15) / 16;
+      std::size_t& block = first[static_cast<std::size_t>(parts)];
+      while (block < taken_.size() && taken_[block] + parts > warps_) ++block;
+      if (block == taken_.size()) {
+        taken_.push_back(0);
+        words_.resize(words_.size() + static_cast<std::size_t>(warps_));
+      }
+      for (int i = 0; i < parts; ++i)
+        words_[block * static_cast<std::size_t>(warps_) + static_cast<std::size_t>(taken_[block]++)] = Part(begin, 16 * i, rows).word();
+      blocks_.push_back(static_cast<int>(taken_.size()));
+    }
+    list_.assign(words_, device);
+  }
+
+  /// Of a block, 4 or 8; 0: nothing is packed.
+  int warps() const { return warps_; }
+  /// That the first sequences take.
+  int blocks(int sequences) const { return sequences > 0 ? blocks_[static_cast<std::size_t>(sequences) - 1] : 0; }
+  /// Part::word() of each warp of each block, on the device.
+  const std::uint64_t* parts() const { return list_.data(); }
+
+ private:
+  int warps_ = 0;
+  std::vector<int> blocks_, taken_;
+  std::vector<std::uint64_t> words_;
+  List<std::uint64_t> list_;
+};
+
+namespace detail {
+
+/// What both kernels are given.
+struct Packed {
+  const bf16* qkv;
+  const std::uint64_t* parts;
+  int rows;  // of the sequences that are asked for: what comes after them is no part
+  Heads heads;
+  int width, size;  // of all heads; of one
+  float scale;
+  Rotation rotation;
+
+  __device__ int head() const { return static_cast<int>(blockIdx.x) % heads.count; }
+  __device__ Part part(int warps, int own_warp) const {
+    const Part part(parts[static_cast<int>(blockIdx.x) / heads.count * warps + own_warp]);
+    return part.begin < rows ? part : Part(std::uint64_t{0});
+  }
+  __device__ const float* table() const { return head() < rotation.heads ? rotation.table : nullptr; }
+  /// Where the rows of a part begin in a matrix [rows, parts width], and how far it is from one to the next.
+  template <class U>
+  __device__ U* at(U* matrix, const Part& own, int parts, int part) const {
+    return matrix + (own.begin + own.before) * static_cast<long>(parts * width) + part * width + head() * size;
+  }
+  __device__ long of_row(const Part& own, int row) const { return static_cast<long>(own.begin + own.before + row) * heads.count + head(); }
+};
+
+/// The two numbers of a register.
+__device__ inline float lower_number(std::uint32_t word) { return number(__ushort_as_bfloat16(static_cast<unsigned short>(word))); }
+__device__ inline float upper_number(std::uint32_t word) { return number(__ushort_as_bfloat16(static_cast<unsigned short>(word >> 16))); }
+
+/// Begins to copy a warp's 16 rows to its rows of a tile, zeros where there is nothing.
+template <int depth>
+__device__ void copy_part(const bf16* from, int stride, int count, int size, bf16* to) {
+  constexpr int steps = depth / 8;
+  for (int j = 0; j < 16 * steps / warp; ++j) {
+    const int i = Lane().thread + j * warp, r = i / steps, c = i % steps * 8;
+    const bool there = r < count && c < size;
+    copy_behind(to + r * pitch<bf16, depth> + c, there ? from + r * stride + c : from, there);
+  }
+}
+
+/// Loads a warp's 16 rows of queries and of keys, and turns them on the way: `table` begins with the first of these rows; null: they stay.
+template <int depth>
+__device__ void load_turned(const bf16* queries, const bf16* keys, int stride, int count, int size, const float* table, bf16* query, bf16* key) {
+  constexpr int half = depth / 2, steps = half / 8, next = pitch<bf16, depth>, each = (16 * steps + warp - 1) / warp;
+  const bf16* const from[2] = {queries, keys};
+  bf16* const to[2] = {query, key};
+  Sixteen loaded[each][2][2];
+  for (int j = 0; j < each; ++j) {
+    const int i = Lane().thread + j * warp, r = i / steps, c = i % steps * 8;
+    for (int which = 0; which < 2; ++which)
+      for (int side = 0; side < 2; ++side) {
+        const int column = c + side * half;
+        const bool there = r < count && column < size;
+        loaded[j][which][side] = there ? *reinterpret_cast<const Sixteen*>(from[which] + r * stride + column) : Sixteen{};
+      }
+  }
+  for (int j = 0; j < each; ++j) {
+    const int i = Lane().thread + j * warp, r = i / steps, c = i % steps * 8;
+    if (table != nullptr && r < count) {
+      for (int w = 0; w < 4; ++w) {
+        const float* const angle = table + r * depth + c + 2 * w;
+        const Plain::Two cosine = Plain::two(angle), sine = Plain::two(angle + half);
+        for (int which = 0; which < 2; ++which) {
+          std::uint32_t &x = loaded[j][which][0].words[w], &y = loaded[j][which][1].words[w];
+          float x0 = lower_number(x), x1 = upper_number(x), y0 = lower_number(y), y1 = upper_number(y);
+          turn(x0, y0, cosine.x[0], sine.x[0]);
+          turn(x1, y1, cosine.x[1], sine.x[1]);
+          x = pair(x0, x1);
+          y = pair(y0, y1);
+        }
+      }
+    }
+    if (r < 16)
+      for (int which = 0; which < 2; ++which)
+        for (int side = 0; side < 2; ++side)
+          *reinterpret_cast<Sixteen*>(to[which] + r * next + c + side * half) = loaded[j][which][side];
+  }
+}
+
+/// sums [16, 32] = a b^T of tiles; of b only 16 rows unless there are `two` times so many.
+template <int depth>
+__device__ void scores(const bf16* a, const bf16* b, bool two, float (&sums)[4][4]) {
+  constexpr int next = pitch<bf16, depth>;
+  const int lane = Lane().thread;
+  a += lane % 16 * next + lane / 16 * 8;
+  b += (lane / 16 * 8 + lane % 8) * next + lane / 8 % 2 * 8;
+  for (auto& fragment : sums)
+    for (float& x : fragment) x = 0;
+  for (int k = 0; k < depth; k += 16) {
+    std::uint32_t left[4], right[4];
+    load_tiles(left, a + k);
+    load_tiles(right, b + k);
+    multiply_tiles(sums[0], left, {right[0], right[1]});
+    multiply_tiles(sums[1], left, {right[2], right[3]});
+    if (two) {
+      load_tiles(right, b + 16 * next + k);
+      multiply_tiles(sums[2], left, {right[0], right[1]});
+      multiply_tiles(sums[3], left, {right[2], right[3]});
+    }
+  }
+}
+
+/// A matrix [16, 32] of a warp, rounded, as tensor cores take it.
+using Rounded = std::uint32_t[2][4];
+
+__device__ inline void round(const float (&p)[4][4], Rounded& to) {
+  for (int k = 0; k < 2; ++k)
+    for (int i = 0; i < 4; ++i) to[k][i] = pair(p[2 * k + i / 2][i % 2 * 2], p[2 * k + i / 2][i % 2 * 2 + 1]);
+}
+
+/// sums [16, depth] += p b, where b is a tile; of both only the first 16 unless there are `two` times so many.
+template <int depth>
+__device__ void add_product(const Rounded& p, bool two, const bf16* b, float (&sums)[depth / 8][4]) {
+  constexpr int next = pitch<bf16, depth>;
+  const int lane = Lane().thread;
+  b += lane % 16 * next + lane / 16 * 8;
+  for (int k = 0; k < 2; ++k) {
+    if (k == 1 && !two) break;
+    for (int n = 0; n < depth; n += 16) {
+      std::uint32_t right[4];
+      load_tiles_transposed(right, b + k * 16 * next + n);
+      multiply_tiles(sums[n / 8], p[k], {right[0], right[1]});
+      multiply_tiles(sums[n / 8 + 1], p[k], {right[2], right[3]});
+    }
+  }
+}
+
+/// Stores a warp's 16 rows. The four lanes that have a row exchange what they have of it, so that each stores 16 bytes at once.
+template <int depth>
+__device__ void store_part(const float (&sums)[depth / 8][4], float upper, float lower, bf16* to, int stride, int count, int size) {
+  const Lane lane;
+  const bool odd = lane.member % 2 == 1, high = lane.member >= 2;
+  for (int half = 0; half < 2; ++half) {
+    const int row = lane.group + 8 * half;
+    const float factor = half == 0 ? upper : lower;
+    for (int c = 0; c < depth / 8; c += 4) {
+      std::uint32_t words[4] = {};  // of fragments c .. c + 3; then of fragment c + member
+      for (int j = 0; j < 4 && j < depth / 8; ++j) words[j] = pair(sums[c + j][2 * half] * factor, sums[c + j][2 * half + 1] * factor);
+      const auto exchange = [&](std::uint32_t& first, std::uint32_t& second, bool later, int distance) {
+        const std::uint32_t other = __shfl_xor_sync(whole_warp, later ? first : second, distance);
+        first = later ? other : first;
+        second = later ? second : other;
+      };
+      exchange(words[0], words[1], odd, 1);
+      exchange(words[2], words[3], odd, 1);
+      exchange(words[0], words[2], high, 2);
+      exchange(words[1], words[3], high, 2);
+      const int column = 8 * (c + lane.member);
+      if (row < count && column < size)
+        *reinterpret_cast<Sixteen*>(to + static_cast<long>(row) * stride + column) = {words[0], words[1], words[2], words[3]};
+    }
+  }
+}
+
+/// Blocks that a multiprocessor has room for: as many as its shared memory has, and so few registers that they fit.
+template <int depth, int warps>
+struct PackedRoom {
+  static constexpr int row = pitch<bf16, depth>, part = 16 * row, tile = warps * part;
+  static constexpr std::size_t forward = 3 * tile * sizeof(bf16), backward = 4 * tile * sizeof(bf16) + 2 * 16 * warps * sizeof(float);
+};
+
+template <int depth, int warps>
+__global__ void __launch_bounds__(warps* warp, 32 / warps) packed_attention_kernel(Packed batch, bf16* out, float* lse) {
+  using Room = PackedRoom<depth, warps>;
+  const Lane lane;
+  const Part part = batch.part(warps, lane.own_warp);
+  const int count = part.rows - part.before;  // of rows from the warp's first
+  bf16* const shared = shared_memory<bf16>();
+  bf16* const query = shared + lane.own_warp * Room::part;
+  if (part.rows > 0) {
+    const float* const table = batch.table();
+    const int stride = 3 * batch.width;
+    copy_part<depth>(batch.at(batch.qkv, part, 3, 2), stride, count, batch.size, query + 2 * Room::tile);
+    end_copies();
+    load_turned<depth>(batch.at(batch.qkv, part, 3, 0), batch.at(batch.qkv, part, 3, 1), stride, count, batch.size,
+                       table == nullptr ? nullptr : table + part.before * depth, query, query + Room::tile);
+    wait_for_copies();
+  }
+  __syncthreads();
+  if (part.rows == 0) return;
+
+  const bf16* const key = query + Room::tile - part.before * Room::row;  // of the sequence's first row
+  const bf16* const value = key + Room::tile;
+  const Sight sight{mask_of(batch.heads, batch.head()), part.rows, part.rows};
+  const Range own = sight.of(part.before, 16), seen[2] = {sight.of(part.before + lane.group), sight.of(part.before + lane.group + 8)};
+  float sums[depth / 8][4] = {}, largest[2] = {least_score, least_score}, total[2] = {};
+  for (int from = own.begin / 16 * 16; from < own.end; from += span) {
+    const bool two = from + 16 < own.end;
+    float p[4][4];
+    scores<depth>(query, key + from * Room::row, two, p);
+    float most[2] = {largest[0], largest[1]};
+    for (int c = 0; c < 4; ++c)
+      for (int i = 0; i < 4; ++i) {
+        p[c][i] = seen[i / 2].has(from + 8 * c + 2 * lane.member + i % 2) ? p[c][i] * batch.scale : least_score;
+        most[i / 2] = fmaxf(most[i / 2], p[c][i]);
+      }
+    float correction[2];
+    for (int half = 0; half < 2; ++half) {
+      most[half] = largest_lane<4>(most[half]);
+      correction[half] = exponential<bf16>(largest[half] - most[half]);
+      largest[half] = most[half];
+      total[half] *= correction[half];
+    }
+    for (int c = 0; c < 4; ++c)
+      for (int i = 0; i < 4; ++i) {
+        p[c][i] = exponential<bf16>(p[c][i] - largest[i / 2]);
+        total[i / 2] += p[c][i];
+      }
+    for (int c = 0; c < depth / 8; ++c)
+      for (int i = 0; i < 4; ++i) sums[c][i] *= correction[i / 2];
+    Rounded rounded;
+    round(p, rounded);
+    add_product<depth>(rounded, two, value + from * Room::row, sums);
+  }
+  float inverse[2];
+  for (int half = 0; half < 2; ++half) {
+    total[half] = sum_lanes<4>(total[half]);
+    inverse[half] = 1 / total[half];
+    const int i = lane.group + 8 * half;
+    if (lane.member == 0 && i < count) lse[batch.of_row(part, i)] = largest[half] + logf(total[half]);
+  }
+  store_part<depth>(sums, inverse[0], inverse[1], batch.at(out, part, 1, 0), batch.width, count, batch.size);
+}
+
+template <int depth, int warps>
+__global__ void __launch_bounds__(warps* warp, 24 / warps)
+    packed_backward_kernel(Packed batch, const float* lse, const bf16* dout, bf16* dqkv) {
+  using Room = PackedRoom<depth, warps>;
+  constexpr int next = Room::row;
+  const Lane lane;
+  const Part part = batch.part(warps, lane.own_warp);
+  const int count = part.rows - part.before;
+  bf16* const shared = shared_memory<bf16>();
+  bf16* const own_query = shared + lane.own_warp * Room::part;
+  float* const own_log_sums = reinterpret_cast<float*>(shared + 4 * Room::tile) + 16 * lane.own_warp;  // and D behind those of all warps
+  if (part.rows > 0) {
+    const float* const table = batch.table();
+    const int stride = 3 * batch.width;
+    copy_part<depth>(batch.at(batch.qkv, part, 3, 2), stride, count, batch.size, own_query + 2 * Room::tile);
+    copy_part<depth>(batch.at(dout, part, 1, 0), batch.width, count, batch.size, own_query + 3 * Room::tile);
+    end_copies();
+    if (lane.thread < 16) own_log_sums[lane.thread] = lane.thread < count ? lse[batch.of_row(part, lane.thread)] : 0.0f;
+    load_turned<depth>(batch.at(batch.qkv, part, 3, 0), batch.at(batch.qkv, part, 3, 1), stride, count, batch.size,
+                       table == nullptr ? nullptr : table + part.before * depth, own_query, own_query + Room::tile);
+    wait_for_copies();
+  }
+  __syncthreads();
+
+  const bf16* const query = own_query - part.before * next;  // of the sequence's first row, and so are the others
+  const bf16* const key = query + Room::tile;
+  const float* const log_sums = own_log_sums - part.before;
+  const float* const means = log_sums + 16 * warps;
+  const Sight sight{mask_of(batch.heads, batch.head()), part.rows, part.rows};
+  const float* const table = batch.table();
+  bf16* const to = batch.at(dqkv, part, 3, 0);
+  const int stride = 3 * batch.width;
+  float p[4][4], ds[4][4];
+  if (part.rows > 0) {
+    const Range own = sight.of(part.before, 16), seen[2] = {sight.of(part.before + lane.group), sight.of(part.before + lane.group + 8)};
+    const int begin = own.begin / 16 * 16;
+    const bool once = own.end - begin <= span;  // what is made for D is there for dQ
+    const float log_sum[2] = {own_log_sums[lane.group], own_log_sums[lane.group + 8]};
+    const auto make = [&](int from, bool two) {
+      scores<depth>(own_query, key + from * next, two, p);
+      scores<depth>(own_query + 3 * Room::tile, key + Room::tile + from * next, two, ds);
+      for (int c = 0; c < 4; ++c)
+        for (int i = 0; i < 4; ++i) {
+          const bool sees = seen[i / 2].has(from + 8 * c + 2 * lane.member + i % 2);
+          p[c][i] = sees ? exponential<bf16>(p[c][i] * batch.scale - log_sum[i / 2]) : 0.0f;
+        }
+    };
+    float mean[2] = {};
+    for (int from = begin; from < own.end; from += span) {
+      make(from, from + 16 < own.end);
+      for (int c = 0; c < 4; ++c)
+        for (int i = 0; i < 4; ++i) mean[i / 2] += p[c][i] * ds[c][i];
+    }
+    for (int half = 0; half < 2; ++half) {
+      mean[half] = sum_lanes<4>(mean[half]);
+      if (lane.member == 0) own_log_sums[16 * warps + lane.group + 8 * half] = mean[half];
+    }
+    float dq[depth / 8][4] = {};
+    for (int from = begin; from < own.end; from += span) {
+      const bool two = from + 16 < own.end;
+      if (!once) make(from, two);
+      for (int c = 0; c < 4; ++c)
+        for (int i = 0; i < 4; ++i) ds[c][i] = p[c][i] * (ds[c][i] - mean[i / 2]);
+      Rounded rounded;
+      round(ds, rounded);
+      add_product<depth>(rounded, two, key + from * next, dq);
+    }
+    if (table != nullptr) turn_back<depth>(dq, part.before, part.rows, table);
+    store_part<depth>(dq, batch.scale, batch.scale, to, stride, count, batch.size);
+  }
+  __syncthreads();
+  if (part.rows == 0) return;
+
+  // The rows as keys, by which queries they are seen. dV and dK one after the other, for the registers of both would be those of other warps.
+  const Sight seen_by = sight.transposed();
+  const Range own = seen_by.of(part.before, 16), seen[2] = {seen_by.of(part.before + lane.group), seen_by.of(part.before + lane.group + 8)};
+  const int begin = own.begin / 16 * 16;
+  const bool once = own.end - begin <= span;
+  Rounded rounded[2];  // P and dS
+  for (int which = 2; which > 0; --which) {
+    float sums[depth / 8][4] = {};
+    for (int from = begin; from < own.end; from += span) {
+      const bool two = from + 16 < own.end;
+      if (which == 2 || !once) {
+        scores<depth>(own_query + Room::tile, query + from * next, two, p);
+        if (which == 1 || once) scores<depth>(own_query + 2 * Room::tile, query + 3 * Room::tile + from * next, two, ds);
+        for (int c = 0; c < 4; ++c)
+          for (int j = 0; j < 2; ++j) {
+            const int column = from + 8 * c + 2 * lane.member + j;
+            const float log_sum = c < 2 || two ? log_sums[column] : 0.0f, mean = c < 2 || two ? means[column] : 0.0f;
+            for (int i = j; i < 4; i += 2) {
+              p[c][i] = seen[i / 2].has(column) ? exponential<bf16>(p[c][i] * batch.scale - log_sum) : 0.0f;
+              if (which == 1 || once) ds[c][i] = p[c][i] * (ds[c][i] - mean);
+            }
+          }
+        round(p, rounded[0]);
+        if (which == 1 || once) round(ds, rounded[1]);
+      }
+      if (which == 2)
+        add_product<depth>(rounded[0], two, query + 3 * Room::tile + from * next, sums);
+      else
+        add_product<depth>(rounded[1], two, query + from * next, sums);
+    }
+    if (which == 1 && table != nullptr) turn_back<depth>(sums, part.before, part.rows, table);
+    const float factor = which == 1 ? batch.scale : 1.0f;
+    store_part<depth>(sums, factor, factor, to + which * batch.width, stride, count, batch.size);
+  }
+}
+
+/// f(depth, warps), where there are kernels for heads of this size and the batch is packed. Whether there were.
+template <class F>
+bool with_packed(int size, const Packing& packing, bool wide, F&& f) {
+  if (packing.warps() == 0 || !wide || size % 16 != 0 || size > 64) return false;
+  const auto of_depth = [&](auto depth) {
+    if (packing.warps() == 4)
+      f(depth, Constant<4>());
+    else
+      f(depth, Constant<8>());
+  };
+  if (size == 16)
+    of_depth(Constant<16>());
+  else if (size == 32)
+    of_depth(Constant<32>());
+  else
+    of_depth(Constant<64>());
+  return true;
+}
+
+inline Packed packed(const bf16* qkv, const Packing& packing, int rows, int width, const Heads& heads, const Rotation& rotation) {
+  const int size = width / heads.count;
+  return {.qkv = qkv, .parts = packing.parts(), .rows = rows, .heads = heads, .width = width, .size = size,
+          .scale = 1 / std::sqrt(static_cast<float>(size)), .rotation = rotation};
+}
+
+inline dim3 packed_blocks(const Packing& packing, int sequences, const Heads& heads) {
+  return dim3(static_cast<unsigned>(packing.blocks(sequences)) * static_cast<unsigned>(heads.count));
+}
+
+}  // namespace detail
+
+/// attention() to the first sequences of a packed batch, which have so many rows. False: there is no kernel for it, and nothing was done.
+inline bool packed_attention(const bf16* qkv, const Packing& packing, int sequences, int rows, int width, const Heads& heads, bf16* out,
+                             float* lse, const Rotation& rotation = {}) {
+  using namespace detail;
+  return with_packed(width / heads.count, packing, aligned(qkv) && aligned(out), [&](auto depth, auto warps) {
+    launch(packed_attention_kernel<depth, warps>, packed_blocks(packing, sequences, heads), warps * warp, PackedRoom<depth, warps>::forward,
+           packed(qkv, packing, rows, width, heads, rotation), out, lse);
+  });
+}
+
+/// attention_backward() of the same; it needs no scratch.
+inline bool packed_attention_backward(const bf16* qkv, const float* lse, const bf16* dout, const Packing& packing, int sequences, int rows,
+                                      int width, const Heads& heads, bf16* dqkv, const Rotation& rotation = {}) {
+  using namespace detail;
+  return with_packed(width / heads.count, packing, aligned(qkv) && aligned(dout) && aligned(dqkv), [&](auto depth, auto warps) {
+    launch(packed_backward_kernel<depth, warps>, packed_blocks(packing, sequences, heads), warps * warp, PackedRoom<depth, warps>::backward,
+           packed(qkv, packing, rows, width, heads, rotation), lse, dout, dqkv);
+  });
+}
+
+}  // namespace relay::cuda
