@@ -233,15 +233,17 @@ __device__ void store_part(const float (&sums)[depth / 8][4], float upper, float
   }
 }
 
-/// Blocks that a multiprocessor has room for: as many as its shared memory has, and so few registers that they fit.
+/// What a block has in shared memory: tiles of queries, keys, values and, backward, gradients; then P and dS, [rows, rows] each, and two
+/// numbers of each row. dS comes where keys and values were, if it fits there.
 template <int depth, int warps>
 struct PackedRoom {
-  static constexpr int row = pitch<bf16, depth>, part = 16 * row, tile = warps * part;
-  static constexpr std::size_t forward = 3 * tile * sizeof(bf16), backward = 4 * tile * sizeof(bf16) + 2 * 16 * warps * sizeof(float);
+  static constexpr int rows = 16 * warps, row = pitch<bf16, depth>, part = 16 * row, tile = rows * row, square = rows * pitch<bf16, rows>;
+  static constexpr int p = 4 * tile, ds = square <= 2 * tile ? tile : p + square, all = p + (ds == tile ? 1 : 2) * square;
+  static constexpr std::size_t forward = 3 * tile * sizeof(bf16), backward = all * sizeof(bf16) + 2 * rows * sizeof(float);
 };
 
 template <int depth, int warps>
-__global__ void __launch_bounds__(warps* warp, 32 / warps) packed_attention_kernel(Packed batch, bf16* out, float* lse) {
+__global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kernel(Packed batch, bf16* out, float* lse) {
   using Room = PackedRoom<depth, warps>;
   const Lane lane;
   const Part part = batch.part(warps, lane.own_warp);
@@ -304,44 +306,42 @@ __global__ void __launch_bounds__(warps* warp, 32 / warps) packed_attention_kern
 }
 
 template <int depth, int warps>
-__global__ void __launch_bounds__(warps* warp, 24 / warps)
+__global__ void __launch_bounds__(warps* warp, 16 / warps)
     packed_backward_kernel(Packed batch, const float* lse, const bf16* dout, bf16* dqkv) {
   using Room = PackedRoom<depth, warps>;
-  constexpr int next = Room::row;
+  constexpr int next = Room::row, score_next = pitch<bf16, Room::rows>, spans = Room::rows / span;
   const Lane lane;
   const Part part = batch.part(warps, lane.own_warp);
-  const int count = part.rows - part.before;
+  const int count = part.rows - part.before, stride = 3 * batch.width;
+  const Sight sight{mask_of(batch.heads, batch.head()), part.rows, part.rows};
+  const float* const table = batch.table();
   bf16* const shared = shared_memory<bf16>();
   bf16* const own_query = shared + lane.own_warp * Room::part;
-  float* const own_log_sums = reinterpret_cast<float*>(shared + 4 * Room::tile) + 16 * lane.own_warp;  // and D behind those of all warps
+  bf16* const to = batch.at(dqkv, part, 3, 0);
   if (part.rows > 0) {
-    const float* const table = batch.table();
-    const int stride = 3 * batch.width;
     copy_part<depth>(batch.at(batch.qkv, part, 3, 2), stride, count, batch.size, own_query + 2 * Room::tile);
     copy_part<depth>(batch.at(dout, part, 1, 0), batch.width, count, batch.size, own_query + 3 * Room::tile);
     end_copies();
-    if (lane.thread < 16) own_log_sums[lane.thread] = lane.thread < count ? lse[batch.of_row(part, lane.thread)] : 0.0f;
     load_turned<depth>(batch.at(batch.qkv, part, 3, 0), batch.at(batch.qkv, part, 3, 1), stride, count, batch.size,
                        table == nullptr ? nullptr : table + part.before * depth, own_query, own_query + Room::tile);
     wait_for_copies();
   }
   __syncthreads();
 
-  const bf16* const query = own_query - part.before * next;  // of the sequence's first row, and so are the others
-  const bf16* const key = query + Room::tile;
-  const float* const log_sums = own_log_sums - part.before;
-  const float* const means = log_sums + 16 * warps;
-  const Sight sight{mask_of(batch.heads, batch.head()), part.rows, part.rows};
-  const float* const table = batch.table();
-  bf16* const to = batch.at(dqkv, part, 3, 0);
-  const int stride = 3 * batch.width;
-  float p[4][4], ds[4][4];
+  Rounded rounded[spans];  // dS
+  const Range own = sight.of(part.before, 16);
+  const int scores_at = (16 * lane.own_warp + lane.group) * score_next + 2 * lane.member;
   if (part.rows > 0) {
-    const Range own = sight.of(part.before, 16), seen[2] = {sight.of(part.before + lane.group), sight.of(part.before + lane.group + 8)};
-    const int begin = own.begin / 16 * 16;
-    const bool once = own.end - begin <= span;  // what is made for D is there for dQ
-    const float log_sum[2] = {own_log_sums[lane.group], own_log_sums[lane.group + 8]};
-    const auto make = [&](int from, bool two) {
+    const bf16* const key = own_query - part.before * next + Room::tile;  // of the sequence's first row
+    const Range seen[2] = {sight.of(part.before + lane.group), sight.of(part.before + lane.group + 8)};
+    const bool once = own.begin / span == (own.end - 1) / span;  // what is made for D is there for dQ
+    float p[4][4], ds[4][4], log_sum[2], mean[2] = {};
+    for (int half = 0; half < 2; ++half) {
+      const int i = lane.group + 8 * half;
+      log_sum[half] = i < count ? lse[batch.of_row(part, i)] : 0.0f;
+    }
+    const auto make = [&](int from) {
+      const bool two = from + 16 < own.end;
       scores<depth>(own_query, key + from * next, two, p);
       scores<depth>(own_query + 3 * Room::tile, key + Room::tile + from * next, two, ds);
       for (int c = 0; c < 4; ++c)
@@ -350,62 +350,47 @@ __global__ void __launch_bounds__(warps* warp, 24 / warps)
           p[c][i] = sees ? exponential<bf16>(p[c][i] * batch.scale - log_sum[i / 2]) : 0.0f;
         }
     };
-    float mean[2] = {};
-    for (int from = begin; from < own.end; from += span) {
-      make(from, from + 16 < own.end);
+    for (int from = own.begin / span * span; from < own.end; from += span) {
+      make(from);
       for (int c = 0; c < 4; ++c)
         for (int i = 0; i < 4; ++i) mean[i / 2] += p[c][i] * ds[c][i];
     }
-    for (int half = 0; half < 2; ++half) {
-      mean[half] = sum_lanes<4>(mean[half]);
-      if (lane.member == 0) own_log_sums[16 * warps + lane.group + 8 * half] = mean[half];
-    }
+    for (float& m : mean) m = sum_lanes<4>(m);
     float dq[depth / 8][4] = {};
-    for (int from = begin; from < own.end; from += span) {
-      const bool two = from + 16 < own.end;
-      if (!once) make(from, two);
-      for (int c = 0; c < 4; ++c)
+    unrolled<spans>([&](auto s) {
+      constexpr int from = s * span;
+      if (!own.meets(from, span)) return;
+      if (!once) make(from);
+      for (int c = 0; c < 4; ++c) {
+        for (int half = 0; half < 2; ++half)
+          TensorCores::put(shared + Room::p + scores_at + 8 * half * score_next + from + 8 * c, p[c][2 * half], p[c][2 * half + 1]);
         for (int i = 0; i < 4; ++i) ds[c][i] = p[c][i] * (ds[c][i] - mean[i / 2]);
-      Rounded rounded;
-      round(ds, rounded);
-      add_product<depth>(rounded, two, key + from * next, dq);
-    }
+      }
+      round(ds, rounded[s]);
+      add_product<depth>(rounded[s], from + 16 < own.end, key + from * next, dq);
+    });
     if (table != nullptr) turn_back<depth>(dq, part.before, part.rows, table);
     store_part<depth>(dq, batch.scale, batch.scale, to, stride, count, batch.size);
   }
+  __syncthreads();  // nobody reads keys and values any longer
+  unrolled<spans>([&](auto s) {
+    constexpr int from = s * span;
+    if (!own.meets(from, span)) return;
+    for (int k = 0; k < 2; ++k)
+      for (int i = 0; i < 4; ++i)
+        *reinterpret_cast<std::uint32_t*>(shared + Room::ds + scores_at + 8 * (i % 2) * score_next + from + 16 * k + 8 * (i / 2)) = rounded[s][k][i];
+  });
   __syncthreads();
   if (part.rows == 0) return;
 
-  // The rows as keys, by which queries they are seen. dV and dK one after the other, for the registers of both would be those of other warps.
-  const Sight seen_by = sight.transposed();
-  const Range own = seen_by.of(part.before, 16), seen[2] = {seen_by.of(part.before + lane.group), seen_by.of(part.before + lane.group + 8)};
-  const int begin = own.begin / 16 * 16;
-  const bool once = own.end - begin <= span;
-  Rounded rounded[2];  // P and dS
-  for (int which = 2; which > 0; --which) {
+  // The rows as keys. By whom they are seen: spans of 16 queries that meet these, in which P and dS have been written above.
+  const Range by = sight.transposed().of(part.before, 16);
+  const int sequence = 16 * lane.own_warp - part.before;  // its first row in the block
+  for (int which = 2; which > 0; --which) {               // dV = P^T dO, then dK = dS^T Q
     float sums[depth / 8][4] = {};
-    for (int from = begin; from < own.end; from += span) {
-      const bool two = from + 16 < own.end;
-      if (which == 2 || !once) {
-        scores<depth>(own_query + Room::tile, query + from * next, two, p);
-        if (which == 1 || once) scores<depth>(own_query + 2 * Room::tile, query + 3 * Room::tile + from * next, two, ds);
-        for (int c = 0; c < 4; ++c)
-          for (int j = 0; j < 2; ++j) {
-            const int column = from + 8 * c + 2 * lane.member + j;
-            const float log_sum = c < 2 || two ? log_sums[column] : 0.0f, mean = c < 2 || two ? means[column] : 0.0f;
-            for (int i = j; i < 4; i += 2) {
-              p[c][i] = seen[i / 2].has(column) ? exponential<bf16>(p[c][i] * batch.scale - log_sum) : 0.0f;
-              if (which == 1 || once) ds[c][i] = p[c][i] * (ds[c][i] - mean);
-            }
-          }
-        round(p, rounded[0]);
-        if (which == 1 || once) round(ds, rounded[1]);
-      }
-      if (which == 2)
-        add_product<depth>(rounded[0], two, query + 3 * Room::tile + from * next, sums);
-      else
-        add_product<depth>(rounded[1], two, query + from * next, sums);
-    }
+    const bf16* const scores = shared + (which == 2 ? Room::p : Room::ds) + sequence * score_next + part.before;
+    const bf16* const other = shared + (which == 2 ? 3 * Room::tile : 0) + sequence * next;
+    for (int k = by.begin / 16 * 16; k < by.end; k += 16) TensorCores::multiply_columns<Room::rows, depth>(scores, other, k, sums);
     if (which == 1 && table != nullptr) turn_back<depth>(sums, part.before, part.rows, table);
     const float factor = which == 1 ? batch.scale : 1.0f;
     store_part<depth>(sums, factor, factor, to + which * batch.width, stride, count, batch.size);
