@@ -80,6 +80,8 @@ class Packing {
 
 namespace detail {
 
+inline constexpr float log2_of_e = 1.44269504f;
+
 /// What both kernels are given.
 struct Packed {
   const bf16* qkv;
@@ -87,7 +89,7 @@ struct Packed {
   int rows;  // of the sequences that are asked for: what comes after them is no part
   Heads heads;
   int width, size;  // of all heads; of one
-  float scale;
+  float scale, exponent;  // of scores; and of two to the power of them, instead of e: a multiplication less each
   Rotation rotation;
 
   __device__ int head() const { return static_cast<int>(blockIdx.x) % heads.count; }
@@ -105,56 +107,60 @@ struct Packed {
 };
 
 /// The two numbers of a register.
-__device__ inline float lower_number(std::uint32_t word) { return number(__ushort_as_bfloat16(static_cast<unsigned short>(word))); }
-__device__ inline float upper_number(std::uint32_t word) { return number(__ushort_as_bfloat16(static_cast<unsigned short>(word >> 16))); }
+__device__ inline float lower_number(std::uint32_t word) { return __int_as_float(static_cast<int>(word << 16)); }
+__device__ inline float upper_number(std::uint32_t word) { return __int_as_float(static_cast<int>(word & 0xffff0000u)); }
 
 /// Begins to copy a warp's 16 rows to its rows of a tile, zeros where there is nothing.
 template <int depth>
 __device__ void copy_part(const bf16* from, int stride, int count, int size, bf16* to) {
-  constexpr int steps = depth / 8;
-  for (int j = 0; j < 16 * steps / warp; ++j) {
-    const int i = Lane().thread + j * warp, r = i / steps, c = i % steps * 8;
+  constexpr int steps = depth / 8, rows = warp / steps;  // at once
+  const int first = Lane().thread / steps, c = Lane().thread % steps * 8;
+  to += first * pitch<bf16, depth> + c;
+  for (int j = 0; j < 16 / rows; ++j) {
+    const int r = first + j * rows;
     const bool there = r < count && c < size;
-    copy_behind(to + r * pitch<bf16, depth> + c, there ? from + r * stride + c : from, there);
+    copy_behind(to + j * rows * pitch<bf16, depth>, from + (there ? r * stride + c : 0), there);
   }
 }
 
 /// Loads a warp's 16 rows of queries and of keys, and turns them on the way: `table` begins with the first of these rows; null: they stay.
 template <int depth>
 __device__ void load_turned(const bf16* queries, const bf16* keys, int stride, int count, int size, const float* table, bf16* query, bf16* key) {
-  constexpr int half = depth / 2, steps = half / 8, next = pitch<bf16, depth>, each = (16 * steps + warp - 1) / warp;
-  const bf16* const from[2] = {queries, keys};
-  bf16* const to[2] = {query, key};
-  Sixteen loaded[each][2][2];
+  constexpr int half = depth / 2, steps = half / 8, rows = warp / steps, next = pitch<bf16, depth>, each = (16 + rows - 1) / rows;
+  const int first = Lane().thread / steps, c = Lane().thread % steps * 8;
+  if (first >= 16) return;
+  Sixteen loaded[each][2][2];  // [][queries, keys][first half of the columns, second]
   for (int j = 0; j < each; ++j) {
-    const int i = Lane().thread + j * warp, r = i / steps, c = i % steps * 8;
-    for (int which = 0; which < 2; ++which)
-      for (int side = 0; side < 2; ++side) {
-        const int column = c + side * half;
-        const bool there = r < count && column < size;
-        loaded[j][which][side] = there ? *reinterpret_cast<const Sixteen*>(from[which] + r * stride + column) : Sixteen{};
-      }
+    const int r = first + j * rows, at = r * stride + c;
+    for (int side = 0; side < 2; ++side) {
+      const bool there = r < count && c + side * half < size;
+      loaded[j][0][side] = there ? *reinterpret_cast<const Sixteen*>(queries + at + side * half) : Sixteen{};
+      loaded[j][1][side] = there ? *reinterpret_cast<const Sixteen*>(keys + at + side * half) : Sixteen{};
+    }
   }
+  query += first * next + c;
+  key += first * next + c;
   for (int j = 0; j < each; ++j) {
-    const int i = Lane().thread + j * warp, r = i / steps, c = i % steps * 8;
+    const int r = first + j * rows;
     if (table != nullptr && r < count) {
-      for (int w = 0; w < 4; ++w) {
-        const float* const angle = table + r * depth + c + 2 * w;
-        const Plain::Two cosine = Plain::two(angle), sine = Plain::two(angle + half);
-        for (int which = 0; which < 2; ++which) {
-          std::uint32_t &x = loaded[j][which][0].words[w], &y = loaded[j][which][1].words[w];
-          float x0 = lower_number(x), x1 = upper_number(x), y0 = lower_number(y), y1 = upper_number(y);
-          turn(x0, y0, cosine.x[0], sine.x[0]);
-          turn(x1, y1, cosine.x[1], sine.x[1]);
-          x = pair(x0, x1);
-          y = pair(y0, y1);
-        }
+      const float* const angle = table + r * depth + c;
+      for (int w = 0; w < 4; w += 2) {
+        const Plain::Four cosine = Plain::four(angle + 2 * w), sine = Plain::four(angle + half + 2 * w);
+        for (int i = 0; i < 2; ++i)
+          for (int which = 0; which < 2; ++which) {
+            std::uint32_t &x = loaded[j][which][0].words[w + i], &y = loaded[j][which][1].words[w + i];
+            float x0 = lower_number(x), x1 = upper_number(x), y0 = lower_number(y), y1 = upper_number(y);
+            turn(x0, y0, cosine.x[2 * i], sine.x[2 * i]);
+            turn(x1, y1, cosine.x[2 * i + 1], sine.x[2 * i + 1]);
+            x = pair(x0, x1);
+            y = pair(y0, y1);
+          }
       }
     }
-    if (r < 16)
-      for (int which = 0; which < 2; ++which)
-        for (int side = 0; side < 2; ++side)
-          *reinterpret_cast<Sixteen*>(to[which] + r * next + c + side * half) = loaded[j][which][side];
+    for (int side = 0; side < 2; ++side) {
+      *reinterpret_cast<Sixteen*>(query + j * rows * next + side * half) = loaded[j][0][side];
+      *reinterpret_cast<Sixteen*>(key + j * rows * next + side * half) = loaded[j][1][side];
+    }
   }
 }
 
@@ -211,6 +217,7 @@ template <int depth>
 __device__ void store_part(const float (&sums)[depth / 8][4], float upper, float lower, bf16* to, int stride, int count, int size) {
   const Lane lane;
   const bool odd = lane.member % 2 == 1, high = lane.member >= 2;
+  to += lane.group * stride + 8 * lane.member;
   for (int half = 0; half < 2; ++half) {
     const int row = lane.group + 8 * half;
     const float factor = half == 0 ? upper : lower;
@@ -226,9 +233,8 @@ __device__ void store_part(const float (&sums)[depth / 8][4], float upper, float
       exchange(words[2], words[3], odd, 1);
       exchange(words[0], words[2], high, 2);
       exchange(words[1], words[3], high, 2);
-      const int column = 8 * (c + lane.member);
-      if (row < count && column < size)
-        *reinterpret_cast<Sixteen*>(to + static_cast<long>(row) * stride + column) = {words[0], words[1], words[2], words[3]};
+      if (row < count && 8 * (c + lane.member) < size)
+        *reinterpret_cast<Sixteen*>(to + 8 * half * stride + 8 * c) = {words[0], words[1], words[2], words[3]};
     }
   }
 }
@@ -274,19 +280,19 @@ __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kern
     float most[2] = {largest[0], largest[1]};
     for (int c = 0; c < 4; ++c)
       for (int i = 0; i < 4; ++i) {
-        p[c][i] = seen[i / 2].has(from + 8 * c + 2 * lane.member + i % 2) ? p[c][i] * batch.scale : least_score;
+        p[c][i] = seen[i / 2].has(from + 8 * c + 2 * lane.member + i % 2) ? p[c][i] * batch.exponent : least_score;
         most[i / 2] = fmaxf(most[i / 2], p[c][i]);
       }
     float correction[2];
     for (int half = 0; half < 2; ++half) {
       most[half] = largest_lane<4>(most[half]);
-      correction[half] = exponential<bf16>(largest[half] - most[half]);
+      correction[half] = power_of_two(largest[half] - most[half]);
       largest[half] = most[half];
       total[half] *= correction[half];
     }
     for (int c = 0; c < 4; ++c)
       for (int i = 0; i < 4; ++i) {
-        p[c][i] = exponential<bf16>(p[c][i] - largest[i / 2]);
+        p[c][i] = power_of_two(p[c][i] - largest[i / 2]);
         total[i / 2] += p[c][i];
       }
     for (int c = 0; c < depth / 8; ++c)
@@ -300,7 +306,7 @@ __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kern
     total[half] = sum_lanes<4>(total[half]);
     inverse[half] = 1 / total[half];
     const int i = lane.group + 8 * half;
-    if (lane.member == 0 && i < count) lse[batch.of_row(part, i)] = largest[half] + logf(total[half]);
+    if (lane.member == 0 && i < count) lse[batch.of_row(part, i)] = largest[half] * (1 / log2_of_e) + logf(total[half]);
   }
   store_part<depth>(sums, inverse[0], inverse[1], batch.at(out, part, 1, 0), batch.width, count, batch.size);
 }
@@ -338,7 +344,7 @@ __global__ void __launch_bounds__(warps* warp, 16 / warps)
     float p[4][4], ds[4][4], log_sum[2], mean[2] = {};
     for (int half = 0; half < 2; ++half) {
       const int i = lane.group + 8 * half;
-      log_sum[half] = i < count ? lse[batch.of_row(part, i)] : 0.0f;
+      log_sum[half] = i < count ? log2_of_e * lse[batch.of_row(part, i)] : 0.0f;
     }
     const auto make = [&](int from) {
       const bool two = from + 16 < own.end;
@@ -347,7 +353,7 @@ __global__ void __launch_bounds__(warps* warp, 16 / warps)
       for (int c = 0; c < 4; ++c)
         for (int i = 0; i < 4; ++i) {
           const bool sees = seen[i / 2].has(from + 8 * c + 2 * lane.member + i % 2);
-          p[c][i] = sees ? exponential<bf16>(p[c][i] * batch.scale - log_sum[i / 2]) : 0.0f;
+          p[c][i] = sees ? power_of_two(p[c][i] * batch.exponent - log_sum[i / 2]) : 0.0f;
         }
     };
     for (int from = own.begin / span * span; from < own.end; from += span) {
@@ -419,7 +425,7 @@ bool with_packed(int size, const Packing& packing, bool wide, F&& f) {
 inline Packed packed(const bf16* qkv, const Packing& packing, int rows, int width, const Heads& heads, const Rotation& rotation) {
   const int size = width / heads.count;
   return {.qkv = qkv, .parts = packing.parts(), .rows = rows, .heads = heads, .width = width, .size = size,
-          .scale = 1 / std::sqrt(static_cast<float>(size)), .rotation = rotation};
+          .scale = 1 / std::sqrt(static_cast<float>(size)), .exponent = log2_of_e / std::sqrt(static_cast<float>(size)), .rotation = rotation};
 }
 
 inline dim3 packed_blocks(const Packing& packing, int sequences, const Heads& heads) {
