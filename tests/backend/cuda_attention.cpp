@@ -239,7 +239,7 @@ TEST_CASE("where sequences lie in blocks") {
   };
   const auto part = [&](int i) {
     const cuda::Part p(packing.parts()[i]);
-    return std::vector<int>{p.begin, p.before, p.rows};
+    return std::vector<int>{p.first, p.before, p.rows};
   };
   pack({});
   CHECK((packing.warps() == 0 && packing.blocks(0) == 0));
@@ -250,9 +250,9 @@ TEST_CASE("where sequences lie in blocks") {
   pack({33, 20, 64, 3, 1});
   CHECK(packing.warps() == 4);
   CHECK((packing.blocks(0) == 0 && packing.blocks(1) == 1 && packing.blocks(2) == 2 && packing.blocks(3) == 3 && packing.blocks(5) == 3));
-  CHECK((part(0) == std::vector{0, 0, 33} && part(2) == std::vector{0, 32, 33} && part(3) == std::vector{117, 0, 3}));
-  CHECK((part(4) == std::vector{33, 0, 20} && part(5) == std::vector{33, 16, 20} && part(6) == std::vector{120, 0, 1}));
-  CHECK((part(7)[2] == 0 && part(8) == std::vector{53, 0, 64} && part(11) == std::vector{53, 48, 64}));
+  CHECK((part(0) == std::vector{0, 0, 33} && part(2) == std::vector{32, 32, 33} && part(3) == std::vector{117, 0, 3}));
+  CHECK((part(4) == std::vector{33, 0, 20} && part(5) == std::vector{49, 16, 20} && part(6) == std::vector{120, 0, 1}));
+  CHECK((part(7)[2] == 0 && part(8) == std::vector{53, 0, 64} && part(11) == std::vector{101, 48, 64}));
   pack({65, 128});
   CHECK((packing.warps() == 8 && packing.blocks(2) == 2));
 }

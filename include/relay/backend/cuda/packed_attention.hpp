@@ -7,8 +7,8 @@
 //
 // What a warp computes depends on its sequence alone: neither on where it lies in a block nor on what lies beside it.
 //
-// Backward (attention.hpp's notation): a warp has 16 queries, finds D and dQ; then the same 16 rows as keys, and makes P and dS of them again,
-// the other way round, for dK and dV. That is cheaper than to have P and dS in shared memory, where they would take the room of other blocks.
+// Backward (attention.hpp's notation): a warp has 16 queries, for D, dQ and what it writes of P and dS to shared memory; then the same 16
+// rows as keys, for dV and dK. Scores of sequences that are longer than a warp has at a time are made twice, for D and then for dQ.
 #pragma once
 
 #include <array>
@@ -18,17 +18,17 @@
 
 namespace relay::cuda {
 
-/// 16 rows of a sequence, or what is left of it: the sequence begins in row `begin` of the batch, has so many `rows`, and `before` of them
-/// come before these. Without rows it is no part at all.
+/// 16 rows of a sequence, or what is left of it: from row `first` of the batch; the sequence has so many `rows`, and `before` of them come
+/// before these. Without rows it is no part at all.
 struct Part {
-  int begin = 0, before = 0, rows = 0;
+  int first = 0, before = 0, rows = 0;
 
   Part() = default;
-  Part(int b, int i, int n) : begin(b), before(i), rows(n) {}
+  Part(int f, int b, int n) : first(f), before(b), rows(n) {}
   __device__ explicit Part(std::uint64_t word)
-      : begin(static_cast<int>(word & 0xffffffffu)), before(static_cast<int>(word >> 32 & 0xffffu)), rows(static_cast<int>(word >> 48)) {}
+      : first(static_cast<int>(word & 0xffffffffu)), before(static_cast<int>(word >> 32 & 0xffffu)), rows(static_cast<int>(word >> 48)) {}
   std::uint64_t word() const {
-    return static_cast<std::uint64_t>(begin) | static_cast<std::uint64_t>(before) << 32 | static_cast<std::uint64_t>(rows) << 48;
+    return static_cast<std::uint64_t>(first) | static_cast<std::uint64_t>(before) << 32 | static_cast<std::uint64_t>(rows) << 48;
   }
 };
 
@@ -58,7 +58,7 @@ class Packing {
         words_.resize(words_.size() + static_cast<std::size_t>(warps_));
       }
       for (int i = 0; i < parts; ++i)
-        words_[block * static_cast<std::size_t>(warps_) + static_cast<std::size_t>(taken_[block]++)] = Part(begin, 16 * i, rows).word();
+        words_[block * static_cast<std::size_t>(warps_) + static_cast<std::size_t>(taken_[block]++)] = Part(begin + 16 * i, 16 * i, rows).word();
       blocks_.push_back(static_cast<int>(taken_.size()));
     }
     list_.assign(words_, device);
@@ -92,18 +92,22 @@ struct Packed {
   float scale, exponent;  // of scores; and of two to the power of them, instead of e: a multiplication less each
   Rotation rotation;
 
-  __device__ int head() const { return static_cast<int>(blockIdx.x) % heads.count; }
+  __device__ int head() const { return static_cast<int>(blockIdx.x); }
   __device__ Part part(int warps, int own_warp) const {
-    const Part part(parts[static_cast<int>(blockIdx.x) / heads.count * warps + own_warp]);
-    return part.begin < rows ? part : Part(std::uint64_t{0});
+    const Part part(parts[static_cast<int>(blockIdx.y) * warps + own_warp]);
+    return part.first < rows ? part : Part(std::uint64_t{0});
   }
   __device__ const float* table() const { return head() < rotation.heads ? rotation.table : nullptr; }
   /// Where the rows of a part begin in a matrix [rows, parts width], and how far it is from one to the next.
   template <class U>
   __device__ U* at(U* matrix, const Part& own, int parts, int part) const {
-    return matrix + (own.begin + own.before) * static_cast<long>(parts * width) + part * width + head() * size;
+    return matrix + own.first * static_cast<long>(parts * width) + part * width + head() * size;
   }
-  __device__ long of_row(const Part& own, int row) const { return static_cast<long>(own.begin + own.before + row) * heads.count + head(); }
+  __device__ long of_row(const Part& own, int row) const { return static_cast<long>(own.first + row) * heads.count + head(); }
+};
+
+struct alignas(8) Eight {
+  std::uint32_t words[2];
 };
 
 /// The two numbers of a register.
@@ -212,40 +216,31 @@ __device__ void add_product(const Rounded& p, bool two, const bf16* b, float (&s
   }
 }
 
-/// Stores a warp's 16 rows. The four lanes that have a row exchange what they have of it, so that each stores 16 bytes at once.
+/// Stores a warp's 16 rows. Neighbouring lanes exchange what they have of a row, so that the four of a row store 32 bytes at once.
 template <int depth>
 __device__ void store_part(const float (&sums)[depth / 8][4], float upper, float lower, bf16* to, int stride, int count, int size) {
   const Lane lane;
-  const bool odd = lane.member % 2 == 1, high = lane.member >= 2;
-  to += lane.group * stride + 8 * lane.member;
+  const bool odd = lane.member % 2 == 1;
+  to += lane.group * stride + (odd ? 8 + 2 * (lane.member - 1) : 2 * lane.member);
   for (int half = 0; half < 2; ++half) {
-    const int row = lane.group + 8 * half;
     const float factor = half == 0 ? upper : lower;
-    for (int c = 0; c < depth / 8; c += 4) {
-      std::uint32_t words[4] = {};  // of fragments c .. c + 3; then of fragment c + member
-      for (int j = 0; j < 4 && j < depth / 8; ++j) words[j] = pair(sums[c + j][2 * half] * factor, sums[c + j][2 * half + 1] * factor);
-      const auto exchange = [&](std::uint32_t& first, std::uint32_t& second, bool later, int distance) {
-        const std::uint32_t other = __shfl_xor_sync(whole_warp, later ? first : second, distance);
-        first = later ? other : first;
-        second = later ? second : other;
-      };
-      exchange(words[0], words[1], odd, 1);
-      exchange(words[2], words[3], odd, 1);
-      exchange(words[0], words[2], high, 2);
-      exchange(words[1], words[3], high, 2);
-      if (row < count && 8 * (c + lane.member) < size)
-        *reinterpret_cast<Sixteen*>(to + 8 * half * stride + 8 * c) = {words[0], words[1], words[2], words[3]};
+    for (int c = 0; c < depth / 8; c += 2) {  // even lanes store of fragment c, odd ones of the next
+      const std::uint32_t first = pair(sums[c][2 * half] * factor, sums[c][2 * half + 1] * factor);
+      const std::uint32_t second = pair(sums[c + 1][2 * half] * factor, sums[c + 1][2 * half + 1] * factor);
+      const std::uint32_t other = __shfl_xor_sync(whole_warp, odd ? first : second, 1);
+      if (lane.group + 8 * half < count && 8 * c < size)
+        *reinterpret_cast<Eight*>(to + 8 * half * stride + 8 * c) = odd ? Eight{{other, second}} : Eight{{first, other}};
     }
   }
 }
 
-/// What a block has in shared memory: tiles of queries, keys, values and, backward, gradients; then P and dS, [rows, rows] each, and two
-/// numbers of each row. dS comes where keys and values were, if it fits there.
+/// What a block has in shared memory: tiles of queries, keys, values and, backward, gradients; then P and dS, [rows, rows] each. dS comes
+/// where keys and values were, if it fits there.
 template <int depth, int warps>
 struct PackedRoom {
   static constexpr int rows = 16 * warps, row = pitch<bf16, depth>, part = 16 * row, tile = rows * row, square = rows * pitch<bf16, rows>;
   static constexpr int p = 4 * tile, ds = square <= 2 * tile ? tile : p + square, all = p + (ds == tile ? 1 : 2) * square;
-  static constexpr std::size_t forward = 3 * tile * sizeof(bf16), backward = all * sizeof(bf16) + 2 * rows * sizeof(float);
+  static constexpr std::size_t forward = 3 * tile * sizeof(bf16), backward = all * sizeof(bf16);
 };
 
 template <int depth, int warps>
@@ -405,8 +400,9 @@ __global__ void __launch_bounds__(warps* warp, 16 / warps)
 
 /// f(depth, warps), where there are kernels for heads of this size and the batch is packed. Whether there were.
 template <class F>
-bool with_packed(int size, const Packing& packing, bool wide, F&& f) {
-  if (packing.warps() == 0 || !wide || size % 16 != 0 || size > 64) return false;
+bool with_packed(int size, const Packing& packing, int sequences, bool wide, F&& f) {
+  constexpr int most_blocks = 65535;  // that a grid has for the second of its directions
+  if (packing.warps() == 0 || packing.blocks(sequences) > most_blocks || !wide || size % 16 != 0 || size > 64) return false;
   const auto of_depth = [&](auto depth) {
     if (packing.warps() == 4)
       f(depth, Constant<4>());
@@ -429,7 +425,7 @@ inline Packed packed(const bf16* qkv, const Packing& packing, int rows, int widt
 }
 
 inline dim3 packed_blocks(const Packing& packing, int sequences, const Heads& heads) {
-  return dim3(static_cast<unsigned>(packing.blocks(sequences)) * static_cast<unsigned>(heads.count));
+  return dim3(static_cast<unsigned>(heads.count), static_cast<unsigned>(packing.blocks(sequences)));
 }
 
 }  // namespace detail
@@ -438,7 +434,7 @@ inline dim3 packed_blocks(const Packing& packing, int sequences, const Heads& he
 inline bool packed_attention(const bf16* qkv, const Packing& packing, int sequences, int rows, int width, const Heads& heads, bf16* out,
                              float* lse, const Rotation& rotation = {}) {
   using namespace detail;
-  return with_packed(width / heads.count, packing, aligned(qkv) && aligned(out), [&](auto depth, auto warps) {
+  return with_packed(width / heads.count, packing, sequences, aligned(qkv) && aligned(out), [&](auto depth, auto warps) {
     launch(packed_attention_kernel<depth, warps>, packed_blocks(packing, sequences, heads), warps * warp, PackedRoom<depth, warps>::forward,
            packed(qkv, packing, rows, width, heads, rotation), out, lse);
   });
@@ -448,7 +444,7 @@ inline bool packed_attention(const bf16* qkv, const Packing& packing, int sequen
 inline bool packed_attention_backward(const bf16* qkv, const float* lse, const bf16* dout, const Packing& packing, int sequences, int rows,
                                       int width, const Heads& heads, bf16* dqkv, const Rotation& rotation = {}) {
   using namespace detail;
-  return with_packed(width / heads.count, packing, aligned(qkv) && aligned(dout) && aligned(dqkv), [&](auto depth, auto warps) {
+  return with_packed(width / heads.count, packing, sequences, aligned(qkv) && aligned(dout) && aligned(dqkv), [&](auto depth, auto warps) {
     launch(packed_backward_kernel<depth, warps>, packed_blocks(packing, sequences, heads), warps * warp, PackedRoom<depth, warps>::backward,
            packed(qkv, packing, rows, width, heads, rotation), lse, dout, dqkv);
   });
