@@ -1,6 +1,7 @@
 // The CUDA backend's attention, its kernels run on the host (cuda_on_host.hpp): every path against reference.hpp, in both orders of
 // threads, with the same bits.
 #include <relay/backend/cuda/cached_attention.hpp>
+#include <relay/backend/cuda/packed_attention.hpp>
 
 #include <doctest/doctest.h>
 
@@ -149,10 +150,29 @@ void check(const Shape& shape) {
                              dqkv->data(), rotation);
     CHECK(error(dqkv->matrix(rows, 3 * width), expected.dqkv) < shape.loose * tolerance<T>);
   });
+  std::vector<OnDevice<T>*> packed_outs, packed_gradients;
+  if constexpr (std::is_same_v<T, bf16>) {
+    cuda::Packing packing;
+    packing.assign(offsets, {});
+    in_both_orders([&] {
+      const auto& out = *packed_outs.emplace_back(new OnDevice<T>(elements));
+      const auto& dqkv = *packed_gradients.emplace_back(new OnDevice<T>(3 * elements));
+      const OnDevice<float> lse(all * static_cast<std::size_t>(count));
+      const bool done = cuda::packed_attention(x.data(), packing, sequences, rows, width, shape.heads, out.data(), lse.data(), rotation);
+      CHECK(done == cuda::packed_attention_backward(x.data(), lse.data(), d.data(), packing, sequences, rows, width, shape.heads, dqkv.data(), rotation));
+      CHECK(done == (packing.warps() > 0 && shape.size % 16 == 0 && shape.size <= 64));
+      if (!done) return;
+      CHECK(error(out.matrix(rows, width), expected.out) < shape.loose * tolerance<T>);
+      CHECK(error(lse.matrix(rows, count), expected.lse) < shape.loose * (shape.rotated == 0 ? 4e-6 : tolerance<T>));
+      CHECK(error(dqkv.matrix(rows, 3 * width), expected.dqkv) < shape.loose * tolerance<T>);
+    });
+    CHECK(packed_outs[0]->same_bits(*packed_outs[1]));
+    CHECK(packed_gradients[0]->same_bits(*packed_gradients[1]));
+  }
   CHECK(outs[0]->same_bits(*outs[1]));
   CHECK(gradients[0]->same_bits(*gradients[1]));
-  for (auto* o : outs) delete o;
-  for (auto* g : gradients) delete g;
+  for (const auto& list : {outs, gradients, packed_outs, packed_gradients})
+    for (auto* l : list) delete l;
 }
 
 }  // namespace
@@ -196,6 +216,72 @@ TEST_CASE("queries and keys that the kernels turn") {
       check<T>({.heads = {1, Mask::causal}, .size = size, .lengths = lengths, .loose = loose, .rotated = 1});
     }
   check<T>({.heads = {3, Mask::none}, .size = 16, .lengths = {40, 65}, .sequences = 1, .longest = 65, .loose = loose, .rotated = 2});
+}
+
+TEST_CASE("sequences of all lengths beside one another") {
+  const std::vector<int> all{1, 15, 16, 17, 32, 33, 64, 65, 96, 97, 128, 31, 47, 48, 49, 2, 80, 81, 112, 113};
+  const std::vector<int> shorter{64, 1, 63, 49, 48, 33, 32, 31, 17, 16, 15, 2};
+  for (const Mask mask : masks) check<bf16>({.heads = {1, mask}, .size = 16, .lengths = all, .loose = 2, .rotated = 1});
+  check<bf16>({.heads = {3, Mask::none, 2}, .size = 32, .lengths = all, .sequences = 12, .loose = 2, .rotated = 2});
+  check<bf16>({.heads = {2, Mask::none, 1}, .size = 64, .lengths = all, .sequences = 9, .loose = 2, .rotated = 2});
+  for (const int sequences : {1, 5, 12}) {
+    check<bf16>({.heads = {2, Mask::none}, .size = 64, .lengths = shorter, .sequences = sequences, .loose = 2, .rotated = 2});
+    check<bf16>({.heads = {2, Mask::none, 2}, .size = 48, .lengths = shorter, .sequences = sequences});
+  }
+}
+
+TEST_CASE("where sequences lie in blocks") {
+  cuda::Packing packing;
+  const auto pack = [&](const std::vector<int>& lengths) {
+    std::vector<int> offsets{0};
+    for (const int n : lengths) offsets.push_back(offsets.back() + n);
+    packing.assign(offsets, {});
+  };
+  const auto part = [&](int i) {
+    const cuda::Part p(packing.parts()[i]);
+    return std::vector<int>{p.first, p.before, p.rows};
+  };
+  pack({});
+  CHECK((packing.warps() == 0 && packing.blocks(0) == 0));
+  pack({1, 1});
+  CHECK(packing.warps() == 0);
+  pack({2, 129});
+  CHECK(packing.warps() == 0);
+  pack({33, 20, 64, 3, 1});
+  CHECK(packing.warps() == 4);
+  CHECK((packing.blocks(0) == 0 && packing.blocks(1) == 1 && packing.blocks(2) == 2 && packing.blocks(3) == 3 && packing.blocks(5) == 3));
+  CHECK((part(0) == std::vector{0, 0, 33} && part(2) == std::vector{32, 32, 33} && part(3) == std::vector{117, 0, 3}));
+  CHECK((part(4) == std::vector{33, 0, 20} && part(5) == std::vector{49, 16, 20} && part(6) == std::vector{120, 0, 1}));
+  CHECK((part(7)[2] == 0 && part(8) == std::vector{53, 0, 64} && part(11) == std::vector{101, 48, 64}));
+  pack({65, 128});
+  CHECK((packing.warps() == 8 && packing.blocks(2) == 2));
+}
+
+// Alone, and beside others in blocks of another size.
+TEST_CASE("what stands beside a sequence changes none of its bits, forward and backward") {
+  using T = bf16;
+  const int width = 32, rows = 40;
+  Random own(Key(17));
+  const Matrix qkv = random<T>(17 + rows + 100, 3 * width, own), dout = random<T>(17 + rows + 100, width, own);
+  const OnDevice<float> table(std::vector<double>(100 * 16, 0.6));
+  const auto run = [&](int before, std::span<const int> offsets) {
+    cuda::Packing packing;
+    packing.assign(offsets, {});
+    const int sequences = static_cast<int>(offsets.size()) - 1, all = offsets.back();
+    const auto from = static_cast<std::size_t>(17 - before);
+    const OnDevice<T> q(std::vector<double>(qkv.values.begin() + static_cast<long>(from * 3 * width), qkv.values.begin() + static_cast<long>((from + static_cast<std::size_t>(all)) * 3 * width)));
+    const OnDevice<T> g(std::vector<double>(dout.values.begin() + static_cast<long>(from * width), dout.values.begin() + static_cast<long>((from + static_cast<std::size_t>(all)) * width)));
+    const OnDevice<T> out(g.size()), dqkv(q.size());
+    const OnDevice<float> lse(static_cast<std::size_t>(2 * all));
+    const cuda::Rotation rotation{2, table.data()};
+    REQUIRE(cuda::packed_attention(q.data(), packing, sequences, all, width, {2, Mask::none}, out.data(), lse.data(), rotation));
+    REQUIRE(cuda::packed_attention_backward(q.data(), lse.data(), g.data(), packing, sequences, all, width, {2, Mask::none}, dqkv.data(), rotation));
+    std::vector<double> values = out.matrix(all, width).values, gradients = dqkv.matrix(all, 3 * width).values;
+    std::vector<double> both(values.begin() + before * width, values.begin() + (before + rows) * width);
+    both.insert(both.end(), gradients.begin() + before * 3 * width, gradients.begin() + (before + rows) * 3 * width);
+    return both;
+  };
+  CHECK(run(0, std::vector<int>{0, rows}) == run(17, std::vector<int>{0, 17, 17 + rows, 17 + rows + 100}));
 }
 
 TEST_CASE_TEMPLATE("other sizes of heads", T, float, bf16) {

@@ -10,6 +10,7 @@
 #include <relay/backend/cuda/cached_attention.hpp>
 #include <relay/backend/cuda/graph.hpp>
 #include <relay/backend/cuda/norm.hpp>
+#include <relay/backend/cuda/packed_attention.hpp>
 #include <relay/backend/cuda/product.hpp>
 #include <relay/backend/cuda/row_ops.hpp>
 #include <relay/backend/cuda/tensor.hpp>
@@ -500,6 +501,10 @@ struct Functions : ComposedOps<Self> {
     out.resize_like(qkv, qkv.rows(), width, type_of<A>);
     lse.resize_like(qkv, qkv.rows(), heads.count);
     const Operand x(qkv);
+    if constexpr (!std::is_same_v<A, float>)
+      if (packed_attention(x.elements(), rows.batch().packing(), rows.sequences(), rows.count(), width, heads, out.template as<A>(), lse.as<float>(),
+                           rotation))
+        return;
     cuda::attention(x.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width, heads, out.template as<A>(),
                     lse.as<float>(), rotation);
   }
@@ -508,6 +513,10 @@ struct Functions : ComposedOps<Self> {
     const int width = qkv.cols() / 3;
     dqkv.resize_like(qkv, qkv.rows(), qkv.cols(), type_of<A>);
     const Operand x(qkv), d(dout);
+    if constexpr (!std::is_same_v<A, float>)
+      if (packed_attention_backward(x.elements(), lse.as<float>(), d.elements(), rows.batch().packing(), rows.sequences(), rows.count(), width, heads,
+                                    dqkv.template as<A>(), rotation))
+        return;
     const Scratch<float> scratch(attention_backward_scratch<A>(qkv.rows(), heads.count), qkv.device());
     cuda::attention_backward(x.elements(), lse.as<float>(), d.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width,
                              heads, scratch.data(), dqkv.template as<A>(), rotation);
@@ -645,7 +654,9 @@ struct Cuda : cuda::Functions<Cuda<S>, S> {
   static_assert(std::is_same_v<S, float>, "relay: Cuda computes with float or bf16");
 };
 template <>
-struct Cuda<bf16> : cuda::Functions<Cuda<bf16>, cuda::bf16> {};
+struct Cuda<bf16> : cuda::Functions<Cuda<bf16>, cuda::bf16> {
+  using Packing = cuda::Packing;
+};
 
 static_assert(ComputeBackend<Cuda<float>> && ComputeBackend<Cuda<bf16>>);
 

@@ -19,6 +19,21 @@
 
 namespace relay {
 
+namespace detail {
+
+/// What a backend wants to know of a batch beside its offsets, made once a batch: Backend::Packing, where there is such a thing.
+template <class Backend>
+struct PackingOf {
+  struct type {};
+};
+template <class Backend>
+  requires requires { typename Backend::Packing; }
+struct PackingOf<Backend> {
+  using type = typename Backend::Packing;
+};
+
+}  // namespace detail
+
 /// Where each sequence of a batch begins, on the host and on the device.
 template <class Backend>
 class Ragged {
@@ -40,6 +55,7 @@ class Ragged {
       longest_ = std::max(longest_, n);
     }
     Backend::indices_to(offsets_, device_, on_device_);
+    if constexpr (requires { packing_.assign(offsets_, device_); }) packing_.assign(offsets_, device_);
   }
 
   int sequences() const { return static_cast<int>(offsets_.size()) - 1; }
@@ -49,12 +65,14 @@ class Ragged {
   int end(int sequence) const { return offsets_[static_cast<std::size_t>(sequence) + 1]; }
   std::span<const int> offsets() const { return offsets_; }
   const typename Backend::Indices& on_device() const { return on_device_; }
+  const auto& packing() const { return packing_; }
   Device device() const { return device_; }
 
  private:
   std::vector<int> offsets_;
   Device device_;
   typename Backend::Indices on_device_{};
+  [[no_unique_address]] typename detail::PackingOf<Backend>::type packing_;
   int longest_ = 0;
 };
 
