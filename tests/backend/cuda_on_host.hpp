@@ -456,6 +456,8 @@ T* shared_memory() {
   return static_cast<T*>(cuda_on_host::Block::current()->shared());
 }
 
+inline float quick_power_of_two(float x) { return std::exp2(x); }
+
 /// As the PTX manual lays the fragments out: lane = 4 group + member; a's registers hold rows group, group + 8, columns 2 member + {0, 1}
 /// and those + 8; b's rows 2 member + {0, 1} and those + 8 of column group; d's rows group, group + 8, columns 2 member + {0, 1}.
 inline void multiply_tiles(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {

@@ -16,125 +16,229 @@ namespace detail {
 
 inline constexpr int eight = 8;  // neighbours, that a lane has of a row
 
+/// As many elements as are read or written at once.
+template <bool wide, class T>
+inline constexpr int step_of = wide ? 16 / static_cast<int>(sizeof(T)) : 1;
+template <bool wide, class T>
+struct alignas(step_of<wide, T> * sizeof(T)) Elements {
+  T x[step_of<wide, T>];
+};
+
 /// Eight elements of a row from `c` on. Beyond its end they are some others of the row, so that no load waits for a branch.
 template <bool wide, class T>
 __device__ void load_eight(const T* row, int c, int size, float (&x)[eight]) {
-  constexpr int step = wide ? 16 / static_cast<int>(sizeof(T)) : 1;
-  struct alignas(step * sizeof(T)) Elements {
-    T x[step];
-  };
+  constexpr int step = step_of<wide, T>;
   for (int i = 0; i < eight; i += step) {
-    const Elements part = *reinterpret_cast<const Elements*>(row + (c + i < size ? c + i : 0));
+    const auto part = *reinterpret_cast<const Elements<wide, T>*>(row + (c + i < size ? c + i : 0));
     for (int j = 0; j < step; ++j) x[i + j] = number(part.x[j]);
   }
 }
+/// The other way round; what would be beyond the row's end is not written.
+template <bool wide, class T>
+__device__ void store_eight(const float (&x)[eight], T* row, int c, int size) {
+  constexpr int step = step_of<wide, T>;
+  for (int i = 0; i < eight; i += step) {
+    Elements<wide, T> part;
+    for (int j = 0; j < step; ++j) part.x[j] = element<T>(x[i + j]);
+    if (c + i < size) *reinterpret_cast<Elements<wide, T>*>(row + c + i) = part;
+  }
+}
 
-/// What is known of a softmax over some positions: sums of e^(score - largest) and of that times the values.
-struct Softmax {
-  float largest = least_score, total = 0, sums[eight] = {};
+/// 2^x, as exact as elements of T are.
+template <class T>
+__device__ float power_of_two(float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return exp2f(x);
+  else
+    return quick_power_of_two(x);
+}
 
-  /// The union with that of the lane so far away.
-  template <class T>
-  __device__ void join(int distance) {
-    const float other = __shfl_xor_sync(whole_warp, largest, distance), most = fmaxf(largest, other);
-    const float own_factor = exponential<T>(largest - most), other_factor = exponential<T>(other - most);
-    largest = most;
-    total = total * own_factor + __shfl_xor_sync(whole_warp, total, distance) * other_factor;
-    for (float& x : sums) x = x * own_factor + __shfl_xor_sync(whole_warp, x, distance) * other_factor;
+/// Eight elements each of the keys and values of some positions, on their way to a thread: a place of its own in shared memory, which no
+/// other thread reads or writes, so that nobody waits for another. Copies of some stages are under way at any time; they cost no registers.
+template <bool wide, class T>
+struct Arrivals {
+  static constexpr int threads = 128, stages = 3, at_once = 4 / static_cast<int>(sizeof(T));  // positions of a stage
+  static constexpr int parts = eight * static_cast<int>(sizeof(T)) / 16, pieces = at_once * 2 * parts;
+  static constexpr std::size_t bytes = sizeof(Sixteen) * stages * pieces * threads;
+
+  Sixteen* own;
+
+  /// Begins to copy elements c .. c + 7 of a position's key (0) or value (1): zeros where they are beyond the row's end, or not wanted.
+  __device__ void begin(int stage, int i, int which, const T* row, int c, int size, bool wanted) const {
+    constexpr int step = 16 / static_cast<int>(sizeof(T));
+    for (int part = 0; part < parts; ++part) {
+      Sixteen* const to = at(stage, i, which, part);
+      const int first = c + part * step;
+      if constexpr (wide) {
+        const bool there = wanted && first < size;
+        copy_behind(to, row + (there ? first : 0), there);
+      } else {
+        for (int j = 0; j < step; ++j) reinterpret_cast<T*>(to)[j] = wanted && first + j < size ? row[first + j] : element<T>(0);
+      }
+    }
+  }
+  /// What has arrived.
+  struct Eight {
+    Sixteen parts[Arrivals::parts];
+    __device__ float operator[](int i) const {
+      if constexpr (std::is_same_v<T, float>) {
+        return __int_as_float(static_cast<int>(parts[i / 4].words[i % 4]));
+      } else {  // the upper half of a float32's bits
+        const std::uint32_t two = parts[0].words[i / 2];
+        return __int_as_float(static_cast<int>(i % 2 == 0 ? two << 16 : two & 0xffff0000u));
+      }
+    }
+  };
+  __device__ Eight get(int stage, int i, int which) const {
+    Eight x;
+    for (int part = 0; part < parts; ++part) x.parts[part] = *at(stage, i, which, part);
+    return x;
+  }
+
+ private:
+  __device__ Sixteen* at(int stage, int i, int which, int part) const {
+    return own + ((stage * at_once + i) * 2 + which) * parts * threads + part * threads;
   }
 };
 
-inline constexpr int decode_threads = 256, decode_warps = decode_threads / warp;
+/// Elements c .. c + 7 of a head's row x, turned; `other`: those that they are pairs with. All eight are of one half.
+template <class T>
+__device__ void turn_eight(float (&x)[eight], const float (&other)[eight], bool second, const float (&cosine)[eight], const float (&sine)[eight]) {
+  for (int i = 0; i < eight; ++i) {
+    float a = second ? other[i] : x[i], b = second ? x[i] : other[i];
+    turn(a, b, cosine[i], sine[i]);
+    x[i] = number(element<T>(second ? b : a));
+  }
+}
 
-/// One new row of a sequence. Lanes that have a position's columns between them (depth / 8) take a few positions at a time.
+/// What a block of decode_kernel needs of shared memory: what arrives, and what each warp has found, [warps, depth + 2].
 template <int depth, bool wide, class T>
-__global__ void __launch_bounds__(decode_threads, 2) decode_kernel(Batch<T> batch, Cache<T> cache, T* out) {
-  constexpr int lanes = depth / eight, groups = decode_threads / lanes, at_once = 4;
-  const auto at = batch.place();
-  if (at.rows != 1) return;
-  const int size = batch.size, start = cache.starts[at.sequence], thread = static_cast<int>(threadIdx.x);
-  const long slot = (static_cast<long>(cache.slots[at.sequence]) * batch.heads.count + at.head) * cache.positions;
+inline constexpr std::size_t decode_bytes = Arrivals<wide, T>::bytes + Arrivals<wide, T>::threads / warp * (depth + 2) * sizeof(float);
+
+/// One new row of a sequence. Lanes that have a position's columns between them (depth / 8) take a few positions at a time, and have copies
+/// of the next ones under way. The new row's own key and value are in registers, and go to the cache for later steps. `only`: every
+/// sequence has one new row, and nobody need ask where it is.
+template <int depth, bool wide, class T>
+__global__ void __launch_bounds__(Arrivals<wide, T>::threads, 8) decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
+  using Arrivals = Arrivals<wide, T>;
+  constexpr int threads = Arrivals::threads, warps = threads / warp, lanes = depth / eight, groups = threads / lanes;
+  constexpr int at_once = Arrivals::at_once, stages = Arrivals::stages;
+  const int sequence = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
+  const int begin = only ? sequence : batch.offsets[sequence];
+  if (!only && batch.offsets[sequence + 1] - begin != 1) return;
+  const int size = batch.size, start = cache.starts[sequence];
+  const long slot = (static_cast<long>(cache.slots[sequence]) * batch.heads.count + head) * cache.positions;
   T* const keys = cache.keys + slot * size;
   T* const values = cache.values + slot * size;
-  const T* const row = batch.qkv + static_cast<long>(at.begin) * 3 * batch.width + at.head * size;
-  const float* const table = batch.table(at);
-  const float* const angle = table == nullptr ? nullptr : table + static_cast<long>(start) * size;
-  const int half = size / 2;
-  for (int c = thread; c < size; c += decode_threads) {
-    T key = row[batch.width + c];
-    if (angle != nullptr) {
-      const int pair = c % half;
-      float x = number(row[batch.width + pair]), y = number(row[batch.width + half + pair]);
-      turn(x, y, angle[pair], angle[half + pair]);
-      key = element<T>(c < half ? x : y);
-    }
-    keys[start * size + c] = key;
-    values[start * size + c] = row[2 * batch.width + c];
-  }
-  __syncthreads();
+  const T* const row = batch.qkv + static_cast<long>(begin) * 3 * batch.width + head * size;
 
-  const int column = thread % lanes * eight;
-  float query[eight];
+  // Nothing of this waits for anything but `start` and `slot`.
+  const int column = thread % lanes * eight, group = thread / lanes;
+  Sixteen* const shared = shared_memory<Sixteen>();
+  const Arrivals arrivals{shared + thread};
+  const auto begin_stage = [&](int room, int first) {
+    for (int i = 0; i < at_once; ++i) {
+      const int position = first + i * groups;
+      const bool wanted = position < start;
+      const int at = wanted ? position * size : 0;
+      arrivals.begin(room, i, 0, keys + at, column, size, wanted);
+      arrivals.begin(room, i, 1, values + at, column, size, wanted);
+    }
+    end_copies();
+  };
+  for (int stage = 0; stage < stages; ++stage) begin_stage(stage, group + stage * at_once * groups);
+
+  float query[eight], key[eight], value[eight];
   load_eight<wide>(row, column, size, query);
-  if (angle != nullptr) {  // the lane's eight are of one half
-    float other[eight];
+  load_eight<wide>(row + batch.width, column, size, key);
+  load_eight<wide>(row + 2 * batch.width, column, size, value);
+  if (head < batch.rotation.heads) {
+    const int half = size / 2;
     const bool second = column >= half;
-    load_eight<wide>(row, second ? column - half : column + half, size, other);
-    for (int i = 0; i < eight; ++i) {
-      const int pair = column % half + i;
-      float x = second ? other[i] : query[i], y = second ? query[i] : other[i];
-      turn(x, y, angle[pair], angle[half + pair]);
-      query[i] = number(element<T>(second ? y : x));
-    }
+    const int pair = second ? column - half : column, others = second ? pair : half + pair;
+    const float* const table = batch.rotation.table + static_cast<long>(start) * size;
+    float other[eight], cosine[eight], sine[eight];
+    load_eight<false>(table, pair, half, cosine);
+    load_eight<false>(table + half, pair, half, sine);
+    load_eight<wide>(row, others, size, other);
+    turn_eight<T>(query, other, second, cosine, sine);
+    load_eight<wide>(row + batch.width, others, size, other);
+    turn_eight<T>(key, other, second, cosine, sine);
   }
-  for (int i = 0; i < eight; ++i) query[i] = column + i < size ? query[i] * batch.scale : 0.0f;
-  Softmax own;
-  for (int first = thread / lanes; first - thread / lanes <= start; first += at_once * groups) {
-    float score[at_once], value[at_once][eight];
+  if (group == 0) {
+    store_eight<wide>(key, keys + start * size, column, size);
+    store_eight<wide>(value, values + start * size, column, size);
+  }
+  const float scale = batch.scale * 1.44269504f;  // log2(e): powers of two are quicker than those of e
+  float own_score = 0;
+  for (int i = 0; i < eight; ++i) {
+    query[i] = column + i < size ? query[i] * scale : 0.0f;
+    own_score += query[i] * key[i];
+  }
+  own_score = sum_lanes<lanes>(own_score);
+
+  // The softmax over the positions of a group: sums of 2^(score - largest), and of that times the values. The first has the new row.
+  float largest = group == 0 ? own_score : least_score, total = group == 0 ? 1.0f : 0.0f, sums[eight];
+  for (int i = 0; i < eight; ++i) sums[i] = group == 0 ? value[i] : 0.0f;
+  int room = 0;
+  for (int first = group; first - group < start; first += at_once * groups) {
+    using Eight = typename Arrivals::Eight;
+    wait_for_copies<stages - 1>();
+    Eight keys_here[at_once], values_here[at_once];
+    for (int i = 0; i < at_once; ++i) keys_here[i] = arrivals.get(room, i, 0), values_here[i] = arrivals.get(room, i, 1);
+    begin_stage(room, first + stages * at_once * groups);
+    room = room + 1 == stages ? 0 : room + 1;
+    float score[at_once], most = largest;
     for (int i = 0; i < at_once; ++i) {
-      const int position = first + i * groups < start ? first + i * groups : start;  // what is beyond the last counts nothing, below
-      float key[eight];
-      load_eight<wide>(keys + position * size, column, size, key);
-      load_eight<wide>(values + position * size, column, size, value[i]);
       score[i] = 0;
-      for (int j = 0; j < eight; ++j) score[i] += query[j] * key[j];
-    }
-    float most = own.largest;
-    for (int i = 0; i < at_once; ++i) {
+      for (int j = 0; j < eight; ++j) score[i] += query[j] * keys_here[i][j];
       score[i] = sum_lanes<lanes>(score[i]);
-      if (first + i * groups > start) score[i] = least_score;
+      if (first + i * groups >= start) score[i] = least_score;
       most = fmaxf(most, score[i]);
     }
-    const float correction = exponential<T>(own.largest - most);
-    own.largest = most;
-    own.total *= correction;
-    for (float& x : own.sums) x *= correction;
+    const float correction = power_of_two<T>(largest - most);
+    largest = most;
+    total *= correction;
+    for (float& x : sums) x *= correction;
     for (int i = 0; i < at_once; ++i) {
-      const float p = first + i * groups > start ? 0.0f : exponential<T>(score[i] - most);
-      own.total += p;
-      for (int j = 0; j < eight; ++j) own.sums[j] += p * value[i][j];
+      const float p = first + i * groups < start ? power_of_two<T>(score[i] - most) : 0.0f;
+      total += p;
+      for (int j = 0; j < eight; ++j) sums[j] += p * values_here[i][j];
     }
   }
-  for (int distance = lanes; distance < warp; distance *= 2) own.join<T>(distance);
+  wait_for_copies();
 
-  // Each warp's into shared memory, [warps, depth + 2].
-  float* const shared = shared_memory<float>();
-  const Lane lane;
-  float* const to = shared + lane.own_warp * (depth + 2);
-  if (lane.thread < lanes)
-    for (int i = 0; i < eight; ++i) to[column + i] = own.sums[i];
-  if (lane.thread == 0) to[depth] = own.largest, to[depth + 1] = own.total;
-  __syncthreads();
-  if (thread >= size) return;
-  float largest = least_score, total = 0, sum = 0;
-  for (int w = 0; w < decode_warps; ++w) largest = fmaxf(largest, shared[w * (depth + 2) + depth]);
-  for (int w = 0; w < decode_warps; ++w) {
-    const float* const from = shared + w * (depth + 2);
-    const float factor = exponential<T>(from[depth] - largest);
-    total += factor * from[depth + 1];
-    sum += factor * from[thread];
+  // The union of a warp's groups, and that of the warps.
+  float most = largest;
+  for (int distance = lanes; distance < warp; distance *= 2) most = fmaxf(most, __shfl_xor_sync(whole_warp, most, distance));
+  const float correction = power_of_two<T>(largest - most);
+  const auto add_groups = [&](float x) {
+    x *= correction;
+    for (int distance = lanes; distance < warp; distance *= 2) x += __shfl_xor_sync(whole_warp, x, distance);
+    return x;
+  };
+  float* const found = reinterpret_cast<float*>(shared) + Arrivals::bytes / sizeof(float);
+  float* const to = found + thread / warp * (depth + 2);
+  total = add_groups(total);
+  for (int i = 0; i < eight; ++i) {
+    const float sum = add_groups(sums[i]);
+    if (thread % warp < lanes) to[column + i] = sum;
   }
-  out[static_cast<long>(at.begin) * batch.width + at.head * size + thread] = element<T>(sum / total);
+  if (thread % warp == 0) to[depth] = most, to[depth + 1] = total;
+  __syncthreads();
+  largest = least_score;
+  for (int w = 0; w < warps; ++w) largest = fmaxf(largest, found[w * (depth + 2) + depth]);
+  float factor[warps];
+  total = 0;
+  for (int w = 0; w < warps; ++w) {
+    factor[w] = power_of_two<T>(found[w * (depth + 2) + depth] - largest);
+    total += factor[w] * found[w * (depth + 2) + depth + 1];
+  }
+  for (int c = thread; c < size; c += threads) {
+    float sum = 0;
+    for (int w = 0; w < warps; ++w) sum += factor[w] * found[w * (depth + 2) + c];
+    out[static_cast<long>(begin) * batch.width + head * size + c] = element<T>(sum / total);
+  }
 }
 
 /// Writes the keys and values of sequences with more than one new row to the cache, a block for some rows of a sequence.
@@ -174,8 +278,11 @@ void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, 
   const bool others = aligned(keys) && aligned(values) && aligned(out);
   const auto decode = [&](auto depth) {
     const auto batch = batch_of(qkv, offsets, 1, 1, width, causal, rotation, others);
-    const auto kernel = batch.wide ? decode_kernel<depth, true, T> : decode_kernel<depth, false, T>;
-    launch(kernel, blocks_of(batch, sequences), decode_threads, decode_warps * (depth + 2) * sizeof(float), batch, cache, out);
+    const auto run = [&](auto wide) {
+      launch(decode_kernel<depth, wide, T>, dim3(static_cast<unsigned>(sequences), static_cast<unsigned>(heads)), Arrivals<wide, T>::threads,
+             decode_bytes<depth, wide, T>, batch, cache, longest_new == 1, out);
+    };
+    batch.wide ? run(std::true_type()) : run(std::false_type());
   };
   const int size = width / heads;
   require(size <= 256, "a head has ", size, " columns, but attention on the GPU takes at most 256: take more heads");
