@@ -16,33 +16,8 @@ namespace detail {
 
 inline constexpr int eight = 8;  // neighbours, that a lane has of a row
 
-/// As many elements as are read or written at once.
-template <bool wide, class T>
-inline constexpr int step_of = wide ? 16 / static_cast<int>(sizeof(T)) : 1;
-template <bool wide, class T>
-struct alignas(step_of<wide, T> * sizeof(T)) Elements {
-  T x[step_of<wide, T>];
-};
-
-/// Eight elements of a row from `c` on. Beyond its end they are some others of the row, so that no load waits for a branch.
-template <bool wide, class T>
-__device__ void load_eight(const T* row, int c, int size, float (&x)[eight]) {
-  constexpr int step = step_of<wide, T>;
-  for (int i = 0; i < eight; i += step) {
-    const auto part = *reinterpret_cast<const Elements<wide, T>*>(row + (c + i < size ? c + i : 0));
-    for (int j = 0; j < step; ++j) x[i + j] = number(part.x[j]);
-  }
-}
-/// The other way round; what would be beyond the row's end is not written.
-template <bool wide, class T>
-__device__ void store_eight(const float (&x)[eight], T* row, int c, int size) {
-  constexpr int step = step_of<wide, T>;
-  for (int i = 0; i < eight; i += step) {
-    Elements<wide, T> part;
-    for (int j = 0; j < step; ++j) part.x[j] = element<T>(x[i + j]);
-    if (c + i < size) *reinterpret_cast<Elements<wide, T>*>(row + c + i) = part;
-  }
-}
+/// How a head's rows lie: of as many columns as its kernel is for and in steps of 16 bytes; in such steps; anyhow.
+enum class Lie { exact, wide, any };
 
 /// 2^x, as exact as elements of T are.
 template <class T>
@@ -55,160 +30,173 @@ __device__ float power_of_two(float x) {
 
 /// Eight elements each of the keys and values of some positions, on their way to a thread: a place of its own in shared memory, which no
 /// other thread reads or writes, so that nobody waits for another. Copies of some stages are under way at any time; they cost no registers.
-template <bool wide, class T>
+template <Lie lie, class T>
 struct Arrivals {
   static constexpr int threads = 128, stages = 3, at_once = 4 / static_cast<int>(sizeof(T));  // positions of a stage
-  static constexpr int parts = eight * static_cast<int>(sizeof(T)) / 16, pieces = at_once * 2 * parts;
-  static constexpr std::size_t bytes = sizeof(Sixteen) * stages * pieces * threads;
+  static constexpr int step = 16 / static_cast<int>(sizeof(T)), parts = eight / step;
+  static constexpr std::size_t bytes = sizeof(Sixteen) * stages * at_once * 2 * parts * threads;
 
   Sixteen* own;
 
-  /// Begins to copy elements c .. c + 7 of a position's key (0) or value (1): zeros where they are beyond the row's end, or not wanted.
-  __device__ void begin(int stage, int i, int which, const T* row, int c, int size, bool wanted) const {
-    constexpr int step = 16 / static_cast<int>(sizeof(T));
+  /// Begins to copy elements c .. c + 7 of the i-th position's key (which: 0) or value (1): `from` is where they lie. Zeros come where they
+  /// are beyond the row's end, or not wanted.
+  __device__ void begin(int stage, int i, int which, const T* from, int c, int size, bool wanted) const {
     for (int part = 0; part < parts; ++part) {
       Sixteen* const to = at(stage, i, which, part);
-      const int first = c + part * step;
-      if constexpr (wide) {
-        const bool there = wanted && first < size;
-        copy_behind(to, row + (there ? first : 0), there);
+      const int first = part * step;
+      if constexpr (lie == Lie::any) {
+        for (int j = 0; j < step; ++j) reinterpret_cast<T*>(to)[j] = wanted && c + first + j < size ? from[first + j] : element<T>(0);
       } else {
-        for (int j = 0; j < step; ++j) reinterpret_cast<T*>(to)[j] = wanted && first + j < size ? row[first + j] : element<T>(0);
+        copy_behind(to, from + first, wanted && c + first < size);
       }
     }
   }
   /// What has arrived.
   struct Eight {
-    Sixteen parts[Arrivals::parts];
+    Sixteen of[parts];
     __device__ float operator[](int i) const {
       if constexpr (std::is_same_v<T, float>) {
-        return __int_as_float(static_cast<int>(parts[i / 4].words[i % 4]));
+        return __int_as_float(static_cast<int>(of[i / 4].words[i % 4]));
       } else {  // the upper half of a float32's bits
-        const std::uint32_t two = parts[0].words[i / 2];
+        const std::uint32_t two = of[0].words[i / 2];
         return __int_as_float(static_cast<int>(i % 2 == 0 ? two << 16 : two & 0xffff0000u));
       }
     }
   };
   __device__ Eight get(int stage, int i, int which) const {
     Eight x;
-    for (int part = 0; part < parts; ++part) x.parts[part] = *at(stage, i, which, part);
+    for (int part = 0; part < parts; ++part) x.of[part] = *at(stage, i, which, part);
     return x;
   }
 
  private:
   __device__ Sixteen* at(int stage, int i, int which, int part) const {
-    return own + ((stage * at_once + i) * 2 + which) * parts * threads + part * threads;
+    return own + (((stage * at_once + i) * 2 + which) * parts + part) * threads;
   }
 };
 
-/// Elements c .. c + 7 of a head's row x, turned; `other`: those that they are pairs with. All eight are of one half.
-template <class T>
-__device__ void turn_eight(float (&x)[eight], const float (&other)[eight], bool second, const float (&cosine)[eight], const float (&sine)[eight]) {
-  for (int i = 0; i < eight; ++i) {
-    float a = second ? other[i] : x[i], b = second ? x[i] : other[i];
-    turn(a, b, cosine[i], sine[i]);
-    x[i] = number(element<T>(second ? b : a));
-  }
-}
-
-/// What a block of decode_kernel needs of shared memory: what arrives, and what each warp has found, [warps, depth + 2].
-template <int depth, bool wide, class T>
-inline constexpr std::size_t decode_bytes = Arrivals<wide, T>::bytes + Arrivals<wide, T>::threads / warp * (depth + 2) * sizeof(float);
+/// Shared memory of a block of decode_kernel: what arrives; the new row's query, key and value; what each warp has found: a sum for each
+/// column, the largest score and the sum of all weights.
+template <int depth, Lie lie, class T>
+struct DecodeRoom {
+  static constexpr int warps = Arrivals<lie, T>::threads / warp, of_warp = depth + 4;
+  static constexpr int row = static_cast<int>(Arrivals<lie, T>::bytes / sizeof(float)), found = row + 3 * depth;
+  static constexpr std::size_t bytes = (found + warps * of_warp) * sizeof(float);
+};
 
 /// One new row of a sequence. Lanes that have a position's columns between them (depth / 8) take a few positions at a time, and have copies
-/// of the next ones under way. The new row's own key and value are in registers, and go to the cache for later steps. `only`: every
-/// sequence has one new row, and nobody need ask where it is.
-template <int depth, bool wide, class T>
-__global__ void __launch_bounds__(Arrivals<wide, T>::threads, 8) decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
-  using Arrivals = Arrivals<wide, T>;
-  constexpr int threads = Arrivals::threads, warps = threads / warp, lanes = depth / eight, groups = threads / lanes;
-  constexpr int at_once = Arrivals::at_once, stages = Arrivals::stages;
+/// of the next ones under way. The new row's own key and value are not read back from where they are kept for later steps. `only`: every
+/// sequence has one new row, so that nobody need ask where it is.
+template <int depth, Lie lie, class T>
+__global__ void __launch_bounds__(Arrivals<lie, T>::threads, 8) decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
+  using Coming = Arrivals<lie, T>;
+  using Room = DecodeRoom<depth, lie, T>;
+  constexpr int threads = Coming::threads, lanes = depth / eight, groups = threads / lanes;
+  constexpr int at_once = Coming::at_once, of_stage = at_once * groups, stages = Coming::stages;
   const int sequence = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
   const int begin = only ? sequence : batch.offsets[sequence];
   if (!only && batch.offsets[sequence + 1] - begin != 1) return;
-  const int size = batch.size, start = cache.starts[sequence];
-  const long slot = (static_cast<long>(cache.slots[sequence]) * batch.heads.count + head) * cache.positions;
-  T* const keys = cache.keys + slot * size;
-  T* const values = cache.values + slot * size;
-  const T* const row = batch.qkv + static_cast<long>(begin) * 3 * batch.width + head * size;
+  const int size = lie == Lie::exact ? depth : batch.size, start = cache.starts[sequence];
+  const long slot = (static_cast<long>(cache.slots[sequence]) * batch.heads.count + head) * cache.positions * size;
 
-  // Nothing of this waits for anything but `start` and `slot`.
-  const int column = thread % lanes * eight, group = thread / lanes;
-  Sixteen* const shared = shared_memory<Sixteen>();
-  const Arrivals arrivals{shared + thread};
-  const auto begin_stage = [&](int room, int first) {
+  float* const shared = shared_memory<float>();
+  const Coming coming{reinterpret_cast<Sixteen*>(shared) + thread};
+  const int group = thread / lanes, column = thread % lanes * eight;
+  const T* next_key = cache.keys + slot + group * size + column;
+  const T* next_value = cache.values + slot + group * size + column;
+  const auto begin_stage = [&](int stage, int first) {
     for (int i = 0; i < at_once; ++i) {
-      const int position = first + i * groups;
-      const bool wanted = position < start;
-      const int at = wanted ? position * size : 0;
-      arrivals.begin(room, i, 0, keys + at, column, size, wanted);
-      arrivals.begin(room, i, 1, values + at, column, size, wanted);
+      const bool wanted = first + i * groups + group < start;
+      coming.begin(stage, i, 0, next_key + i * groups * size, column, size, wanted);
+      coming.begin(stage, i, 1, next_value + i * groups * size, column, size, wanted);
     }
+    next_key += of_stage * size;
+    next_value += of_stage * size;
     end_copies();
   };
-  for (int stage = 0; stage < stages; ++stage) begin_stage(stage, group + stage * at_once * groups);
+  for (int stage = 0; stage < stages; ++stage) begin_stage(stage, stage * of_stage);
 
-  float query[eight], key[eight], value[eight];
-  load_eight<wide>(row, column, size, query);
-  load_eight<wide>(row + batch.width, column, size, key);
-  load_eight<wide>(row + 2 * batch.width, column, size, value);
-  if (head < batch.rotation.heads) {
-    const int half = size / 2;
-    const bool second = column >= half;
-    const int pair = second ? column - half : column, others = second ? pair : half + pair;
-    const float* const table = batch.rotation.table + static_cast<long>(start) * size;
-    float other[eight], cosine[eight], sine[eight];
-    load_eight<false>(table, pair, half, cosine);
-    load_eight<false>(table + half, pair, half, sine);
-    load_eight<wide>(row, others, size, other);
-    turn_eight<T>(query, other, second, cosine, sine);
-    load_eight<wide>(row + batch.width, others, size, other);
-    turn_eight<T>(key, other, second, cosine, sine);
+  // Meanwhile a column each of the new row. log2(e): powers of two are quicker than those of e.
+  float* const row = shared + Room::row;
+  const float scale = batch.scale * 1.44269504f;
+  for (int from = 0; from < depth; from += threads) {
+    const int c = from + thread;
+    if (c >= depth) break;
+    float query = 0, key = 0, value = 0;
+    if (c < size) {
+      const T* const own = batch.qkv + static_cast<long>(begin) * 3 * batch.width + head * size + c;
+      query = number(own[0]);
+      key = number(own[batch.width]);
+      const T kept = own[2 * batch.width];
+      value = number(kept);
+      if (head < batch.rotation.heads) {
+        const int half = size / 2, other = c < half ? half : -half;
+        const float* const angle = batch.rotation.table + static_cast<long>(start) * size + (c < half ? c : c - half);
+        const float cosine = angle[0], sine = angle[half], second_query = number(own[other]), second_key = number(own[batch.width + other]);
+        const auto turned = [&](float x, float y) {
+          if (c >= half) {
+            turn(y, x, cosine, sine);
+          } else {
+            turn(x, y, cosine, sine);
+          }
+          return number(element<T>(x));
+        };
+        query = turned(query, second_query);
+        key = turned(key, second_key);
+      }
+      cache.keys[slot + start * size + c] = element<T>(key);
+      cache.values[slot + start * size + c] = kept;
+    }
+    row[c] = query * scale;
+    row[depth + c] = key;
+    row[2 * depth + c] = value;
   }
-  if (group == 0) {
-    store_eight<wide>(key, keys + start * size, column, size);
-    store_eight<wide>(value, values + start * size, column, size);
-  }
-  const float scale = batch.scale * 1.44269504f;  // log2(e): powers of two are quicker than those of e
-  float own_score = 0;
-  for (int i = 0; i < eight; ++i) {
-    query[i] = column + i < size ? query[i] * scale : 0.0f;
-    own_score += query[i] * key[i];
-  }
-  own_score = sum_lanes<lanes>(own_score);
+  __syncthreads();
+  float query[eight];
+  for (int i = 0; i < eight; ++i) query[i] = row[column + i];
 
   // The softmax over the positions of a group: sums of 2^(score - largest), and of that times the values. The first has the new row.
-  float largest = group == 0 ? own_score : least_score, total = group == 0 ? 1.0f : 0.0f, sums[eight];
-  for (int i = 0; i < eight; ++i) sums[i] = group == 0 ? value[i] : 0.0f;
-  int room = 0;
-  for (int first = group; first - group < start; first += at_once * groups) {
-    using Eight = typename Arrivals::Eight;
+  float largest = least_score, total = 0, sums[eight] = {};
+  if (thread < warp) {
+    float score = 0;
+    for (int i = 0; i < eight; ++i) score += query[i] * row[depth + column + i];
+    score = sum_lanes<lanes>(score);
+    if (group == 0) {
+      largest = score;
+      total = 1;
+      for (int i = 0; i < eight; ++i) sums[i] = row[2 * depth + column + i];
+    }
+  }
+  int stage = 0;
+  for (int first = 0; first < start; first += of_stage) {
     wait_for_copies<stages - 1>();
-    Eight keys_here[at_once], values_here[at_once];
-    for (int i = 0; i < at_once; ++i) keys_here[i] = arrivals.get(room, i, 0), values_here[i] = arrivals.get(room, i, 1);
-    begin_stage(room, first + stages * at_once * groups);
-    room = room + 1 == stages ? 0 : room + 1;
+    typename Coming::Eight key[at_once], value[at_once];
+    for (int i = 0; i < at_once; ++i) {
+      key[i] = coming.get(stage, i, 0);
+      value[i] = coming.get(stage, i, 1);
+    }
+    begin_stage(stage, first + stages * of_stage);
+    stage = stage + 1 == stages ? 0 : stage + 1;
     float score[at_once], most = largest;
     for (int i = 0; i < at_once; ++i) {
       score[i] = 0;
-      for (int j = 0; j < eight; ++j) score[i] += query[j] * keys_here[i][j];
+      for (int j = 0; j < eight; ++j) score[i] += query[j] * key[i][j];
       score[i] = sum_lanes<lanes>(score[i]);
-      if (first + i * groups >= start) score[i] = least_score;
-      most = fmaxf(most, score[i]);
+      most = fmaxf(most, first + i * groups + group < start ? score[i] : least_score);
     }
     const float correction = power_of_two<T>(largest - most);
     largest = most;
     total *= correction;
     for (float& x : sums) x *= correction;
     for (int i = 0; i < at_once; ++i) {
-      const float p = first + i * groups < start ? power_of_two<T>(score[i] - most) : 0.0f;
+      const float p = first + i * groups + group < start ? power_of_two<T>(score[i] - most) : 0.0f;
       total += p;
-      for (int j = 0; j < eight; ++j) sums[j] += p * values_here[i][j];
+      for (int j = 0; j < eight; ++j) sums[j] += p * value[i][j];
     }
   }
   wait_for_copies();
 
-  // The union of a warp's groups, and that of the warps.
+  // The union of a warp's groups, and then that of the warps.
   float most = largest;
   for (int distance = lanes; distance < warp; distance *= 2) most = fmaxf(most, __shfl_xor_sync(whole_warp, most, distance));
   const float correction = power_of_two<T>(largest - most);
@@ -217,27 +205,26 @@ __global__ void __launch_bounds__(Arrivals<wide, T>::threads, 8) decode_kernel(B
     for (int distance = lanes; distance < warp; distance *= 2) x += __shfl_xor_sync(whole_warp, x, distance);
     return x;
   };
-  float* const found = reinterpret_cast<float*>(shared) + Arrivals::bytes / sizeof(float);
-  float* const to = found + thread / warp * (depth + 2);
+  float* const found = shared + Room::found;
+  float* const of_warp = found + thread / warp * Room::of_warp;
   total = add_groups(total);
-  for (int i = 0; i < eight; ++i) {
-    const float sum = add_groups(sums[i]);
-    if (thread % warp < lanes) to[column + i] = sum;
-  }
-  if (thread % warp == 0) to[depth] = most, to[depth + 1] = total;
+  for (float& x : sums) x = add_groups(x);
+  if (thread % warp < lanes)
+    for (int i = 0; i < eight; ++i) of_warp[column + i] = sums[i];
+  if (thread % warp == 0) of_warp[depth] = most, of_warp[depth + 1] = total;
   __syncthreads();
-  largest = least_score;
-  for (int w = 0; w < warps; ++w) largest = fmaxf(largest, found[w * (depth + 2) + depth]);
-  float factor[warps];
-  total = 0;
-  for (int w = 0; w < warps; ++w) {
-    factor[w] = power_of_two<T>(found[w * (depth + 2) + depth] - largest);
-    total += factor[w] * found[w * (depth + 2) + depth + 1];
-  }
-  for (int c = thread; c < size; c += threads) {
-    float sum = 0;
-    for (int w = 0; w < warps; ++w) sum += factor[w] * found[w * (depth + 2) + c];
-    out[static_cast<long>(begin) * batch.width + head * size + c] = element<T>(sum / total);
+  for (int from = 0; from < depth; from += threads) {
+    const int c = from + thread;
+    if (c >= size) break;
+    float top = least_score, weight = 0, sum = 0;
+    for (int w = 0; w < Room::warps; ++w) top = fmaxf(top, found[w * Room::of_warp + depth]);
+    for (int w = 0; w < Room::warps; ++w) {
+      const float* const part = found + w * Room::of_warp;
+      const float factor = power_of_two<T>(part[depth] - top);
+      weight += factor * part[depth + 1];
+      sum += factor * part[c];
+    }
+    out[static_cast<long>(begin) * batch.width + head * size + c] = element<T>(__fdividef(sum, weight));
   }
 }
 
@@ -278,11 +265,16 @@ void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, 
   const bool others = aligned(keys) && aligned(values) && aligned(out);
   const auto decode = [&](auto depth) {
     const auto batch = batch_of(qkv, offsets, 1, 1, width, causal, rotation, others);
-    const auto run = [&](auto wide) {
-      launch(decode_kernel<depth, wide, T>, dim3(static_cast<unsigned>(sequences), static_cast<unsigned>(heads)), Arrivals<wide, T>::threads,
-             decode_bytes<depth, wide, T>, batch, cache, longest_new == 1, out);
+    const auto run = [&](auto lie) {
+      const dim3 blocks(static_cast<unsigned>(sequences), static_cast<unsigned>(heads));
+      launch(decode_kernel<depth, lie, T>, blocks, Arrivals<lie, T>::threads, DecodeRoom<depth, lie, T>::bytes, batch, cache, longest_new == 1, out);
     };
-    batch.wide ? run(std::true_type()) : run(std::false_type());
+    if (!batch.wide)
+      run(std::integral_constant<Lie, Lie::any>());
+    else if (batch.size < depth)
+      run(std::integral_constant<Lie, Lie::wide>());
+    else
+      run(std::integral_constant<Lie, Lie::exact>());
   };
   const int size = width / heads;
   require(size <= 256, "a head has ", size, " columns, but attention on the GPU takes at most 256: take more heads");
