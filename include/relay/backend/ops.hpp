@@ -136,6 +136,7 @@ struct ComposedOps {
   /// repeated_size(n): which size, n or larger, to take for n.
   static constexpr bool repeats = false;
   struct Repeated {};
+  struct Answers {};  // of steps that repeat themselves, on their way to the host: cuda.hpp
   static void repeat(Repeated&, int /*size*/, const auto& /*device*/, auto&& f) { f(); }
   static int repeated_size(int size) { return size; }
 

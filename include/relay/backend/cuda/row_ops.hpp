@@ -490,9 +490,9 @@ __global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* 
   }
 }
 
-/// best [rows, 2]: the class, and its probability.
+/// best [rows, 2]: the class, and its probability. If they are there, `tokens` become the classes, and `starts` one more.
 template <class = void>
-__global__ void argmax_kernel(const float* logits, int rows, int classes, float* best) {
+__global__ void argmax_kernel(const float* logits, int rows, int classes, float* best, std::int32_t* tokens, std::int32_t* starts) {
   const int row = warp_row(), lane = warp_lane();
   if (row >= rows) return;
   const float* const own = logits + static_cast<long>(row) * classes;
@@ -503,6 +503,7 @@ __global__ void argmax_kernel(const float* logits, int rows, int classes, float*
   if (lane == 0) {
     best[2L * row] = __int_as_float(top.at);
     best[2L * row + 1] = 1.0f / total;
+    if (tokens != nullptr) tokens[row] = top.at, starts[row] += 1;
   }
 }
 

@@ -86,6 +86,44 @@ inline void copy_to_host(const void* from, void* to, std::size_t bytes) {
   synchronise("finish what was asked of it");
 }
 
+/// A copy to the host that is under way while device and host go on: begun behind all that was asked of the device before, and there when it
+/// is waited for. A recorded copy could not have another place for every replay.
+class Download {
+ public:
+  Download() = default;
+  Download(const Download&) = delete;
+  Download& operator=(const Download&) = delete;
+  ~Download() {
+    if (done_ == nullptr) return;
+    (void)cudaEventSynchronize(done_);  // what is still under way would go to memory that is nobody's
+    (void)cudaEventDestroy(done_);
+    (void)cudaFreeHost(room_);
+  }
+
+  void begin(const void* from, std::size_t bytes) {
+    if (done_ == nullptr) check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "create an event");
+    if (bytes > size_) {
+      check(cudaEventSynchronize(done_), "finish what was asked of it");
+      (void)cudaFreeHost(std::exchange(room_, nullptr));
+      size_ = 0;
+      check(cudaMallocHost(&room_, bytes), "pin memory of the host");
+      size_ = bytes;
+    }
+    if (bytes > 0) check(cudaMemcpyAsync(room_, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy from the GPU");
+    check(cudaEventRecord(done_, stream()), "mark the end of a copy");
+  }
+  template <class T>
+  const T* wait() {
+    check(cudaEventSynchronize(done_), "finish what was asked of it");
+    return static_cast<const T*>(room_);
+  }
+
+ private:
+  cudaEvent_t done_ = nullptr;
+  void* room_ = nullptr;
+  std::size_t size_ = 0;
+};
+
 /// What an element is. Parameters, their gradients, the residual stream and logits are float32. Between them, where Cuda<bf16> computes,
 /// it is bf16: half the traffic, and what tensor cores take.
 enum class Type { float32, bfloat16 };
@@ -188,7 +226,7 @@ class Tensor {
   bool converted_ = false;
 };
 
-/// A list of numbers T on the device that the host has written.
+/// A list of numbers T on the device, which the host has written at first.
 template <class T>
 class List {
  public:
@@ -218,6 +256,11 @@ class List {
 
   int size() const { return size_; }
   const T* data() const { return static_cast<const T*>(buffer_.data()); }
+  /// For the device to write others: nothing is known of them.
+  T* rewritten() {
+    ascending_ = false;
+    return static_cast<T*>(buffer_.data());
+  }
   /// Each is larger than the one before: none comes twice.
   bool ascending() const { return ascending_; }
 
