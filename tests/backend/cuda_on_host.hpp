@@ -45,7 +45,7 @@ namespace cuda_on_host {
 
 enum class Order { forwards, backwards };
 inline Order thread_order = Order::forwards;
-inline long launches = 0, products = 0, replays = 0;  // so far
+inline long launches = 0, products = 0, replays = 0, uploads = 0;  // so far
 
 /// What a stream that is being captured was asked for, to be done at every launch of the graph.
 struct Graph {
@@ -393,7 +393,8 @@ inline cudaError_t cudaFreeAsync(void* block, cudaStream_t) {
 inline cudaError_t cudaFree(void* block) { return std::free(block), cudaSuccess; }
 inline cudaError_t cudaMallocHost(void** to, std::size_t bytes) { return cudaMalloc(to, bytes); }
 inline cudaError_t cudaFreeHost(void* block) { return cudaFree(block); }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  cuda_on_host::uploads += kind == cudaMemcpyHostToDevice;
   cuda_on_host::now_or_later([=] {
     if (bytes > 0) std::memcpy(to, from, bytes);
   });
