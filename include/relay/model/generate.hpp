@@ -1,8 +1,9 @@
 // Greedy generation with a key-value cache, for many prompts at once.
 //
 // Prompts that start are computed in one pass, the whole of each (their prefill); then a step adds one token to every running sequence. A
-// finished sequence leaves the batch, and its slot of the cache goes to the next waiting prompt. A sequence is finished when it stops, has
-// written enough, or is as long as the model can read; none of this depends on the others.
+// finished sequence leaves the batch, and its slot of the cache goes to the next waiting prompt: at once, or, where steps repeat themselves
+// (Backend::repeats), with some others. A sequence is finished when it stops, has written enough, or is as long as the model can read; none
+// of this depends on the others.
 #pragma once
 
 #include <algorithm>
@@ -224,14 +225,18 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
     if constexpr (fills) {
       for (const Index any = 0; step.sequences() < B::repeated_size(static_cast<int>(running.size()));)
         step.add(std::span(&any, 1), slots, 0);
-      // While the same sequences run, the device goes on by itself, a step ahead of what the host reads. That one stops is seen a step late,
-      // and what the device wrote for it meanwhile is ignored; which have written enough or fill the model is known before.
-      const auto ends = [&](const Running& r) {
-        return r.position + 1 == positions || static_cast<int>(written[r.prompt].size()) + 1 == config.new_tokens;
+      // The device goes on by itself, a step ahead of what the host reads, and with texts that are finished, whose tokens nobody reads: until
+      // fewer sequences would be quicker, or prompts that wait could take the places of enough of them, or one has no position left.
+      const auto goes_on = [&](const Running& r) {  // as far as is known: it may also stop
+        return r.position + 1 < positions && static_cast<int>(written[r.prompt].size()) + 1 < config.new_tokens;
       };
-      const std::size_t begun = running.size();
+      Index furthest = 0;
+      for (const Running& r : running) furthest = std::max(furthest, r.position);
       step.begin(model, cache);
-      while (running.size() == begun && std::none_of(running.begin(), running.end(), ends)) {
+      for (;; ++furthest) {
+        const int left = static_cast<int>(std::count_if(running.begin(), running.end(), goes_on));
+        const bool others = next < prompts.size() && slots - left >= std::max(1, slots / 16);
+        if (left == 0 || others || B::repeated_size(left) < step.sequences() || furthest + 1 == most) break;
         step.again(model, cache);
         read_step();
       }
