@@ -504,6 +504,7 @@ inline void copy_behind(void* to, const void* from, bool there) {
   if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % 16 != 0) throw std::logic_error("a copy is not aligned for 16 bytes");
   cuda_on_host::Block::current()->copies().later.push_back({to, there ? from : nullptr, cuda_on_host::Block::current()->copies().groups});
 }
+inline void copy_behind_once(void* to, const void* from, bool there) { copy_behind(to, from, there); }
 inline void end_copies() { ++cuda_on_host::Block::current()->copies().groups; }
 template <int later = 0>
 void wait_for_copies() {

@@ -47,7 +47,7 @@ struct Arrivals {
       if constexpr (lie == Lie::any) {
         for (int j = 0; j < step; ++j) reinterpret_cast<T*>(to)[j] = wanted && c + first + j < size ? from[first + j] : element<T>(0);
       } else {
-        copy_behind(to, from + first, wanted && c + first < size);
+        copy_behind_once(to, from + first, wanted && c + first < size);  // so that weights stay in the L2 cache
       }
     }
   }
