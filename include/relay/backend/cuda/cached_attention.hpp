@@ -88,7 +88,8 @@ struct DecodeRoom {
 /// of the next ones under way. The new row's own key and value are not read back from where they are kept for later steps. `only`: every
 /// sequence has one new row, so that nobody need ask where it is.
 template <int depth, Lie lie, class T>
-__global__ void __launch_bounds__(Arrivals<lie, T>::threads, lie == Lie::any ? 4 : 8) decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
+__global__ void __launch_bounds__(Arrivals<lie, T>::threads, lie == Lie::any ? 4 : 8)
+decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
   using Coming = Arrivals<lie, T>;
   using Room = DecodeRoom<depth, lie, T>;
   constexpr int threads = Coming::threads, lanes = depth / eight, groups = threads / lanes;

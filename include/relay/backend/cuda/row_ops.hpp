@@ -235,8 +235,9 @@ inline dim3 row_blocks(int rows) { return dim3(static_cast<unsigned>((rows + row
 __device__ inline int warp_row() { return static_cast<int>(blockIdx.x) * rows_of_block + static_cast<int>(threadIdx.x) / warp; }
 __device__ inline int warp_lane() { return static_cast<int>(threadIdx.x) % warp; }
 
+/// __restrict__: what is read is not what is written, so that a lane need not wait for one element before it asks for the next.
 template <class X, class Y>
-__global__ void gather_kernel(const X* x, const std::int32_t* indices, int count, int cols, Y* y) {
+__global__ void gather_kernel(const X* __restrict__ x, const std::int32_t* __restrict__ indices, int count, int cols, Y* __restrict__ y) {
   const int row = warp_row();
   if (row >= count) return;
   const X* from = x + static_cast<long>(indices[row]) * cols;
