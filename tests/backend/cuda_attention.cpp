@@ -364,6 +364,57 @@ TEST_CASE_TEMPLATE("attention to a cache", T, float, bf16) {
   }
 }
 
+// A new row after so many positions as make a stage of copies, or all that are under way at once, or one more or less; turned inside.
+TEST_CASE_TEMPLATE("a step of decoding after few positions and many", T, float, bf16) {
+  constexpr double base = 100;
+  constexpr int positions = 150;
+  for (const auto& [heads, size] : {std::pair{1, 16}, {1, 48}, {2, 64}, {1, 80}, {1, 128}, {1, 240}}) {
+    CAPTURE(size);
+    const int width = heads * size, rotated = 1;
+    std::vector<double> angles;
+    for (int i = 0; i < positions * size; ++i) {
+      const double angle = i / size * std::pow(base, -2.0 * (i % size % (size / 2)) / size);
+      angles.push_back(i % size < size / 2 ? std::cos(angle) : std::sin(angle));
+    }
+    const OnDevice<float> table(angles);
+    Random own(Key(17).fold(static_cast<std::uint64_t>(size)));
+    const Matrix qkv = random<T>(positions, 3 * width, own);
+    const Matrix turned = reference::rotate(qkv, {0, positions}, heads, rotated, base, +1, {});
+    const Matrix expected = reference::attention(turned, {0, positions}, {heads, Mask::causal}, Matrix(positions, width)).out;
+    for (const int start : {0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 95, 96, 97, 127, 128, 149}) {
+      CAPTURE(start);
+      std::vector<OnDevice<T>*> outs;
+      in_both_orders([&] {
+        const auto cells = static_cast<std::size_t>(2 * positions * width);
+        const OnDevice<T> keys(cells), values(cells);
+        for (int head = 0; head < heads; ++head)
+          for (int p = 0; p < start; ++p)
+            for (int c = 0; c < size; ++c) {
+              const auto cell = static_cast<std::size_t>(((heads + head) * positions + p) * size + c);
+              keys.data()[cell] = from_double<T>(turned(p, width + head * size + c));
+              values.data()[cell] = from_double<T>(qkv(p, 2 * width + head * size + c));
+            }
+        Matrix row(1, 3 * width), last(1, width);
+        for (int c = 0; c < 3 * width; ++c) row(0, c) = qkv(start, c);
+        for (int c = 0; c < width; ++c) last(0, c) = expected(start, c);
+        const OnDevice<T> x(row.values);
+        const OnDevice<std::int32_t> offsets(std::vector<int>{0, 1}), slot(std::vector<int>{1}), at(std::vector<int>{start});
+        auto* const out = outs.emplace_back(new OnDevice<T>(static_cast<std::size_t>(width)));
+        cuda::attention_cached(x.data(), offsets.data(), 1, 1, slot.data(), at.data(), width, heads, keys.data(), values.data(), positions,
+                               out->data(), {rotated, table.data()});
+        CHECK(error(out->matrix(1, width), last) < 2 * tolerance<T>);
+        const auto cell = static_cast<std::size_t>((heads * positions + start) * size);
+        for (int c = 0; c < size; ++c) {  // and it is kept
+          CHECK(to_double(keys.data()[cell + static_cast<std::size_t>(c)]) == doctest::Approx(turned(start, width + c)).epsilon(tolerance<T>));
+          CHECK(to_double(values.data()[cell + static_cast<std::size_t>(c)]) == qkv(start, 2 * width + c));
+        }
+      });
+      CHECK(outs[0]->same_bits(*outs[1]));
+      for (auto* o : outs) delete o;
+    }
+  }
+}
+
 // What stands beside a sequence changes none of its bits.
 TEST_CASE_TEMPLATE("a step of decoding beside a prompt and alone", T, float, bf16) {
   const int width = 32, positions = 40;

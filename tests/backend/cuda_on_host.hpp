@@ -45,7 +45,7 @@ namespace cuda_on_host {
 
 enum class Order { forwards, backwards };
 inline Order thread_order = Order::forwards;
-inline long launches = 0, products = 0, replays = 0;  // so far
+inline long launches = 0, products = 0, replays = 0, uploads = 0;  // so far
 
 /// What a stream that is being captured was asked for, to be done at every launch of the graph.
 struct Graph {
@@ -393,13 +393,8 @@ inline cudaError_t cudaFreeAsync(void* block, cudaStream_t) {
 inline cudaError_t cudaFree(void* block) { return std::free(block), cudaSuccess; }
 inline cudaError_t cudaMallocHost(void** to, std::size_t bytes) { return cudaMalloc(to, bytes); }
 inline cudaError_t cudaFreeHost(void* block) { return cudaFree(block); }
-using cudaEvent_t = void*;
-inline constexpr unsigned cudaEventDisableTiming = 2;
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaMalloc(event, 1); }
-inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return cudaFree(event); }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  cuda_on_host::uploads += kind == cudaMemcpyHostToDevice;
   cuda_on_host::now_or_later([=] {
     if (bytes > 0) std::memcpy(to, from, bytes);
   });
@@ -411,6 +406,13 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
   });
   return cudaSuccess;
 }
+
+using cudaEvent_t = int*;
+inline constexpr unsigned cudaEventDisableTiming = 2;
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = new int(0), cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 
 using cudaGraph_t = cuda_on_host::Graph*;
 using cudaGraphExec_t = cuda_on_host::Graph*;
@@ -462,7 +464,7 @@ T* shared_memory() {
   return static_cast<T*>(cuda_on_host::Block::current()->shared());
 }
 
-inline float power_of_two(float x) { return std::exp2(x); }
+inline float quick_power_of_two(float x) { return std::exp2(x); }
 
 /// As the PTX manual lays the fragments out: lane = 4 group + member; a's registers hold rows group, group + 8, columns 2 member + {0, 1}
 /// and those + 8; b's rows 2 member + {0, 1} and those + 8 of column group; d's rows group, group + 8, columns 2 member + {0, 1}.
@@ -502,6 +504,7 @@ inline void copy_behind(void* to, const void* from, bool there) {
   if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % 16 != 0) throw std::logic_error("a copy is not aligned for 16 bytes");
   cuda_on_host::Block::current()->copies().later.push_back({to, there ? from : nullptr, cuda_on_host::Block::current()->copies().groups});
 }
+inline void copy_behind_once(void* to, const void* from, bool there) { copy_behind(to, from, there); }
 inline void end_copies() { ++cuda_on_host::Block::current()->copies().groups; }
 template <int later = 0>
 void wait_for_copies() {

@@ -118,6 +118,55 @@ TEST_CASE("a replayed step writes what a launched one does") {
     }
 }
 
+// The device is a step ahead of what the host knows: of who stops, or has written enough, or fills the model.
+TEST_CASE("whatever ends a text, it is the one that the CPU writes") {
+  std::vector<Tokens> prompts;
+  for (int i = 0; i < 5; ++i)
+    for (const Example& e : batch_of(i)) prompts.push_back(e.problem);
+  std::size_t longest = 0;
+  for (const Tokens& prompt : prompts) longest = std::max(longest, prompt.size());
+  const TransformerConfig config{.width = 32, .layers = 1, .heads = 2, .rotary_base = 100, .positions = static_cast<int>(longest) + 6};
+  const int vocabulary = task.vocabulary().size();
+  int by_stop = 0, full = 0, enough = 0;
+  for (const int new_tokens : {1, 2, 9, 100})
+    for (const int slots : {1, 4, 30})
+      for (int stop = -1; stop < vocabulary; stop += 5) {
+        CAPTURE(new_tokens);
+        CAPTURE(slots);
+        CAPTURE(stop);
+        const auto write = [&]<class B>(std::vector<bool>& stopped, std::vector<std::vector<double>>& probabilities) {
+          const CausalTransformer<B> model(config, vocabulary, Seed{5});
+          return generate<B>(model, prompts, {.batch = slots, .new_tokens = new_tokens, .stop = stop}, {}, &stopped, &probabilities);
+        };
+        std::vector<bool> stopped, stopped_there;
+        std::vector<std::vector<double>> cpu, gpu;
+        const auto expected = write.operator()<Cpu<float>>(stopped, cpu);
+        CHECK(write.operator()<Cuda<float>>(stopped_there, gpu) == expected);
+        CHECK(stopped_there == stopped);
+        for (std::size_t i = 0; i < cpu.size(); ++i) {
+          REQUIRE(gpu[i].size() == cpu[i].size());
+          const int length = static_cast<int>(prompts[i].size() + expected[i].size());
+          (stopped[i] ? by_stop : length == config.positions ? full : enough) += 1;
+        }
+      }
+  CHECK(by_stop > 10);
+  CHECK(full > 10);
+  CHECK(enough > 10);
+}
+
+TEST_CASE("while the same sequences run, the host uploads nothing") {
+  using B = Cuda<bf16>;
+  CausalTransformer<B> model({.width = 32, .layers = 1, .heads = 2, .positions = 64}, task.vocabulary().size(), Seed{5});
+  prepare(model);
+  const std::vector<Tokens> prompts(3, Tokens{1, 2, 3});
+  const auto uploads = [&](int new_tokens) {
+    const long before = cuda_on_host::uploads;
+    for (const Tokens& text : generate<B>(model, prompts, {.new_tokens = new_tokens, .stop = -1})) CHECK(text.size() == static_cast<std::size_t>(new_tokens));
+    return cuda_on_host::uploads - before;
+  };
+  CHECK(uploads(40) == uploads(4));
+}
+
 // What a GPU is asked for in one more iteration of the paper's block: each launch takes as long as a small product.
 TEST_CASE("an iteration's launches, forward and backward") {
   using B = Cuda<bf16>;

@@ -176,7 +176,7 @@ concept ComputeBackend =
       { B::rows_at_once(width, device) } -> std::same_as<int>;  // how many rows a forward pass of this width is fastest with
       { B::in_order } -> std::convertible_to<bool>;           // whether one thread of the host is all that the device needs
       { B::repeats } -> std::convertible_to<bool>;            // whether B::repeat(repeated, size, device, f) may record what f does
-      requires std::default_initializable<typename B::Repeated>;
+      requires std::default_initializable<typename B::Repeated> && std::default_initializable<typename B::Answers>;
       { B::repeated_size(width) } -> std::same_as<int>;
       B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has
       B::download_to(x, values);                              // values = B::download(x), in the memory it has

@@ -67,12 +67,12 @@ struct Functions : ComposedOps<Self> {
     void begin(const Tensor& x) {
       require(x.type() == Type::float32, "what is read later is float32");
       size_ = static_cast<std::size_t>(x.size());
-      pinned_.copy(x.data(), x.bytes());
+      download_.begin(x.data(), x.bytes());
     }
-    std::span<const float> values() { return {static_cast<const float*>(pinned_.wait()), size_}; }
+    std::span<const float> values() { return {download_.wait<float>(), size_}; }
 
    private:
-    Pinned pinned_;
+    Download download_;
     std::size_t size_ = 0;
   };
 
@@ -320,6 +320,35 @@ struct Functions : ComposedOps<Self> {
   using Repeated = Graphs;
   static void repeat(Repeated& graphs, int size, const Device& device, auto&& f) { graphs.run(size, *device.memory, f); }
   static int repeated_size(int size) { return Graphs::size_of(size); }
+  /// argmax within what is repeated: found [rows, 2] is what is to be read, the tokens found are what the next step begins with, at starts
+  /// that are one further.
+  static void choose(const Tensor& logits, Tensor& found, Indices& tokens, Indices& starts) {
+    found.resize_like(logits, logits.rows(), 2);
+    launch(argmax_kernel<>, row_blocks(logits.rows()), row_threads, 0, logits.as<float>(), logits.rows(), logits.cols(), found.as<float>(),
+           tokens.rewritten(), starts.rewritten());
+  }
+  /// What was found in some steps, on its way to the host while the next is computed; read in the order of the steps, two of them behind at
+  /// most.
+  class Answers {
+   public:
+    void begin(const Tensor& found, int rows) {
+      Answer& answer = answers_[begun_++ % 2];
+      answer.rows = rows;
+      answer.download.begin(found.data(), static_cast<std::size_t>(2L * rows) * sizeof(float));
+    }
+    void read(std::vector<std::int32_t>& best, std::vector<double>& probability) {
+      Answer& answer = answers_[read_++ % 2];
+      split(answer.download.template wait<float>(), answer.rows, best, probability);
+    }
+
+   private:
+    struct Answer {
+      Download download;
+      int rows = 0;
+    };
+    Answer answers_[2];
+    unsigned begun_ = 0, read_ = 0;
+  };
   /// A step costs hardly more for many sequences than for one; so many as fit into 4 GiB.
   static int sequences_at_once(long elements, const Device&) {
     const long bytes = std::max(1L, elements * long{sizeof(A)});
@@ -353,15 +382,10 @@ struct Functions : ComposedOps<Self> {
       from = &wide;
     }
     const Scratch<float> found(2L * rows, logits.device());
-    launch(argmax_kernel<>, row_blocks(rows), row_threads, 0, from->as<float>(), rows, logits.cols(), found.data());
+    launch(argmax_kernel<>, row_blocks(rows), row_threads, 0, from->as<float>(), rows, logits.cols(), found.data(), nullptr, nullptr);
     std::vector<float> read(static_cast<std::size_t>(2L * rows));
     copy_to_host(found.data(), read.data(), read.size() * sizeof(float));
-    best.resize(static_cast<std::size_t>(rows));
-    probability.resize(best.size());
-    for (std::size_t r = 0; r < best.size(); ++r) {
-      best[r] = std::bit_cast<std::int32_t>(read[2 * r]);
-      probability[r] = static_cast<double>(read[2 * r + 1]);
-    }
+    split(read.data(), rows, best, probability);
   }
   static void softmax(Tensor& y) {
     as_float32(y);
@@ -410,6 +434,16 @@ struct Functions : ComposedOps<Self> {
   }
 
  private:
+  /// What argmax_kernel writes.
+  static void split(const float* found, int rows, std::vector<std::int32_t>& best, std::vector<double>& probability) {
+    best.resize(static_cast<std::size_t>(rows));
+    probability.resize(best.size());
+    for (std::size_t r = 0; r < best.size(); ++r) {
+      best[r] = std::bit_cast<std::int32_t>(found[2 * r]);
+      probability[r] = static_cast<double>(found[2 * r + 1]);
+    }
+  }
+
   template <class Pointer>
   using Element = std::remove_const_t<std::remove_pointer_t<Pointer>>;
 

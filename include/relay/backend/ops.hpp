@@ -149,9 +149,11 @@ struct ComposedOps {
 
   /// f(), which asks the device for the same, from and to the same tensors, whenever it is called with this size: a backend may record that
   /// and do without f later (`repeats`), if the device has memory of its own that serves nothing else. `Repeated` is what it keeps for that;
-  /// repeated_size(n): which size, n or larger, to take for n.
+  /// repeated_size(n): which size, n or larger, to take for n. Such a backend also has choose(), and Answers that do something (cuda.hpp): so
+  /// the device goes from step to step by itself, and what it found comes to the host meanwhile.
   static constexpr bool repeats = false;
   struct Repeated {};
+  struct Answers {};
   static void repeat(Repeated&, int /*size*/, const auto& /*device*/, auto&& f) { f(); }
   static int repeated_size(int size) { return size; }
 

@@ -1,8 +1,9 @@
 // Greedy generation with a key-value cache, for many prompts at once.
 //
 // Prompts that start are computed in one pass, the whole of each (their prefill); then a step adds one token to every running sequence. A
-// finished sequence leaves the batch, and its slot of the cache goes to the next waiting prompt. A sequence is finished when it stops, has
-// written enough, or is as long as the model can read; none of this depends on the others.
+// finished sequence leaves the batch, and its slot of the cache goes to the next waiting prompt: at once, or, where steps repeat themselves
+// (Backend::repeats), with some others. A sequence is finished when it stops, has written enough, or is as long as the model can read; none
+// of this depends on the others.
 #pragma once
 
 #include <algorithm>
@@ -78,38 +79,60 @@ class Extension {
     ends_.push_back(static_cast<Index>(tokens_.size()) - 1);
   }
 
-  /// The most probable token after each sequence, and its probability. `repeats`: what the device does for this depends on the number of
-  /// sequences alone, so that it can repeat it (Backend::repeat).
-  void run(const CausalTransformer<B>& model, KvCache<B>& cache, bool repeats, std::vector<Index>& best, std::vector<double>& probability) {
-    batch_.assign(lengths_);
-    B::indices_to(tokens_, device_, tokens_on_device_);
-    B::indices_to(slots_, device_, slots_on_device_);
-    B::indices_to(starts_, device_, starts_on_device_);
-    B::indices_to(ends_, device_, ends_on_device_);
-    const auto compute = [&] {
-      const auto& states =
-          cache.extend(model, tokens_on_device_, Rows<B>(batch_).forward_only(), slots_on_device_, starts_on_device_, workspace_);
-      last_.resize_like(states, sequences(), states.cols());
-      B::gather_rows(states, ends_on_device_, 0, last_);
-      B::logits(last_, model.head.weight, model.head.bias, logits_);
-    };
-    if (repeats)
-      B::repeat(repeated_, sequences(), device_, compute);
-    else
-      compute();
-    logits_.resize_like(last_, sequences(), model.head.outputs());  // what was repeated leaves the shapes of another size
+  /// The most probable token after each sequence, and its probability.
+  void run(const CausalTransformer<B>& model, KvCache<B>& cache, std::vector<Index>& best, std::vector<double>& probability) {
+    to_device();
+    compute(model, cache);
     B::argmax(logits_, best, probability);
   }
 
+  /// The same where the backend repeats, one new token each: begin() has the device do it, again() do it once more with the tokens that it
+  /// found, without the host, and read() waits for what was found, each time. again() may come before the last is read, not earlier.
+  void begin(const CausalTransformer<B>& model, KvCache<B>& cache) {
+    to_device();
+    again(model, cache);
+  }
+  void again(const CausalTransformer<B>& model, KvCache<B>& cache) {
+    B::repeat(repeated_, sequences(), device_, [&] {
+      compute(model, cache);
+      B::choose(logits_, found_, tokens_on_device_, starts_on_device_);
+    });
+    answers_.begin(found_, sequences());
+  }
+  void read(std::vector<Index>& best, std::vector<double>& probability) { answers_.read(best, probability); }
+
  private:
+  /// What has not changed is there already.
+  void to_device() {
+    if (lengths_ != lengths_on_device_) {
+      batch_.assign(lengths_);
+      lengths_on_device_ = lengths_;
+    }
+    B::indices_to(tokens_, device_, tokens_on_device_);
+    B::indices_to(slots_, device_, slots_on_device_);
+    B::indices_to(starts_, device_, starts_on_device_);
+    if (batch_.longest() > 1) B::indices_to(ends_, device_, ends_on_device_);
+  }
+  void compute(const CausalTransformer<B>& model, KvCache<B>& cache) {
+    const auto* last =
+        &cache.extend(model, tokens_on_device_, Rows<B>(batch_).forward_only(), slots_on_device_, starts_on_device_, workspace_);
+    if (batch_.longest() > 1) {
+      last_.resize_like(*last, sequences(), last->cols());
+      B::gather_rows(*last, ends_on_device_, 0, last_);
+      last = &last_;
+    }
+    B::logits(*last, model.head.weight, model.head.bias, logits_);
+  }
+
   typename B::Device device_;
   std::vector<Index> tokens_, slots_, starts_, ends_;
-  std::vector<int> lengths_;
+  std::vector<int> lengths_, lengths_on_device_;
   Ragged<B> batch_;
   typename B::Indices tokens_on_device_, slots_on_device_, starts_on_device_, ends_on_device_;
   typename KvCache<B>::Workspace workspace_;
-  typename B::Tensor last_, logits_;
+  typename B::Tensor last_, logits_, found_;
   typename B::Repeated repeated_;
+  typename B::Answers answers_;
 };
 
 /// Continues each prompt with the most probable tokens until `stop`, `new_tokens`, or the model's limit of positions for
@@ -151,24 +174,25 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
   struct Running {
     std::size_t prompt;
     Index slot, position;  // position: tokens in the cache
+    std::size_t at;        // the place in the pass that runs
   };
   std::vector<Running> running, still;
   std::vector<Index> free;
   for (Index slot = slots; slot-- > 0;) free.push_back(slot);
   std::vector<Index> best;
   std::vector<double> probability;
-  // What the model says after the last token of running[i] is best[i - first]: those from `first` on were extended, to so many tokens.
+  // Those of running from `first` on were extended, to so many tokens, and the model has said what comes next.
   const auto read = [&](std::size_t first, auto&& length) {
     still.assign(running.begin(), running.begin() + static_cast<std::ptrdiff_t>(first));
     for (std::size_t i = first; i < running.size(); ++i) {
       Running r = running[i];
       r.position = length(r);
       auto& out = written[r.prompt];
-      const Index token = best[i - first];
+      const Index token = best[r.at];
       const bool stops = token == config.stop, full = r.position == positions;
       if (!stops && !full) out.push_back(token);  // full: the last position read may still say `stop`
       if (stops && stopped) (*stopped)[r.prompt] = true;
-      if (probabilities && (stops || !full)) (*probabilities)[r.prompt].push_back(probability[i - first]);
+      if (probabilities && (stops || !full)) (*probabilities)[r.prompt].push_back(probability[r.at]);
       if (stops || full || static_cast<int>(out.size()) == config.new_tokens)
         free.push_back(r.slot);
       else
@@ -182,22 +206,46 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
     prefill.clear();
     for (; next < prompts.size() && !free.empty(); ++next) {
       require(!prompts[next].empty(), "prompt ", next, " is empty: generation continues at least one token");
-      running.push_back({next, free.back(), 0});
+      running.push_back({next, free.back(), 0, static_cast<std::size_t>(prefill.sequences())});
       free.pop_back();
       prefill.add(prompts[next], running.back().slot, 0);
     }
     if (!prefill.empty()) {
-      prefill.run(model, cache, false, best, probability);
+      prefill.run(model, cache, best, probability);
       read(before, [&](const Running& r) { return static_cast<Index>(prompts[r.prompt].size()); });
     }
     if (running.empty()) continue;
     step.clear();
-    for (const Running& r : running) step.add(std::span(&written[r.prompt].back(), 1), r.slot, r.position);
-    if constexpr (fills)
+    for (Running& r : running) {
+      r.at = static_cast<std::size_t>(step.sequences());
+      step.add(std::span(&written[r.prompt].back(), 1), r.slot, r.position);
+    }
+    const auto read_step = [&] {
+      if constexpr (fills) step.read(best, probability);
+      read(0, [](const Running& r) { return r.position + 1; });
+    };
+    if constexpr (fills) {
       for (const Index any = 0; step.sequences() < B::repeated_size(static_cast<int>(running.size()));)
         step.add(std::span(&any, 1), slots, 0);
-    step.run(model, cache, true, best, probability);
-    read(0, [](const Running& r) { return r.position + 1; });
+      // The device goes on by itself, a step ahead of what the host reads, and with texts that are finished, whose tokens nobody reads: until
+      // fewer sequences would be quicker, or prompts that wait could take the places of enough of them, or one has no position left.
+      const auto goes_on = [&](const Running& r) {  // as far as is known: it may also stop
+        return r.position + 1 < positions && static_cast<int>(written[r.prompt].size()) + 1 < config.new_tokens;
+      };
+      Index furthest = 0;
+      for (const Running& r : running) furthest = std::max(furthest, r.position);
+      step.begin(model, cache);
+      for (;; ++furthest) {
+        const int left = static_cast<int>(std::count_if(running.begin(), running.end(), goes_on));
+        const bool others = next < prompts.size() && slots - left >= std::max(1, slots / 16);
+        if (left == 0 || others || B::repeated_size(left) < step.sequences() || furthest + 1 == most) break;
+        step.again(model, cache);
+        read_step();
+      }
+    } else {
+      step.run(model, cache, best, probability);
+    }
+    read_step();
   }
   return written;
 }

@@ -16,125 +16,217 @@ namespace detail {
 
 inline constexpr int eight = 8;  // neighbours, that a lane has of a row
 
-/// Eight elements of a row from `c` on. Beyond its end they are some others of the row, so that no load waits for a branch.
-template <bool wide, class T>
-__device__ void load_eight(const T* row, int c, int size, float (&x)[eight]) {
-  constexpr int step = wide ? 16 / static_cast<int>(sizeof(T)) : 1;
-  struct alignas(step * sizeof(T)) Elements {
-    T x[step];
-  };
-  for (int i = 0; i < eight; i += step) {
-    const Elements part = *reinterpret_cast<const Elements*>(row + (c + i < size ? c + i : 0));
-    for (int j = 0; j < step; ++j) x[i + j] = number(part.x[j]);
-  }
+/// How a head's rows lie: of as many columns as its kernel is for and in steps of 16 bytes; in such steps; anyhow.
+enum class Lie { exact, wide, any };
+
+/// 2^x, as exact as elements of T are.
+template <class T>
+__device__ float power_of_two(float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return exp2f(x);
+  else
+    return quick_power_of_two(x);
 }
 
-/// What is known of a softmax over some positions: sums of e^(score - largest) and of that times the values.
-struct Softmax {
-  float largest = least_score, total = 0, sums[eight] = {};
+/// Eight elements each of the keys and values of some positions, on their way to a thread: a place of its own in shared memory, which no
+/// other thread reads or writes, so that nobody waits for another. Copies of some stages are under way at any time; they cost no registers.
+template <Lie lie, class T>
+struct Arrivals {
+  static constexpr int threads = 128, stages = 3, at_once = 4 / static_cast<int>(sizeof(T));  // positions of a stage
+  static constexpr int step = 16 / static_cast<int>(sizeof(T)), parts = eight / step;
+  static constexpr std::size_t bytes = sizeof(Sixteen) * stages * at_once * 2 * parts * threads;
 
-  /// The union with that of the lane so far away.
-  template <class T>
-  __device__ void join(int distance) {
-    const float other = __shfl_xor_sync(whole_warp, largest, distance), most = fmaxf(largest, other);
-    const float own_factor = exponential<T>(largest - most), other_factor = exponential<T>(other - most);
-    largest = most;
-    total = total * own_factor + __shfl_xor_sync(whole_warp, total, distance) * other_factor;
-    for (float& x : sums) x = x * own_factor + __shfl_xor_sync(whole_warp, x, distance) * other_factor;
+  Sixteen* own;
+
+  /// Begins to copy elements c .. c + 7 of the i-th position's key (which: 0) or value (1): `from` is where they lie. Zeros come where they
+  /// are beyond the row's end, or not wanted.
+  __device__ void begin(int stage, int i, int which, const T* from, int c, int size, bool wanted) const {
+    for (int part = 0; part < parts; ++part) {
+      Sixteen* const to = at(stage, i, which, part);
+      const int first = part * step;
+      if constexpr (lie == Lie::any) {
+        for (int j = 0; j < step; ++j) reinterpret_cast<T*>(to)[j] = wanted && c + first + j < size ? from[first + j] : element<T>(0);
+      } else {
+        copy_behind_once(to, from + first, wanted && c + first < size);  // so that weights stay in the L2 cache
+      }
+    }
+  }
+  /// What has arrived.
+  struct Eight {
+    Sixteen of[parts];
+    __device__ float operator[](int i) const {
+      if constexpr (std::is_same_v<T, float>) {
+        return __int_as_float(static_cast<int>(of[i / 4].words[i % 4]));
+      } else {  // the upper half of a float32's bits
+        const std::uint32_t two = of[0].words[i / 2];
+        return __int_as_float(static_cast<int>(i % 2 == 0 ? two << 16 : two & 0xffff0000u));
+      }
+    }
+  };
+  __device__ Eight get(int stage, int i, int which) const {
+    Eight x;
+    for (int part = 0; part < parts; ++part) x.of[part] = *at(stage, i, which, part);
+    return x;
+  }
+
+ private:
+  __device__ Sixteen* at(int stage, int i, int which, int part) const {
+    return own + (((stage * at_once + i) * 2 + which) * parts + part) * threads;
   }
 };
 
-inline constexpr int decode_threads = 256, decode_warps = decode_threads / warp;
+/// Shared memory of a block of decode_kernel: what arrives; the new row's query, key and value; what each warp has found: a sum for each
+/// column, the largest score and the sum of all weights.
+template <int depth, Lie lie, class T>
+struct DecodeRoom {
+  static constexpr int warps = Arrivals<lie, T>::threads / warp, of_warp = depth + 4;
+  static constexpr int row = static_cast<int>(Arrivals<lie, T>::bytes / sizeof(float)), found = row + 3 * depth;
+  static constexpr std::size_t bytes = (found + warps * of_warp) * sizeof(float);
+};
 
-/// One new row of a sequence. Lanes that have a position's columns between them (depth / 8) take a few positions at a time.
-template <int depth, bool wide, class T>
-__global__ void __launch_bounds__(decode_threads, 2) decode_kernel(Batch<T> batch, Cache<T> cache, T* out) {
-  constexpr int lanes = depth / eight, groups = decode_threads / lanes, at_once = 4;
-  const auto at = batch.place();
-  if (at.rows != 1) return;
-  const int size = batch.size, start = cache.starts[at.sequence], thread = static_cast<int>(threadIdx.x);
-  const long slot = (static_cast<long>(cache.slots[at.sequence]) * batch.heads.count + at.head) * cache.positions;
-  T* const keys = cache.keys + slot * size;
-  T* const values = cache.values + slot * size;
-  const T* const row = batch.qkv + static_cast<long>(at.begin) * 3 * batch.width + at.head * size;
-  const float* const table = batch.table(at);
-  const float* const angle = table == nullptr ? nullptr : table + static_cast<long>(start) * size;
-  const int half = size / 2;
-  for (int c = thread; c < size; c += decode_threads) {
-    T key = row[batch.width + c];
-    if (angle != nullptr) {
-      const int pair = c % half;
-      float x = number(row[batch.width + pair]), y = number(row[batch.width + half + pair]);
-      turn(x, y, angle[pair], angle[half + pair]);
-      key = element<T>(c < half ? x : y);
-    }
-    keys[start * size + c] = key;
-    values[start * size + c] = row[2 * batch.width + c];
-  }
-  __syncthreads();
+/// One new row of a sequence. Lanes that have a position's columns between them (depth / 8) take a few positions at a time, and have copies
+/// of the next ones under way. The new row's own key and value are not read back from where they are kept for later steps. `only`: every
+/// sequence has one new row, so that nobody need ask where it is.
+template <int depth, Lie lie, class T>
+__global__ void __launch_bounds__(Arrivals<lie, T>::threads, lie == Lie::any ? 4 : 8)
+decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
+  using Coming = Arrivals<lie, T>;
+  using Room = DecodeRoom<depth, lie, T>;
+  constexpr int threads = Coming::threads, lanes = depth / eight, groups = threads / lanes;
+  constexpr int at_once = Coming::at_once, of_stage = at_once * groups, stages = Coming::stages;
+  const int sequence = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
+  const int begin = only ? sequence : batch.offsets[sequence];
+  if (!only && batch.offsets[sequence + 1] - begin != 1) return;
+  const int size = lie == Lie::exact ? depth : batch.size, start = cache.starts[sequence];
+  const long slot = (static_cast<long>(cache.slots[sequence]) * batch.heads.count + head) * cache.positions * size;
 
-  const int column = thread % lanes * eight;
-  float query[eight];
-  load_eight<wide>(row, column, size, query);
-  if (angle != nullptr) {  // the lane's eight are of one half
-    float other[eight];
-    const bool second = column >= half;
-    load_eight<wide>(row, second ? column - half : column + half, size, other);
-    for (int i = 0; i < eight; ++i) {
-      const int pair = column % half + i;
-      float x = second ? other[i] : query[i], y = second ? query[i] : other[i];
-      turn(x, y, angle[pair], angle[half + pair]);
-      query[i] = number(element<T>(second ? y : x));
-    }
-  }
-  for (int i = 0; i < eight; ++i) query[i] = column + i < size ? query[i] * batch.scale : 0.0f;
-  Softmax own;
-  for (int first = thread / lanes; first - thread / lanes <= start; first += at_once * groups) {
-    float score[at_once], value[at_once][eight];
-    for (int i = 0; i < at_once; ++i) {
-      const int position = first + i * groups < start ? first + i * groups : start;  // what is beyond the last counts nothing, below
-      float key[eight];
-      load_eight<wide>(keys + position * size, column, size, key);
-      load_eight<wide>(values + position * size, column, size, value[i]);
-      score[i] = 0;
-      for (int j = 0; j < eight; ++j) score[i] += query[j] * key[j];
-    }
-    float most = own.largest;
-    for (int i = 0; i < at_once; ++i) {
-      score[i] = sum_lanes<lanes>(score[i]);
-      if (first + i * groups > start) score[i] = least_score;
-      most = fmaxf(most, score[i]);
-    }
-    const float correction = exponential<T>(own.largest - most);
-    own.largest = most;
-    own.total *= correction;
-    for (float& x : own.sums) x *= correction;
-    for (int i = 0; i < at_once; ++i) {
-      const float p = first + i * groups > start ? 0.0f : exponential<T>(score[i] - most);
-      own.total += p;
-      for (int j = 0; j < eight; ++j) own.sums[j] += p * value[i][j];
-    }
-  }
-  for (int distance = lanes; distance < warp; distance *= 2) own.join<T>(distance);
-
-  // Each warp's into shared memory, [warps, depth + 2].
   float* const shared = shared_memory<float>();
-  const Lane lane;
-  float* const to = shared + lane.own_warp * (depth + 2);
-  if (lane.thread < lanes)
-    for (int i = 0; i < eight; ++i) to[column + i] = own.sums[i];
-  if (lane.thread == 0) to[depth] = own.largest, to[depth + 1] = own.total;
-  __syncthreads();
-  if (thread >= size) return;
-  float largest = least_score, total = 0, sum = 0;
-  for (int w = 0; w < decode_warps; ++w) largest = fmaxf(largest, shared[w * (depth + 2) + depth]);
-  for (int w = 0; w < decode_warps; ++w) {
-    const float* const from = shared + w * (depth + 2);
-    const float factor = exponential<T>(from[depth] - largest);
-    total += factor * from[depth + 1];
-    sum += factor * from[thread];
+  const Coming coming{reinterpret_cast<Sixteen*>(shared) + thread};
+  const int group = thread / lanes, column = thread % lanes * eight;
+  const T* next_key = cache.keys + slot + group * size + column;
+  const T* next_value = cache.values + slot + group * size + column;
+  const auto begin_stage = [&](int stage, int first) {
+    for (int i = 0; i < at_once; ++i) {
+      const bool wanted = first + i * groups + group < start;
+      coming.begin(stage, i, 0, next_key + i * groups * size, column, size, wanted);
+      coming.begin(stage, i, 1, next_value + i * groups * size, column, size, wanted);
+    }
+    next_key += of_stage * size;
+    next_value += of_stage * size;
+    end_copies();
+  };
+  for (int stage = 0; stage < stages; ++stage) begin_stage(stage, stage * of_stage);
+
+  // Meanwhile a column each of the new row. log2(e): powers of two are quicker than those of e.
+  float* const row = shared + Room::row;
+  const float scale = batch.scale * 1.44269504f;
+  for (int from = 0; from < depth; from += threads) {
+    const int c = from + thread;
+    if (c >= depth) break;
+    float query = 0, key = 0, value = 0;
+    if (c < size) {
+      const T* const own = batch.qkv + static_cast<long>(begin) * 3 * batch.width + head * size + c;
+      query = number(own[0]);
+      key = number(own[batch.width]);
+      const T kept = own[2 * batch.width];
+      value = number(kept);
+      if (head < batch.rotation.heads) {
+        const int half = size / 2, other = c < half ? half : -half;
+        const float* const angle = batch.rotation.table + static_cast<long>(start) * size + (c < half ? c : c - half);
+        const float cosine = angle[0], sine = angle[half], second_query = number(own[other]), second_key = number(own[batch.width + other]);
+        const auto turned = [&](float x, float y) {
+          if (c >= half) {
+            turn(y, x, cosine, sine);
+          } else {
+            turn(x, y, cosine, sine);
+          }
+          return number(element<T>(x));
+        };
+        query = turned(query, second_query);
+        key = turned(key, second_key);
+      }
+      cache.keys[slot + start * size + c] = element<T>(key);
+      cache.values[slot + start * size + c] = kept;
+    }
+    row[c] = query * scale;
+    row[depth + c] = key;
+    row[2 * depth + c] = value;
   }
-  out[static_cast<long>(at.begin) * batch.width + at.head * size + thread] = element<T>(sum / total);
+  __syncthreads();
+  float query[eight];
+  for (int i = 0; i < eight; ++i) query[i] = row[column + i];
+
+  // The softmax over the positions of a group: sums of 2^(score - largest), and of that times the values. The first has the new row.
+  float largest = least_score, total = 0, sums[eight] = {};
+  if (thread < warp) {
+    float score = 0;
+    for (int i = 0; i < eight; ++i) score += query[i] * row[depth + column + i];
+    score = sum_lanes<lanes>(score);
+    if (group == 0) {
+      largest = score;
+      total = 1;
+      for (int i = 0; i < eight; ++i) sums[i] = row[2 * depth + column + i];
+    }
+  }
+  int stage = 0;
+  for (int first = 0; first < start; first += of_stage) {
+    wait_for_copies<stages - 1>();
+    typename Coming::Eight key[at_once], value[at_once];
+    for (int i = 0; i < at_once; ++i) {
+      key[i] = coming.get(stage, i, 0);
+      value[i] = coming.get(stage, i, 1);
+    }
+    begin_stage(stage, first + stages * of_stage);
+    stage = stage + 1 == stages ? 0 : stage + 1;
+    float score[at_once], most = largest;
+    for (int i = 0; i < at_once; ++i) {
+      score[i] = 0;
+      for (int j = 0; j < eight; ++j) score[i] += query[j] * key[i][j];
+      score[i] = sum_lanes<lanes>(score[i]);
+      most = fmaxf(most, first + i * groups + group < start ? score[i] : least_score);
+    }
+    const float correction = power_of_two<T>(largest - most);
+    largest = most;
+    total *= correction;
+    for (float& x : sums) x *= correction;
+    for (int i = 0; i < at_once; ++i) {
+      const float p = first + i * groups + group < start ? power_of_two<T>(score[i] - most) : 0.0f;
+      total += p;
+      for (int j = 0; j < eight; ++j) sums[j] += p * value[i][j];
+    }
+  }
+  wait_for_copies();
+
+  // The union of a warp's groups, and then that of the warps.
+  float most = largest;
+  for (int distance = lanes; distance < warp; distance *= 2) most = fmaxf(most, __shfl_xor_sync(whole_warp, most, distance));
+  const float correction = power_of_two<T>(largest - most);
+  const auto add_groups = [&](float x) {
+    x *= correction;
+    for (int distance = lanes; distance < warp; distance *= 2) x += __shfl_xor_sync(whole_warp, x, distance);
+    return x;
+  };
+  float* const found = shared + Room::found;
+  float* const of_warp = found + thread / warp * Room::of_warp;
+  total = add_groups(total);
+  for (float& x : sums) x = add_groups(x);
+  if (thread % warp < lanes)
+    for (int i = 0; i < eight; ++i) of_warp[column + i] = sums[i];
+  if (thread % warp == 0) of_warp[depth] = most, of_warp[depth + 1] = total;
+  __syncthreads();
+  for (int from = 0; from < depth; from += threads) {
+    const int c = from + thread;
+    if (c >= size) break;
+    float top = least_score, weight = 0, sum = 0;
+    for (int w = 0; w < Room::warps; ++w) top = fmaxf(top, found[w * Room::of_warp + depth]);
+    for (int w = 0; w < Room::warps; ++w) {
+      const float* const part = found + w * Room::of_warp;
+      const float factor = power_of_two<T>(part[depth] - top);
+      weight += factor * part[depth + 1];
+      sum += factor * part[c];
+    }
+    out[static_cast<long>(begin) * batch.width + head * size + c] = element<T>(__fdividef(sum, weight));
+  }
 }
 
 /// Writes the keys and values of sequences with more than one new row to the cache, a block for some rows of a sequence.
@@ -174,8 +266,16 @@ void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, 
   const bool others = aligned(keys) && aligned(values) && aligned(out);
   const auto decode = [&](auto depth) {
     const auto batch = batch_of(qkv, offsets, 1, 1, width, causal, rotation, others);
-    const auto kernel = batch.wide ? decode_kernel<depth, true, T> : decode_kernel<depth, false, T>;
-    launch(kernel, blocks_of(batch, sequences), decode_threads, decode_warps * (depth + 2) * sizeof(float), batch, cache, out);
+    const auto run = [&](auto lie) {
+      const dim3 blocks(static_cast<unsigned>(sequences), static_cast<unsigned>(heads));
+      launch(decode_kernel<depth, lie, T>, blocks, Arrivals<lie, T>::threads, DecodeRoom<depth, lie, T>::bytes, batch, cache, longest_new == 1, out);
+    };
+    if (!batch.wide)
+      run(std::integral_constant<Lie, Lie::any>());
+    else if (batch.size < depth)
+      run(std::integral_constant<Lie, Lie::wide>());
+    else
+      run(std::integral_constant<Lie, Lie::exact>());
   };
   const int size = width / heads;
   require(size <= 256, "a head has ", size, " columns, but attention on the GPU takes at most 256: take more heads");

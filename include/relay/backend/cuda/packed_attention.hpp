@@ -281,13 +281,13 @@ __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kern
     float correction[2];
     for (int half = 0; half < 2; ++half) {
       most[half] = largest_lane<4>(most[half]);
-      correction[half] = power_of_two(largest[half] - most[half]);
+      correction[half] = quick_power_of_two(largest[half] - most[half]);
       largest[half] = most[half];
       total[half] *= correction[half];
     }
     for (int c = 0; c < 4; ++c)
       for (int i = 0; i < 4; ++i) {
-        p[c][i] = power_of_two(p[c][i] - largest[i / 2]);
+        p[c][i] = quick_power_of_two(p[c][i] - largest[i / 2]);
         total[i / 2] += p[c][i];
       }
     for (int c = 0; c < depth / 8; ++c)
@@ -348,7 +348,7 @@ __global__ void __launch_bounds__(warps* warp, 16 / warps)
       for (int c = 0; c < 4; ++c)
         for (int i = 0; i < 4; ++i) {
           const bool sees = seen[i / 2].has(from + 8 * c + 2 * lane.member + i % 2);
-          p[c][i] = sees ? power_of_two(p[c][i] * batch.exponent - log_sum[i / 2]) : 0.0f;
+          p[c][i] = sees ? quick_power_of_two(p[c][i] * batch.exponent - log_sum[i / 2]) : 0.0f;
         }
     };
     for (int from = own.begin / span * span; from < own.end; from += span) {

@@ -250,8 +250,9 @@ inline dim3 row_blocks(int rows) { return dim3(static_cast<unsigned>((rows + row
 __device__ inline int warp_row() { return static_cast<int>(blockIdx.x) * rows_of_block + static_cast<int>(threadIdx.x) / warp; }
 __device__ inline int warp_lane() { return static_cast<int>(threadIdx.x) % warp; }
 
+/// __restrict__: what is read is not what is written, so that a lane need not wait for one element before it asks for the next.
 template <class X, class Y>
-__global__ void gather_kernel(const X* x, const std::int32_t* indices, int count, int cols, Y* y) {
+__global__ void gather_kernel(const X* __restrict__ x, const std::int32_t* __restrict__ indices, int count, int cols, Y* __restrict__ y) {
   const int row = warp_row();
   if (row >= count) return;
   const X* from = x + static_cast<long>(indices[row]) * cols;
@@ -496,9 +497,9 @@ __global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* 
   }
 }
 
-/// best [rows, 2]: the class, and its probability.
+/// best [rows, 2]: the class, and its probability. If they are there, `tokens` become the classes, and `starts` one more.
 template <class = void>
-__global__ void argmax_kernel(const float* logits, int rows, int classes, float* best) {
+__global__ void argmax_kernel(const float* logits, int rows, int classes, float* best, std::int32_t* tokens, std::int32_t* starts) {
   const int row = warp_row(), lane = warp_lane();
   if (row >= rows) return;
   const float* const own = logits + static_cast<long>(row) * classes;
@@ -509,6 +510,7 @@ __global__ void argmax_kernel(const float* logits, int rows, int classes, float*
   if (lane == 0) {
     best[2L * row] = __int_as_float(top.at);
     best[2L * row + 1] = 1.0f / total;
+    if (tokens != nullptr) tokens[row] = top.at, starts[row] += 1;
   }
 }
 

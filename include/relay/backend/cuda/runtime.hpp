@@ -114,7 +114,7 @@ __device__ T* shared_memory() {
 }
 
 /// 2^x, of bf16's exactness and more (PTX ex2.approx).
-__device__ inline float power_of_two(float x) {
+__device__ inline float quick_power_of_two(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
@@ -150,6 +150,14 @@ __device__ inline void load_tiles_transposed(std::uint32_t (&to)[4], const __nv_
 __device__ inline void copy_behind(void* to, const void* from, bool there) {
   const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+/// The same of what is not read again soon: of all that is in the L2 cache it is the first to leave it.
+__device__ inline void copy_behind_once(void* to, const void* from, bool there) {
+  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+  std::uint64_t leaves_first;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(leaves_first));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(at), "l"(from), "r"(there ? 16 : 0), "l"(leaves_first)
+               : "memory");
 }
 __device__ inline void end_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 template <int later = 0>

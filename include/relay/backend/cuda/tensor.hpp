@@ -87,54 +87,52 @@ inline void copy_to_host(const void* from, void* to, std::size_t bytes) {
   synchronise("finish what was asked of it");
 }
 
-/// Memory of the host that the device writes while the host goes on.
-class Pinned {
+/// A copy to the host that is under way while device and host go on: begun behind all that was asked of the device before, and there when it
+/// is waited for. A recorded copy could not have another place for every replay.
+class Download {
  public:
-  Pinned() = default;
-  Pinned(const Pinned&) = delete;
-  Pinned& operator=(const Pinned&) = delete;
-  Pinned(Pinned&& other) noexcept { swap(other); }
-  Pinned& operator=(Pinned&& other) noexcept {
+  Download() = default;
+  Download(Download&& other) noexcept { swap(other); }
+  Download& operator=(Download&& other) noexcept {
     swap(other);
     return *this;
   }
-  ~Pinned() {
-    if (written_ == nullptr) return;
-    (void)cudaEventSynchronize(written_);
-    (void)cudaEventDestroy(written_);
-    if (block_ != nullptr) (void)cudaFreeHost(block_);
+  ~Download() {
+    if (done_ == nullptr) return;
+    (void)cudaEventSynchronize(done_);  // what is still under way would go to memory that is nobody's
+    (void)cudaEventDestroy(done_);
+    (void)cudaFreeHost(room_);
   }
 
-  /// Asks for a copy of so many bytes.
-  void copy(const void* from, std::size_t bytes) {
-    if (written_ == nullptr) check(cudaEventCreateWithFlags(&written_, cudaEventDisableTiming), "make an event");
-    wait();
+  void begin(const void* from, std::size_t bytes) {
+    if (done_ == nullptr) check(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "create an event");
     if (bytes > size_) {
-      if (block_ != nullptr) check(cudaFreeHost(std::exchange(block_, nullptr)), "give back memory of the host");
+      check(cudaEventSynchronize(done_), "finish what was asked of it");
+      (void)cudaFreeHost(std::exchange(room_, nullptr));
       size_ = 0;
-      const std::size_t room = bytes + bytes / 4;  // batches differ
-      check(cudaMallocHost(&block_, room), "pin memory of the host");
+      const std::size_t room = bytes + bytes / 4;  // the next may be a little larger
+      check(cudaMallocHost(&room_, room), "pin memory of the host");
       size_ = room;
     }
-    if (bytes > 0) check(cudaMemcpyAsync(block_, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy from the GPU");
-    check(cudaEventRecord(written_, stream()), "record an event");
+    if (bytes > 0) check(cudaMemcpyAsync(room_, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy from the GPU");
+    check(cudaEventRecord(done_, stream()), "mark the end of a copy");
   }
-  /// Until what was asked for is there; null before.
-  const void* wait() {
-    if (written_ != nullptr) check(cudaEventSynchronize(written_), "finish what was asked of it");
-    return block_;
+  template <class T>
+  const T* wait() {
+    check(cudaEventSynchronize(done_), "finish what was asked of it");
+    return static_cast<const T*>(room_);
   }
 
  private:
-  void swap(Pinned& other) noexcept {
-    std::swap(block_, other.block_);
+  void swap(Download& other) noexcept {
+    std::swap(done_, other.done_);
+    std::swap(room_, other.room_);
     std::swap(size_, other.size_);
-    std::swap(written_, other.written_);
   }
 
-  void* block_ = nullptr;
+  cudaEvent_t done_ = nullptr;
+  void* room_ = nullptr;
   std::size_t size_ = 0;
-  cudaEvent_t written_ = nullptr;
 };
 
 /// What an element is. Parameters, their gradients, the residual stream and logits are float32. Between them, where Cuda<bf16> computes,
@@ -285,7 +283,7 @@ class Tensor {
   bool converted_ = false;
 };
 
-/// A list of numbers T on the device that the host has written.
+/// A list of numbers T on the device, which the host has written at first.
 template <class T>
 class List {
  public:
@@ -315,6 +313,11 @@ class List {
 
   int size() const { return size_; }
   const T* data() const { return static_cast<const T*>(buffer_.data()); }
+  /// For the device to write others: nothing is known of them.
+  T* rewritten() {
+    ascending_ = false;
+    return static_cast<T*>(buffer_.data());
+  }
   /// Each is larger than the one before: none comes twice.
   bool ascending() const { return ascending_; }
 
