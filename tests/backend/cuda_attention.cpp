@@ -141,11 +141,12 @@ void check(const Shape& shape) {
     auto* const out = outs.emplace_back(new OnDevice<T>(elements));
     auto* const dqkv = gradients.emplace_back(new OnDevice<T>(3 * elements));
     const OnDevice<float> lse(all * static_cast<std::size_t>(count));
-    const OnDevice<float> scratch(static_cast<std::size_t>(cuda::attention_backward_scratch<T>(rows, count)));
-    cuda::attention(x.data(), at.data(), sequences, longest, width, shape.heads, out->data(), lse.data(), rotation);
+    const OnDevice<float> scratch(static_cast<std::size_t>(cuda::attention_backward_scratch(rows, sequences, count)));
+    const OnDevice<std::int32_t> order(static_cast<std::size_t>(cuda::attention_scratch(rows, sequences, longest)));
+    cuda::attention(x.data(), at.data(), sequences, rows, longest, width, shape.heads, order.data(), out->data(), lse.data(), rotation);
     CHECK(error(out->matrix(rows, width), expected.out) < shape.loose * tolerance<T>);
     CHECK(error(lse.matrix(rows, count), expected.lse) < shape.loose * (shape.rotated == 0 ? 4e-6 : tolerance<T>));
-    cuda::attention_backward(x.data(), lse.data(), d.data(), at.data(), sequences, longest, width, shape.heads, scratch.data(),
+    cuda::attention_backward(x.data(), out->data(), lse.data(), d.data(), at.data(), sequences, rows, longest, width, shape.heads, scratch.data(),
                              dqkv->data(), rotation);
     CHECK(error(dqkv->matrix(rows, 3 * width), expected.dqkv) < shape.loose * tolerance<T>);
   });
@@ -219,7 +220,7 @@ TEST_CASE_TEMPLATE("scores of several hundreds", T, float, bf16) {
 TEST_CASE("heads of more columns than there are kernels for") {
   const OnDevice<float> x(std::size_t{3 * 257});
   const OnDevice<std::int32_t> offsets(std::vector<int>{0, 1});
-  CHECK_THROWS(cuda::attention(x.data(), offsets.data(), 1, 1, 257, Heads{1}, x.data(), x.data()));
+  CHECK_THROWS(cuda::attention(x.data(), offsets.data(), 1, 1, 1, 257, Heads{1}, nullptr, x.data(), x.data()));
 }
 
 TEST_CASE_TEMPLATE("elements that do not lie as 16 bytes want it", T, float, bf16) {
@@ -230,12 +231,13 @@ TEST_CASE_TEMPLATE("elements that do not lie as 16 bytes want it", T, float, bf1
   std::vector<double> shifted(1);
   shifted.insert(shifted.end(), qkv.values.begin(), qkv.values.end());
   const OnDevice<T> x(shifted), d(dout.values), out(dout.values.size()), dqkv(qkv.values.size());
-  const OnDevice<float> lse(std::size_t{2 * rows}), scratch(std::size_t{2 * rows});
+  const OnDevice<float> lse(std::size_t{2 * rows}), scratch(static_cast<std::size_t>(cuda::attention_backward_scratch(rows, 1, 2)));
+  const OnDevice<std::int32_t> order(static_cast<std::size_t>(cuda::attention_scratch(rows, 1, 129)));
   const OnDevice<std::int32_t> offsets(std::vector<int>{0, rows});
   for (const int longest : {rows, 129}) {
-    cuda::attention(x.data() + 1, offsets.data(), 1, longest, width, {2, Mask::causal}, out.data(), lse.data());
+    cuda::attention(x.data() + 1, offsets.data(), 1, rows, longest, width, {2, Mask::causal}, order.data(), out.data(), lse.data());
     CHECK(error(out.matrix(rows, width), expected.out) < tolerance<T>);
-    cuda::attention_backward(x.data() + 1, lse.data(), d.data(), offsets.data(), 1, longest, width, {2, Mask::causal}, scratch.data(),
+    cuda::attention_backward(x.data() + 1, out.data(), lse.data(), d.data(), offsets.data(), 1, rows, longest, width, {2, Mask::causal}, scratch.data(),
                              dqkv.data());
     CHECK(error(dqkv.matrix(rows, 3 * width), expected.dqkv) < tolerance<T>);
   }

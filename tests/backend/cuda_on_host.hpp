@@ -490,6 +490,11 @@ inline void load_tiles_as(bool transposed, std::uint32_t (&to)[4], const __nv_bf
 inline void load_tiles(std::uint32_t (&to)[4], const __nv_bfloat16* row) { load_tiles_as(false, to, row); }
 inline void load_tiles_transposed(std::uint32_t (&to)[4], const __nv_bfloat16* row) { load_tiles_as(true, to, row); }
 
+inline float about_power_of_two(float x) { return x < -126 ? 0.0f : std::exp2(x); }
+inline std::uint32_t two_bf16(float first, float second) {
+  return __float2bfloat16(first).bits | static_cast<std::uint32_t>(__float2bfloat16(second).bits) << 16;
+}
+
 inline void copy_behind(void* to, const void* from, bool there) {
   if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % 16 != 0) throw std::logic_error("a copy is not aligned for 16 bytes");
   cuda_on_host::Block::current()->copies().later.push_back({to, there ? from : nullptr, cuda_on_host::Block::current()->copies().groups});
