@@ -762,15 +762,16 @@ struct OwnRows<TensorCores, depth, groups> {
   __device__ void load(const bf16* from) {
     const int lane = Lane().thread;
     from += lane % 16 * pitch<bf16, depth> + lane / 16 * 8;
-    for (int g = 0; g < groups; ++g)
-      for (int k = 0; k < depth / 16; ++k) load_tiles(words[g][k], from + 16 * g * pitch<bf16, depth> + 16 * k);
+    unrolled<groups>([&](auto g) {
+      unrolled<depth / 16>([&](auto k) { load_tiles(words[g][k], from + 16 * g * pitch<bf16, depth> + 16 * k); });
+    });
   }
   template <int columns>
   __device__ void multiply(const bf16* b, float (&sums)[groups][columns / 8][4]) const {
     constexpr int next = pitch<bf16, depth>;
     const int lane = Lane().thread;
     b += (lane / 16 * 8 + lane % 8) * next + lane / 8 % 2 * 8;
-    for (int k = 0; k < depth / 16; ++k)
+    unrolled<depth / 16>([&](auto k) {
       for (int n = 0; n < columns / 8; n += 2) {
         std::uint32_t right[4];
         load_tiles(right, b + 8 * n * next + 16 * k);
@@ -779,6 +780,7 @@ struct OwnRows<TensorCores, depth, groups> {
           multiply_tiles(sums[g][n + 1], words[g][k], {right[2], right[3]});
         }
       }
+    });
   }
 };
 
@@ -806,6 +808,20 @@ __device__ void multiply_own(const float (&p)[groups][depth / 8][4], const typen
   } else {
     for (int g = 0; g < groups; ++g) Products::template multiply_registers<depth, columns>(p[g], b, sums[g], room);
   }
+}
+
+/// Of scores whose first row and column these are, those that are not to be seen become least_score.
+template <int groups, int fragments>
+__device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int row, int column) {
+  const Lane lane;
+  unrolled<2 * groups>([&](auto i) {
+    constexpr int half = i % 2;
+    const Range seen = sight.of(row + 8 * i + lane.group);
+    unrolled<fragments>([&](auto c) {
+      for (int j = 0; j < 2; ++j)
+        if (!seen.has(column + 8 * c + 2 * lane.member + j)) p[i / 2][c][2 * half + j] = least_score;
+    });
+  });
 }
 
 template <class Products, int depth, class T>
@@ -844,14 +860,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64
           if (!own.meets(from + step, span)) continue;
           float p[groups][span / 8][4] = {}, correction[groups][2];
           queries.template multiply<span>(key + step * next, p);
-          if (!all.covers(from + step, span))
-            for (int g = 0; g < groups; ++g)
-              for (int half = 0; half < 2; ++half) {
-                const Range seen = sight.of(row + 16 * g + 8 * half + lane.group);
-                for (int c = 0; c < span / 8; ++c)
-                  for (int j = 0; j < 2; ++j)
-                    if (!seen.has(from + step + 8 * c + 2 * lane.member + j)) p[g][c][2 * half + j] = least_score;
-              }
+          if (!all.covers(from + step, span)) hide(p, sight, row, from + step);
           bool corrects = false;
           for (int g = 0; g < groups; ++g) {
             softmax[g].add(p[g], factor, correction[g]);
@@ -864,13 +873,13 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64
           multiply_own<Products, span, depth>(p, key + (tile + step) * next, sums, shared + Room::own + lane.own_warp * Products::room);
         }
       });
-  for (int g = 0; g < groups; ++g) {
+  unrolled<groups>([&](auto g) {
     float inverse[2];
     softmax[g].end(batch.scale, inverse, [&](int below, float value) {
       if (const int i = row + 16 * g + lane.group + below; i < at.rows) lse[batch.of_row(at, i)] = value;
     });
     store_rows<Products, depth>(sums[g], inverse[0], inverse[1], query + 16 * g * next, batch.rows(out, at, 1, 0), row + 16 * g);
-  }
+  });
 }
 
 /// D, which the next kernel reads, and dQ.
@@ -937,14 +946,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
               for (int i = 0; i < 4; ++i) dp[g][c][i] = mean[g][i / 2];
           queries.template multiply<span>(key + step * next, p);
           gradients.template multiply<span>(key + (tile + step) * next, dp);
-          if (!all.covers(from + step, span))
-            for (int g = 0; g < groups; ++g)
-              for (int half = 0; half < 2; ++half) {
-                const Range seen = sight.of(row + 16 * g + 8 * half + lane.group);
-                for (int c = 0; c < span / 8; ++c)
-                  for (int j = 0; j < 2; ++j)
-                    if (!seen.has(from + step + 8 * c + 2 * lane.member + j)) p[g][c][2 * half + j] = least_score;
-              }
+          if (!all.covers(from + step, span)) hide(p, sight, row, from + step);
           for (int g = 0; g < groups; ++g)
             for (int c = 0; c < span / 8; ++c)
               for (int i = 0; i < 4; ++i) p[g][c][i] = power_of_two<T>(fmaf(p[g][c][i], factor, log_sum[g][i / 2])) * dp[g][c][i];
@@ -952,10 +954,10 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
         }
       });
   const float* const table = batch.table(at);
-  for (int g = 0; g < groups; ++g) {
+  unrolled<groups>([&](auto g) {
     if (table != nullptr) turn_back<depth>(dq[g], row + 16 * g, at.rows, table);
     store_rows<Products, depth>(dq[g], batch.scale, batch.scale, query + 16 * g * next, batch.rows(dqkv, at, 3, 0), row + 16 * g);
-  }
+  });
 }
 
 /// dK and dV: the rows of a warp are keys, the columns of its scores queries.
@@ -1015,14 +1017,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
               for (int i = 0; i < 4; ++i) ds[g][c][i] = column[tile + 8 * c + i % 2];
           keys.template multiply<own_span>(query + step * next, p);
           values.template multiply<own_span>(gradient + step * next, ds);
-          if (!all.covers(from + step, own_span))
-            for (int g = 0; g < groups; ++g)
-              for (int half = 0; half < 2; ++half) {
-                const Range seen = sight.of(row + 16 * g + 8 * half + lane.group);
-                for (int c = 0; c < own_span / 8; ++c)
-                  for (int j = 0; j < 2; ++j)
-                    if (!seen.has(from + step + 8 * c + 2 * lane.member + j)) p[g][c][2 * half + j] = least_score;
-              }
+          if (!all.covers(from + step, own_span)) hide(p, sight, row, from + step);
           for (int g = 0; g < groups; ++g)
             for (int c = 0; c < own_span / 8; ++c)
               for (int i = 0; i < 4; ++i) {
@@ -1035,11 +1030,11 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
         }
       });
   const float* const table = batch.table(at);
-  for (int g = 0; g < groups; ++g) {
+  unrolled<groups>([&](auto g) {
     if (table != nullptr) turn_back<depth>(dk[g], row + 16 * g, at.rows, table);
     store_rows<Products, depth>(dk[g], batch.scale, batch.scale, key + 16 * g * next, batch.rows(dqkv, at, 3, 1), row + 16 * g);
     store_rows<Products, depth>(dv[g], 1, 1, value + 16 * g * next, batch.rows(dqkv, at, 3, 2), row + 16 * g);
-  }
+  });
 }
 
 
