@@ -145,14 +145,24 @@ struct HeadRows {
   bool wide;
 };
 
+/// Copies rows first .. first + rows - 1 to a tile, zeros where there is nothing, element by element.
+template <int rows, int depth, class Element, class T>
+__device__ void load_elements(const HeadRows<T>& from, int first, Element* to) {
+  for (int i = static_cast<int>(threadIdx.x); i < rows * depth; i += static_cast<int>(blockDim.x)) {
+    const int r = i / depth, c = i % depth;
+    const bool there = first + r < from.count && c < from.size;
+    to[r * pitch<Element, depth> + c] = element<Element>(there ? number(from.at[(first + r) * from.stride + c]) : 0.0f);
+  }
+}
+
 /// Begins to copy rows first .. first + rows - 1 to a tile, zeros where there is nothing. They are there after wait_for_copies() and a
 /// barrier.
 template <int rows, int depth, class Element, class T>
 __device__ void load_rows(const HeadRows<T>& from, int first, Element* to) {
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   if constexpr (std::is_same_v<std::remove_const_t<T>, Element>) {
     if (from.wide) {
       constexpr int step = 16 / static_cast<int>(sizeof(T)), steps = depth / step;
+      const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
       for (int i = thread; i < rows * steps; i += threads) {
         const int r = i / steps, c = i % steps * step;
         const bool there = first + r < from.count && c < from.size;
@@ -161,11 +171,28 @@ __device__ void load_rows(const HeadRows<T>& from, int first, Element* to) {
       return;
     }
   }
-  for (int i = thread; i < rows * depth; i += threads) {
-    const int r = i / depth, c = i % depth;
-    const bool there = first + r < from.count && c < from.size;
-    to[r * pitch<Element, depth> + c] = element<Element>(there ? number(from.at[(first + r) * from.stride + c]) : 0.0f);
+  load_elements<rows, depth>(from, first, to);
+}
+
+/// The same by a block whose number of threads is known, and which does it again and again: a thread has the same columns of every row.
+template <int threads, int rows, int depth, class Element, class T>
+__device__ void load_known_rows(const HeadRows<T>& from, int first, Element* to) {
+  if constexpr (std::is_same_v<std::remove_const_t<T>, Element>) {
+    if (from.wide) {
+      constexpr int step = 16 / static_cast<int>(sizeof(T)), steps = depth / step, at_once = threads / steps;
+      static_assert(threads % steps == 0 && rows % at_once == 0);
+      const int r = static_cast<int>(threadIdx.x) / steps, c = static_cast<int>(threadIdx.x) % steps * step;
+      const int left = c < from.size ? from.count - first - r : 0;
+      const T* at = from.at + (first + r) * from.stride + c;
+      to += r * pitch<Element, depth> + c;
+      unrolled<rows / at_once>([&](auto i) {
+        copy_behind(to + i * at_once * pitch<Element, depth>, at, i * at_once < left);
+        at += at_once * from.stride;
+      });
+      return;
+    }
   }
+  load_elements<rows, depth>(from, first, to);
 }
 
 /// Turns rows first .. first + rows - 1 of a head of `count` rows, which are in a tile of as many columns as it has, by `table`.
@@ -837,7 +864,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64
   const Sight sight{mask_of(batch.heads, at.head), at.rows, at.rows};
   const auto keys = batch.rows(batch.qkv, at, 3, 1), values = batch.rows(batch.qkv, at, 3, 2);
   Element* const shared = shared_memory<Element>();
-  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
 
   const Lane lane;
   const int row = first + 16 * groups * lane.own_warp;
@@ -850,8 +877,8 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64
   over_long_tiles<tile>(
       sight.of(first, rows),
       [&](int from, int stage) {
-        load_rows<tile, depth>(keys, from, shared + Room::tiles + stage * Long::stage);
-        load_rows<tile, depth>(values, from, shared + Room::tiles + stage * Long::stage + tile * next);
+        load_known_rows<Long::threads, tile, depth>(keys, from, shared + Room::tiles + stage * Long::stage);
+        load_known_rows<Long::threads, tile, depth>(values, from, shared + Room::tiles + stage * Long::stage + tile * next);
       },
       [](int) {}, [&] { queries.load(query); },
       [&](int from, int stage) {
@@ -896,9 +923,9 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
   const Sight sight{mask_of(batch.heads, at.head), at.rows, at.rows};
   const auto keys = batch.rows(batch.qkv, at, 3, 1), values = batch.rows(batch.qkv, at, 3, 2);
   Element* const shared = shared_memory<Element>();
-  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
-  load_rows<rows, depth>(batch.rows(dout, at, 1, 0), first, shared + Room::second);
-  load_rows<rows, depth>(batch.rows(out, at, 1, 0), first, shared + Room::tiles + Long::stage);  // where the second tile comes
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(dout, at, 1, 0), first, shared + Room::second);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(out, at, 1, 0), first, shared + Room::tiles + Long::stage);  // where the second tile comes
 
   const Lane lane;
   const int own_rows = 16 * groups * lane.own_warp, row = first + own_rows;
@@ -916,8 +943,8 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
   over_long_tiles<tile>(
       sight.of(first, rows),
       [&](int from, int stage) {
-        load_rows<tile, depth>(keys, from, shared + Room::tiles + stage * Long::stage);
-        load_rows<tile, depth>(values, from, shared + Room::tiles + stage * Long::stage + tile * next);
+        load_known_rows<Long::threads, tile, depth>(keys, from, shared + Room::tiles + stage * Long::stage);
+        load_known_rows<Long::threads, tile, depth>(values, from, shared + Room::tiles + stage * Long::stage + tile * next);
       },
       [](int) {},
       [&] {
@@ -975,8 +1002,8 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
   const Sight sight = Sight{mask_of(batch.heads, at.head), at.rows, at.rows}.transposed();
   const auto queries = batch.rows(batch.qkv, at, 3, 0), gradients = batch.rows(dout, at, 1, 0);
   Element* const shared = shared_memory<Element>();
-  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 1), first, shared + Room::first);
-  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 2), first, shared + Room::second);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 1), first, shared + Room::first);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 2), first, shared + Room::second);
 
   const Lane lane;
   const int own_rows = 16 * groups * lane.own_warp, row = first + own_rows;
@@ -995,8 +1022,8 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
       [&](int from, int stage) {
         if (const int i = from + thread % tile; thread < 2 * tile)
           brought = i >= at.rows ? 0.0f : thread < tile ? -log2_e * lse[batch.of_row(at, i)] : -means[batch.of_row(at, i)];
-        load_rows<tile, depth>(queries, from, shared + Room::tiles + stage * Long::stage);
-        load_rows<tile, depth>(gradients, from, shared + Room::tiles + stage * Long::stage + tile * next);
+        load_known_rows<Long::threads, tile, depth>(queries, from, shared + Room::tiles + stage * Long::stage);
+        load_known_rows<Long::threads, tile, depth>(gradients, from, shared + Room::tiles + stage * Long::stage + tile * next);
       },
       [&](int stage) {
         if (thread < 2 * tile) columns[2 * stage * tile + thread] = brought;
