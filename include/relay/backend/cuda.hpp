@@ -234,9 +234,9 @@ struct Functions : ComposedOps<Self> {
     if (rotated == 0) return;
     typed(qkv, [&](auto* elements) {
       using T = Element<decltype(elements)>;
-      constexpr int step = 16 / static_cast<int>(sizeof(T)), rows_of_block = row_threads / warp * rotate_rows;
+      constexpr int step = 16 / static_cast<int>(sizeof(T)), at_once = rows_of_block * rotate_rows;
       const auto kernel = size / 2 % step == 0 ? rotate_kernel<step, T> : rotate_kernel<1, T>;
-      launch(kernel, dim3(static_cast<unsigned>((rows.count() + rows_of_block - 1) / rows_of_block)), row_threads, 0, elements,
+      launch(kernel, dim3(static_cast<unsigned>((rows.count() + at_once - 1) / at_once)), row_threads, 0, elements,
              rows.batch().on_device().data(), starts.size() > 0 ? starts.data() : nullptr, rows.sequences(), rows.count(), width, size, rotated,
              table.as<float>(), static_cast<float>(direction));
     });
