@@ -63,7 +63,7 @@ void attention(benchmark::State& state, Mask mask, bool backward) {
   Backend::attention(qkv, rows, {4, mask}, out, lse);
   for (auto _ : state)
     if (backward)
-      Backend::attention_backward(qkv, lse, dout, rows, {4, mask}, dqkv);
+      Backend::attention_backward(qkv, out, lse, dout, rows, {4, mask}, dqkv);
     else
       Backend::attention(qkv, rows, {4, mask}, out, lse);
   rate(state, "flops", (backward ? 10.0 : 4.0) * sequences * n * n * width / (mask == Mask::causal ? 2 : 1));

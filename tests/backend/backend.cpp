@@ -68,7 +68,7 @@ struct Declared : ComposedOps<Self> {
   static void rotate(Out, At, int, int, In, int) {}
   static void rotate(Out, At, int, int, In, int, const Indices&) {}
   static void attention(In, At, const Heads&, Out, Out) {}
-  static void attention_backward(In, In, In, At, const Heads&, Out) {}
+  static void attention_backward(In, In, In, In, At, const Heads&, Out) {}
   static void attention_cached(In, At, const Indices&, const Indices&, int, Out, Out, Out) {}
   static void make_cache(int, int, int, int, Device, Out, Out) {}
   static void dropout(In, double, Key, Out) {}

@@ -462,7 +462,7 @@ class Conformance {
           B::attention(put(qkv), prefix, heads, out, lse);
           expect("attention", out, expected.out, 8);
           expect("attention's log-sum-exp", lse, expected.lse, 8);
-          B::attention_backward(put(qkv), lse, put(dout), prefix, heads, dqkv);
+          B::attention_backward(put(qkv), out, lse, put(dout), prefix, heads, dqkv);
           expect("attention_backward", dqkv, expected.dqkv, 16);
         }
   }
@@ -476,7 +476,7 @@ class Conformance {
     Tensor out = poisoned(19, 6), lse = poisoned(19, 1), dqkv = poisoned(19, 18);
     B::attention(put(qkv), relay::Rows<B>(batch), one, out, lse);
     expect("attention", out, expected.out, 1000);
-    B::attention_backward(put(qkv), lse, put(dout), relay::Rows<B>(batch), one, dqkv);
+    B::attention_backward(put(qkv), out, lse, put(dout), relay::Rows<B>(batch), one, dqkv);
     expect("attention_backward", dqkv, expected.dqkv, 10000);
   }
 
@@ -544,7 +544,7 @@ class Conformance {
           B::rotary_attention(left, rows, heads, rotated, rotary.table(), out, lse);
           expect("rotary_attention", out, expected.out, 8);
           expect("rotary_attention's log-sum-exp", lse, expected.lse, 8);
-          B::rotary_attention_backward(left, lse, put(dout), rows, heads, rotated, rotary.table(), dqkv);
+          B::rotary_attention_backward(left, out, lse, put(dout), rows, heads, rotated, rotary.table(), dqkv);
           expect("rotary_attention_backward", dqkv, reference::rotate(expected.dqkv, offsets, count, rotated, base, -1, {}), 16);
         }
   }

@@ -103,7 +103,7 @@ struct Shape {
   int longest = 0;    // said to be; 0: as it is
   double deviation = 1;
   double loose = 1;
-  int rotated = 0;  // heads, by the kernels themselves
+  int rotated = 0;  // heads, by the kernels themselves; of longer sequences, only their gradients back
 };
 
 template <class T>
@@ -120,12 +120,14 @@ void check(const Shape& shape) {
   CAPTURE(static_cast<int>(shape.heads.mask));
   CAPTURE(shape.heads.directional);
   Random own(Key(7).fold(static_cast<std::uint64_t>(shape.size)).fold(static_cast<std::uint64_t>(rows)));
-  const Matrix qkv = random<T>(rows, 3 * width, own, shape.deviation), dout = random<T>(rows, width, own);
+  Matrix qkv = random<T>(rows, 3 * width, own, shape.deviation);
+  const Matrix dout = random<T>(rows, width, own);
   constexpr double base = 100;
   const reference::Offsets own_offsets(offsets.begin(), offsets.begin() + sequences + 1);
-  auto expected = reference::attention(reference::rotate(qkv, own_offsets, count, shape.rotated, base, +1, {}), own_offsets, shape.heads, dout);
+  const bool inside = cuda::turns_inside<T>(shape.size, longest);
+  auto expected = reference::attention(inside ? reference::rotate(qkv, own_offsets, count, shape.rotated, base, +1, {}) : qkv, own_offsets, shape.heads, dout);
   expected.dqkv = reference::rotate(expected.dqkv, own_offsets, count, shape.rotated, base, -1, {});
-  REQUIRE((shape.rotated == 0 || cuda::turns_inside<T>(shape.size, longest)));
+  REQUIRE((shape.rotated == 0 || inside || cuda::turns_back(shape.size, longest)));
   std::vector<double> angles;  // of exactly as many positions as there are, cosines and sines
   for (int i = 0; i < *std::max_element(shape.lengths.begin(), shape.lengths.end()) * shape.size; ++i) {
     const double angle = i / shape.size * std::pow(base, -2.0 * (i % shape.size % (shape.size / 2)) / shape.size);
@@ -142,11 +144,13 @@ void check(const Shape& shape) {
     auto* const out = outs.emplace_back(new OnDevice<T>(elements));
     auto* const dqkv = gradients.emplace_back(new OnDevice<T>(3 * elements));
     const OnDevice<float> lse(all * static_cast<std::size_t>(count));
-    const OnDevice<float> scratch(static_cast<std::size_t>(cuda::attention_backward_scratch<T>(rows, count)));
-    cuda::attention(x.data(), at.data(), sequences, longest, width, shape.heads, out->data(), lse.data(), rotation);
+    const OnDevice<float> scratch(static_cast<std::size_t>(cuda::attention_backward_scratch(rows, sequences, count)));
+    const OnDevice<std::int32_t> order(static_cast<std::size_t>(cuda::attention_scratch(rows, sequences, longest)));
+    cuda::attention(x.data(), at.data(), sequences, rows, longest, width, shape.heads, order.data(), out->data(), lse.data(),
+                    inside ? rotation : cuda::Rotation());
     CHECK(error(out->matrix(rows, width), expected.out) < shape.loose * tolerance<T>);
     CHECK(error(lse.matrix(rows, count), expected.lse) < shape.loose * (shape.rotated == 0 ? 4e-6 : tolerance<T>));
-    cuda::attention_backward(x.data(), lse.data(), d.data(), at.data(), sequences, longest, width, shape.heads, scratch.data(),
+    cuda::attention_backward(x.data(), out->data(), lse.data(), d.data(), at.data(), sequences, rows, longest, width, shape.heads, scratch.data(),
                              dqkv->data(), rotation);
     CHECK(error(dqkv->matrix(rows, 3 * width), expected.dqkv) < shape.loose * tolerance<T>);
   });
@@ -284,6 +288,103 @@ TEST_CASE("what stands beside a sequence changes none of its bits, forward and b
   CHECK(run(0, std::vector<int>{0, rows}) == run(17, std::vector<int>{0, 17, 17 + rows, 17 + rows + 100}));
 }
 
+TEST_CASE_TEMPLATE("longer sequences, and others beside them", T, float, bf16) {
+  for (const Mask mask : masks) {
+    check<T>({.heads = {1, mask}, .size = 16, .lengths = {129, 128, 127, 1, 256, 257, 255, 33, 64}});
+    check<T>({.heads = {1, mask}, .size = 64, .lengths = {161, 20, 192}});
+    check<T>({.heads = {1, mask}, .size = 32, .lengths = {5, 320, 31}});
+    check<T>({.heads = {1, mask}, .size = 128, .lengths = {130, 66}});
+    check<T>({.heads = {1, mask}, .size = 48, .lengths = {140}});
+  }
+  check<T>({.heads = {1, Mask::causal}, .size = 16, .lengths = {20, 700, 300, 129, 1, 450}});
+  check<T>({.heads = {3, Mask::none, 2}, .size = 16, .lengths = {150, 290, 40}, .sequences = 2});
+  check<T>({.heads = {2, Mask::causal}, .size = 16, .lengths = {30, 40, 3}, .longest = 900});
+}
+
+TEST_CASE_TEMPLATE("gradients of longer sequences, turned back", T, float, bf16) {
+  for (const int size : {16, 32, 64, 128, 256}) check<T>({.heads = {2, Mask::causal}, .size = size, .lengths = {131, 2}, .rotated = 1});
+}
+
+TEST_CASE("more sequences than a block that orders them has threads") {
+  std::vector<int> lengths(1100, 1);
+  for (std::size_t i = 0; i < lengths.size(); i += 7) lengths[i] = static_cast<int>(i % 5) + 1;
+  lengths[3] = lengths[900] = 130;
+  lengths[1099] = 260;
+  check<bf16>({.heads = {1, Mask::causal}, .size = 16, .lengths = lengths});
+}
+
+// Of every sequence, each part once, the longest sequences first.
+TEST_CASE("the order of blocks") {
+  Random own(Key(5));
+  for (const int sequences : {1, 40, 513, 1500}) {
+    const int part = 32;
+    std::vector<int> offsets{0};
+    int longest = 1;
+    for (int s = 0; s < sequences; ++s) {
+      const int n = 1 + static_cast<int>(own.uniform() * own.uniform() * 300);
+      longest = std::max(longest, n);
+      offsets.push_back(offsets.back() + n);
+    }
+    const OnDevice<std::int32_t> at(offsets);
+    std::vector<std::vector<std::int32_t>> orders;
+    in_both_orders([&] {
+      const OnDevice<std::int32_t> order(static_cast<std::size_t>(cuda::detail::order_size(offsets.back(), sequences)));
+      const int units = cuda::detail::make_order(at.data(), sequences, offsets.back(), longest, part, order.data());
+      REQUIRE(2 * units <= static_cast<int>(order.size()));
+      orders.emplace_back(order.data(), order.data() + 2 * units);
+      std::vector<int> next(static_cast<std::size_t>(sequences), -1);
+      int most = longest;
+      bool ended = false;
+      for (int i = 0; i < units; ++i) {
+        const int s = order.data()[2 * i];
+        ended = ended || s < 0;
+        CHECK((s < 0) == ended);
+        if (s < 0) continue;
+        const int parts = (offsets[static_cast<std::size_t>(s) + 1] - offsets[static_cast<std::size_t>(s)] + part - 1) / part;
+        CHECK(parts <= most);
+        most = parts;
+        int& expected = next[static_cast<std::size_t>(s)];
+        if (expected < 0) expected = parts - 1;
+        CHECK(order.data()[2 * i + 1] == expected);
+        --expected;
+        if (expected < 0) expected = -2;
+      }
+      CHECK(std::all_of(next.begin(), next.end(), [](int n) { return n == -2; }));
+    });
+    for (std::size_t i = 0; i < orders[0].size(); ++i)
+      if (orders[0][i & ~std::size_t{1}] >= 0) CHECK(orders[0][i] == orders[1][i]);
+  }
+}
+
+// What stands beside a sequence changes none of its bits: whichever kernel has it in forward, and whatever longer ones there are in backward.
+TEST_CASE("the same sequence beside longer ones") {
+  using T = bf16;
+  const int width = 64, heads = 2, rows = 100;
+  for (const Mask mask : masks) {
+    Random own(Key(17));
+    const Matrix qkv = random<T>(rows + 450, 3 * width, own), dout = random<T>(rows + 450, width, own);
+    const OnDevice<T> x(qkv.values), d(dout.values);
+    const auto run = [&](int sequences, int longest, const OnDevice<T>& out, const OnDevice<float>& lse, const OnDevice<T>& dqkv) {
+      const OnDevice<std::int32_t> offsets(std::vector<int>{0, rows, rows + 150, rows + 450});
+      const int all = sequences == 1 ? rows : rows + 450;
+      const OnDevice<std::int32_t> order(static_cast<std::size_t>(cuda::attention_scratch(all, sequences, longest)));
+      const OnDevice<float> scratch(static_cast<std::size_t>(cuda::attention_backward_scratch(all, sequences, heads)));
+      cuda::attention(x.data(), offsets.data(), sequences, all, longest, width, {heads, mask}, order.data(), out.data(), lse.data());
+      cuda::attention_backward(x.data(), out.data(), lse.data(), d.data(), offsets.data(), sequences, all, longest, width, {heads, mask}, scratch.data(),
+                               dqkv.data());
+    };
+    const auto outs = static_cast<std::size_t>((rows + 450) * width), sums = static_cast<std::size_t>((rows + 450) * heads);
+    const OnDevice<T> alone(outs), beside(outs), said_longer(outs), d_alone(3 * outs), d_beside(3 * outs), d_said_longer(3 * outs);
+    const OnDevice<float> lse_alone(sums), lse_beside(sums), lse_said_longer(sums);
+    run(1, rows, alone, lse_alone, d_alone);
+    run(3, 300, beside, lse_beside, d_beside);
+    run(1, 300, said_longer, lse_said_longer, d_said_longer);
+    CHECK(std::memcmp(alone.data(), beside.data(), rows * width * sizeof(T)) == 0);
+    CHECK(std::memcmp(lse_alone.data(), lse_beside.data(), rows * heads * sizeof(float)) == 0);
+    CHECK(std::memcmp(d_said_longer.data(), d_beside.data(), 3 * rows * width * sizeof(T)) == 0);
+  }
+}
+
 TEST_CASE_TEMPLATE("other sizes of heads", T, float, bf16) {
   for (const int size : {48, 80, 128, 130, 256}) {
     check<T>({.heads = {1, Mask::causal}, .size = size, .lengths = {20, 3}});
@@ -305,7 +406,7 @@ TEST_CASE_TEMPLATE("scores of several hundreds", T, float, bf16) {
 TEST_CASE("heads of more columns than there are kernels for") {
   const OnDevice<float> x(std::size_t{3 * 257});
   const OnDevice<std::int32_t> offsets(std::vector<int>{0, 1});
-  CHECK_THROWS(cuda::attention(x.data(), offsets.data(), 1, 1, 257, Heads{1}, x.data(), x.data()));
+  CHECK_THROWS(cuda::attention(x.data(), offsets.data(), 1, 1, 1, 257, Heads{1}, nullptr, x.data(), x.data()));
 }
 
 TEST_CASE_TEMPLATE("elements that do not lie as 16 bytes want it", T, float, bf16) {
@@ -316,12 +417,13 @@ TEST_CASE_TEMPLATE("elements that do not lie as 16 bytes want it", T, float, bf1
   std::vector<double> shifted(1);
   shifted.insert(shifted.end(), qkv.values.begin(), qkv.values.end());
   const OnDevice<T> x(shifted), d(dout.values), out(dout.values.size()), dqkv(qkv.values.size());
-  const OnDevice<float> lse(std::size_t{2 * rows}), scratch(std::size_t{2 * rows});
+  const OnDevice<float> lse(std::size_t{2 * rows}), scratch(static_cast<std::size_t>(cuda::attention_backward_scratch(rows, 1, 2)));
+  const OnDevice<std::int32_t> order(static_cast<std::size_t>(cuda::attention_scratch(rows, 1, 129)));
   const OnDevice<std::int32_t> offsets(std::vector<int>{0, rows});
   for (const int longest : {rows, 129}) {
-    cuda::attention(x.data() + 1, offsets.data(), 1, longest, width, {2, Mask::causal}, out.data(), lse.data());
+    cuda::attention(x.data() + 1, offsets.data(), 1, rows, longest, width, {2, Mask::causal}, order.data(), out.data(), lse.data());
     CHECK(error(out.matrix(rows, width), expected.out) < tolerance<T>);
-    cuda::attention_backward(x.data() + 1, lse.data(), d.data(), offsets.data(), 1, longest, width, {2, Mask::causal}, scratch.data(),
+    cuda::attention_backward(x.data() + 1, out.data(), lse.data(), d.data(), offsets.data(), 1, rows, longest, width, {2, Mask::causal}, scratch.data(),
                              dqkv.data());
     CHECK(error(dqkv.matrix(rows, 3 * width), expected.dqkv) < tolerance<T>);
   }

@@ -464,7 +464,6 @@ T* shared_memory() {
   return static_cast<T*>(cuda_on_host::Block::current()->shared());
 }
 
-inline float quick_power_of_two(float x) { return std::exp2(x); }
 
 /// As the PTX manual lays the fragments out: lane = 4 group + member; a's registers hold rows group, group + 8, columns 2 member + {0, 1}
 /// and those + 8; b's rows 2 member + {0, 1} and those + 8 of column group; d's rows group, group + 8, columns 2 member + {0, 1}.
@@ -499,6 +498,11 @@ inline void load_tiles_as(bool transposed, std::uint32_t (&to)[4], const __nv_bf
 }
 inline void load_tiles(std::uint32_t (&to)[4], const __nv_bfloat16* row) { load_tiles_as(false, to, row); }
 inline void load_tiles_transposed(std::uint32_t (&to)[4], const __nv_bfloat16* row) { load_tiles_as(true, to, row); }
+
+inline float quick_power_of_two(float x) { return x < -126 ? 0.0f : std::exp2(x); }
+inline std::uint32_t two_bf16(float first, float second) {
+  return __float2bfloat16(first).bits | static_cast<std::uint32_t>(__float2bfloat16(second).bits) << 16;
+}
 
 inline void copy_behind(void* to, const void* from, bool there) {
   if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % 16 != 0) throw std::logic_error("a copy is not aligned for 16 bytes");

@@ -114,14 +114,14 @@ concept ComputeBackend =
 
     // 8. Attention inside each sequence of `rows`. qkv [rows, 3 width]: queries, keys, values, each all heads side by side.
     requires(const Rows<B>& rows, int rotated, int direction, int positions, int count, long elements, const Heads& heads, detail::In<B> table,
-             const typename B::Indices& slots, const typename B::Indices& starts, detail::In<B> kept, detail::In<B> dout,
+             const typename B::Indices& slots, const typename B::Indices& starts, detail::In<B> kept, detail::In<B> mixed, detail::In<B> dout,
              detail::In<B> qkv, detail::Out<B> rotating, detail::Out<B> dqkv, detail::Out<B> out, detail::Out<B> lse,
              detail::Out<B> keys, detail::Out<B> values) {
       // Queries and keys of the first `rotated` heads turned by their positions, or back (direction -1): layer/rotary.hpp.
       B::rotate(rotating, rows, count, rotated, table, direction);
       B::rotate(rotating, rows, count, rotated, table, direction, starts);  // sequence s begins at position starts[s]
       B::attention(qkv, rows, heads, out, lse);                             // lse [rows, heads]: log-sum-exp of the scores
-      B::attention_backward(qkv, kept, dout, rows, heads, dqkv);            // kept: lse
+      B::attention_backward(qkv, mixed, kept, dout, rows, heads, dqkv);     // mixed: out, kept: lse
       // Sequence s goes on in slot slots[s] of a cache at position starts[s]: its keys and values are appended, and it attends,
       // causally, to all that is there. How a cache holds them is the backend's own matter.
       B::attention_cached(qkv, rows, slots, starts, count, keys, values, out);
@@ -166,7 +166,7 @@ concept ComputeBackend =
       B::gelu_linear_backward(x, branch, weight, dy, dx, dweight, dbias);  // linear_backward of gelu(x), and through it: dx = (dy weight) GELU'(x)
       // Attention of queries and keys that are yet to be turned by their positions; y, their qkv, may be written.
       B::rotary_attention(y, rows, heads, width, weight, dx, normal);
-      B::rotary_attention_backward(x, kept, dy, rows, heads, width, weight, dx);  // x: qkv as it was left, kept: lse
+      B::rotary_attention_backward(x, branch, kept, dy, rows, heads, width, weight, dx);  // x: qkv as it was left, branch: out, kept: lse
       B::rotary_attention_cached(y, rows, indices, indices, width, width, weight, dx, dweight, normal);
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
       B::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);  // y, and its layer norm

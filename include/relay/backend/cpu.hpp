@@ -131,7 +131,7 @@ struct Functions : ComposedOps<Self> {
   static void attention(const Tensor& qkv, const Rows<Self>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
     run([&](auto kernels) { kernels.attention(qkv, rows, heads, out, lse); });
   }
-  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows,
+  static void attention_backward(const Tensor& qkv, const Tensor& /*out*/, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows,
                                  const Heads& heads, Tensor& dqkv) {
     run([&](auto kernels) { kernels.attention_backward(qkv, lse, dout, rows, heads, dqkv); });
   }

@@ -276,7 +276,10 @@ struct Functions : ComposedOps<Self> {
     const int width = qkv.cols() / 3, size = width / heads;
     if (rotated == 0) return;
     typed(qkv, [&](auto* elements) {
-      launch(rotate_kernel<Element<decltype(elements)>>, dim3(static_cast<unsigned>(rows.count())), row_threads, 0, elements,
+      using T = Element<decltype(elements)>;
+      constexpr int step = 16 / static_cast<int>(sizeof(T)), at_once = rows_of_block * rotate_rows;
+      const auto kernel = size / 2 % step == 0 ? rotate_kernel<step, T> : rotate_kernel<1, T>;
+      launch(kernel, dim3(static_cast<unsigned>((rows.count() + at_once - 1) / at_once)), row_threads, 0, elements,
              rows.batch().on_device().data(), starts.size() > 0 ? starts.data() : nullptr, rows.sequences(), rows.count(), width, size, rotated,
              table.as<float>(), static_cast<float>(direction));
     });
@@ -284,8 +287,9 @@ struct Functions : ComposedOps<Self> {
   static void attention(const Tensor& qkv, const Rows<Self>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
     attention(qkv, rows, heads, {}, out, lse);
   }
-  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows, const Heads& heads, Tensor& dqkv) {
-    attention_backward(qkv, lse, dout, rows, heads, {}, dqkv);
+  static void attention_backward(const Tensor& qkv, const Tensor& out, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows, const Heads& heads,
+                                 Tensor& dqkv) {
+    attention_backward(qkv, out, lse, dout, rows, heads, {}, dqkv);
   }
   static void attention_cached(const Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads, Tensor& keys,
                                Tensor& values, Tensor& out) {
@@ -296,11 +300,12 @@ struct Functions : ComposedOps<Self> {
     if (!turns_inside<A>(table.cols(), rows.longest())) return ComposedOps<Self>::rotary_attention(qkv, rows, heads, rotated, table, out, lse);
     attention(qkv, rows, heads, {rotated, table.as<float>()}, out, lse);
   }
-  static void rotary_attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows, const Heads& heads, int rotated,
+  static void rotary_attention_backward(const Tensor& qkv, const Tensor& out, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows,
+                                        const Heads& heads, int rotated,
                                         const Tensor& table, Tensor& dqkv) {
-    if (!turns_inside<A>(table.cols(), rows.longest()))
-      return ComposedOps<Self>::rotary_attention_backward(qkv, lse, dout, rows, heads, rotated, table, dqkv);
-    attention_backward(qkv, lse, dout, rows, heads, {rotated, table.as<float>()}, dqkv);
+    if (!turns_inside<A>(table.cols(), rows.longest()) && !turns_back(table.cols(), rows.longest()))
+      return ComposedOps<Self>::rotary_attention_backward(qkv, out, lse, dout, rows, heads, rotated, table, dqkv);
+    attention_backward(qkv, out, lse, dout, rows, heads, {rotated, table.as<float>()}, dqkv);
   }
   static void rotary_attention_cached(Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads, int rotated,
                                       const Tensor& table, Tensor& keys, Tensor& values, Tensor& out) {
@@ -539,21 +544,22 @@ struct Functions : ComposedOps<Self> {
       if (packed_attention(x.elements(), rows.batch().packing(), rows.sequences(), rows.count(), width, heads, out.template as<A>(), lse.as<float>(),
                            rotation))
         return;
-    cuda::attention(x.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width, heads, out.template as<A>(),
-                    lse.as<float>(), rotation);
+    const Scratch<std::int32_t> scratch(attention_scratch(qkv.rows(), rows.sequences(), rows.longest()), qkv.device());
+    cuda::attention(x.elements(), rows.batch().on_device().data(), rows.sequences(), qkv.rows(), rows.longest(), width, heads, scratch.data(),
+                    out.template as<A>(), lse.as<float>(), rotation);
   }
-  static void attention_backward(const Tensor& qkv, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows, const Heads& heads,
+  static void attention_backward(const Tensor& qkv, const Tensor& out, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows, const Heads& heads,
                                  const Rotation& rotation, Tensor& dqkv) {
     const int width = qkv.cols() / 3;
     dqkv.resize_like(qkv, qkv.rows(), qkv.cols(), type_of<A>);
-    const Operand x(qkv), d(dout);
+    const Operand x(qkv), o(out), d(dout);
     if constexpr (!std::is_same_v<A, float>)
       if (packed_attention_backward(x.elements(), lse.as<float>(), d.elements(), rows.batch().packing(), rows.sequences(), rows.count(), width, heads,
                                     dqkv.template as<A>(), rotation))
         return;
-    const Scratch<float> scratch(attention_backward_scratch<A>(qkv.rows(), heads.count), qkv.device());
-    cuda::attention_backward(x.elements(), lse.as<float>(), d.elements(), rows.batch().on_device().data(), rows.sequences(), rows.longest(), width,
-                             heads, scratch.data(), dqkv.template as<A>(), rotation);
+    const Scratch<float> scratch(attention_backward_scratch(qkv.rows(), rows.sequences(), heads.count), qkv.device());
+    cuda::attention_backward(x.elements(), o.elements(), lse.as<float>(), d.elements(), rows.batch().on_device().data(), rows.sequences(), qkv.rows(),
+                             rows.longest(), width, heads, scratch.data(), dqkv.template as<A>(), rotation);
   }
   static void attention_cached(const Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads,
                                const Rotation& rotation, Tensor& keys, Tensor& values, Tensor& out) {

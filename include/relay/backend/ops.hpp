@@ -89,9 +89,9 @@ struct ComposedOps {
     Backend::rotate(qkv, rows, heads.count, rotated, table, +1);
     Backend::attention(qkv, rows, heads, out, lse);
   }
-  static void rotary_attention_backward(const auto& qkv, const auto& lse, const auto& dout, const auto& rows, const Heads& heads, int rotated,
-                                        const auto& table, auto& dqkv) {
-    Backend::attention_backward(qkv, lse, dout, rows, heads, dqkv);
+  static void rotary_attention_backward(const auto& qkv, const auto& out, const auto& lse, const auto& dout, const auto& rows, const Heads& heads,
+                                        int rotated, const auto& table, auto& dqkv) {
+    Backend::attention_backward(qkv, out, lse, dout, rows, heads, dqkv);
     Backend::rotate(dqkv, rows, heads.count, rotated, table, -1);
   }
   static void rotary_attention_cached(auto& qkv, const auto& rows, const auto& slots, const auto& starts, int heads, int rotated, const auto& table,

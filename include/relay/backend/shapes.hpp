@@ -138,7 +138,7 @@ struct Shapes : ComposedOps<Shapes<S>> {
     const int size = qkv.cols() / 3 / heads.count;
     scratch(rows.longest() * (3L * size + 32) + 32L * size, qkv);
   }
-  static void attention_backward(const Tensor& qkv, const Tensor&, const Tensor&, const Rows<Shapes>& rows, const Heads& heads,
+  static void attention_backward(const Tensor& qkv, const Tensor&, const Tensor&, const Tensor&, const Rows<Shapes>& rows, const Heads& heads,
                                  Tensor& dqkv) {
     dqkv.resize_like(qkv, qkv.rows(), qkv.cols());
     scratch(rows.longest() * (7L * (qkv.cols() / 3 / heads.count) + 64), qkv);

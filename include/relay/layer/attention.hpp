@@ -84,7 +84,7 @@ class Attention {
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, Attention& grad) const {
     const Tensor dmixed = out.backward(trace.mixed, rows, trace.out, dy, grad.out);
     Tensor dqkv;
-    B::rotary_attention_backward(trace.qkv.y, trace.lse, dmixed, rows, heads_, rotated_, rotary_.table(), dqkv);
+    B::rotary_attention_backward(trace.qkv.y, trace.mixed, trace.lse, dmixed, rows, heads_, rotated_, rotary_.table(), dqkv);
     return qkv.backward(x, rows, trace.qkv, dqkv, grad.qkv);
   }
 

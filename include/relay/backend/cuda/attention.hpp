@@ -9,15 +9,21 @@
 //
 // A block of threads has so many queries of one head of one sequence as it has warps, times 16. Backward of short sequences has a whole
 // head in one block, and P and dS in shared memory. Backward of longer ones is two kernels, one with the queries' rows in its warps (D and
-// dQ), one with the keys' (dK and dV), so that every sum has one place where it is made, in one order: the same bits in every run.
+// dQ), one with the keys' (dK and dV), so that every sum has one place where it is made, in one order: the same bits in every run. There
+// D is rowsum(dO O), which is the same number.
+//
+// In kernels for longer sequences a warp has twice 16 rows, in registers, so that what it reads of shared memory is used twice; blocks
+// begin with those of the longest sequences, so that a GPU's last ones are short.
 //
 // Products are TensorCores' for bf16 and heads of 16, 32, .. 128; otherwise Plain, float32. Both have the same fragments, so there is one
 // text of each kernel. Sums, and everything between products, are float32.
 //
 // Rotary positions (layer/rotary.hpp): queries and keys of short sequences are turned when they are in shared memory, their gradients turned
-// back while they are in registers, and no pass over qkv is needed. In longer ones every block would turn the same keys again.
+// back while they are in registers, and no pass over qkv is needed. In longer ones every block would turn the same keys again, so a pass
+// turns them before; their gradients are turned back in registers too.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
@@ -41,6 +47,11 @@ bool turns_inside(int size, int longest) {
   return std::is_same_v<T, bf16> && longest <= 128 && (size == 16 || size == 32 || size == 64);
 }
 
+/// Whether the backward pass can turn gradients back itself, given queries and keys that have been turned: where sequences are longer.
+inline bool turns_back(int size, int longest) {
+  return longest > 128 && (size == 16 || size == 32 || size == 64 || size == 128 || size == 256);
+}
+
 namespace detail {
 
 // --- What a position sees. ---
@@ -56,6 +67,7 @@ struct Range {
   int begin = 0, end = 0;
   __device__ bool has(int i) const { return begin <= i && i < end; }
   __device__ bool meets(int first, int count) const { return begin < first + count && first < end; }
+  __device__ bool covers(int first, int count) const { return begin <= first && first + count <= end; }
 };
 
 /// Which columns of a matrix of scores its rows see. Row i has the position shift + i among the columns' (only with a causal mask).
@@ -69,6 +81,12 @@ struct Sight {
     const int last = first + count < rows ? first + count : rows;
     const int end = shift + last < columns ? shift + last : columns;
     return {mask == Mask::anticausal ? first : 0, mask == Mask::causal ? end : columns};
+  }
+  /// What each of them sees that exists.
+  __device__ Range of_each(int first, int count) const {
+    if (first >= rows) return {};
+    const int last = first + count < rows ? first + count : rows;
+    return {mask == Mask::anticausal ? last - 1 : 0, of(first).end};
   }
   /// The other way round: by which rows a column is seen.
   __device__ Sight transposed() const {
@@ -88,6 +106,16 @@ __device__ float exponential(float x) {
   else
     return __expf(x);
 }
+
+/// 2^x, as exact as elements of T are: what the hardware has, so scores are multiplied by this where e^x is meant.
+template <class T>
+__device__ float power_of_two(float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return exp2f(x);
+  else
+    return quick_power_of_two(x);
+}
+inline constexpr float log2_e = 1.4426950408889634f;
 
 template <int value>
 using Constant = std::integral_constant<int, value>;
@@ -117,14 +145,24 @@ struct HeadRows {
   bool wide;
 };
 
+/// Copies rows first .. first + rows - 1 to a tile, zeros where there is nothing, element by element.
+template <int rows, int depth, class Element, class T>
+__device__ void load_elements(const HeadRows<T>& from, int first, Element* to) {
+  for (int i = static_cast<int>(threadIdx.x); i < rows * depth; i += static_cast<int>(blockDim.x)) {
+    const int r = i / depth, c = i % depth;
+    const bool there = first + r < from.count && c < from.size;
+    to[r * pitch<Element, depth> + c] = element<Element>(there ? number(from.at[(first + r) * from.stride + c]) : 0.0f);
+  }
+}
+
 /// Begins to copy rows first .. first + rows - 1 to a tile, zeros where there is nothing. They are there after wait_for_copies() and a
 /// barrier.
 template <int rows, int depth, class Element, class T>
 __device__ void load_rows(const HeadRows<T>& from, int first, Element* to) {
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   if constexpr (std::is_same_v<std::remove_const_t<T>, Element>) {
     if (from.wide) {
       constexpr int step = 16 / static_cast<int>(sizeof(T)), steps = depth / step;
+      const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
       for (int i = thread; i < rows * steps; i += threads) {
         const int r = i / steps, c = i % steps * step;
         const bool there = first + r < from.count && c < from.size;
@@ -133,11 +171,28 @@ __device__ void load_rows(const HeadRows<T>& from, int first, Element* to) {
       return;
     }
   }
-  for (int i = thread; i < rows * depth; i += threads) {
-    const int r = i / depth, c = i % depth;
-    const bool there = first + r < from.count && c < from.size;
-    to[r * pitch<Element, depth> + c] = element<Element>(there ? number(from.at[(first + r) * from.stride + c]) : 0.0f);
+  load_elements<rows, depth>(from, first, to);
+}
+
+/// The same by a block whose number of threads is known, and which does it again and again: a thread has the same columns of every row.
+template <int threads, int rows, int depth, class Element, class T>
+__device__ void load_known_rows(const HeadRows<T>& from, int first, Element* to) {
+  if constexpr (std::is_same_v<std::remove_const_t<T>, Element>) {
+    if (from.wide) {
+      constexpr int step = 16 / static_cast<int>(sizeof(T)), steps = depth / step, at_once = threads / steps;
+      static_assert(threads % steps == 0 && rows % at_once == 0);
+      const int r = static_cast<int>(threadIdx.x) / steps, c = static_cast<int>(threadIdx.x) % steps * step;
+      const int left = c < from.size ? from.count - first - r : 0;
+      const T* at = from.at + (first + r) * from.stride + c;
+      to += r * pitch<Element, depth> + c;
+      unrolled<rows / at_once>([&](auto i) {
+        copy_behind(to + i * at_once * pitch<Element, depth>, at, i * at_once < left);
+        at += at_once * from.stride;
+      });
+      return;
+    }
   }
+  load_elements<rows, depth>(from, first, to);
 }
 
 /// Turns rows first .. first + rows - 1 of a head of `count` rows, which are in a tile of as many columns as it has, by `table`.
@@ -423,6 +478,42 @@ struct Cache {
 
 // --- Forward. ---
 
+/// Softmax of 16 rows, some columns after the other: a lane has of two rows the largest score and its own columns' sum of exponentials.
+template <class T>
+struct RunningSoftmax {
+  float largest[2] = {least_score, least_score}, total[2] = {};
+
+  /// Scores become exponentials of `factor` times them, and what was summed before is to be multiplied by `correction`. least_score: not
+  /// seen. Written so that no compiler can round it otherwise anywhere: a sequence has the same bits in every kernel.
+  template <int fragments>
+  __device__ void add(float (&p)[fragments][4], float factor, float (&correction)[2]) {
+    for (int half = 0; half < 2; ++half) {
+      float most = largest[half];
+      for (int c = 0; c < fragments; ++c) most = fmaxf(most, fmaxf(p[c][2 * half], p[c][2 * half + 1]));
+      most = largest_lane<4>(most);
+      correction[half] = power_of_two<T>((largest[half] - most) * factor);
+      largest[half] = most;
+      const float offset = most > least_score ? -(most * factor) : 0.0f;
+      float sum = 0;
+      for (int c = 0; c < fragments; ++c)
+        for (int i = 2 * half; i < 2 * half + 2; ++i) {
+          p[c][i] = power_of_two<T>(fmaf(p[c][i], factor, offset));
+          sum += p[c][i];
+        }
+      total[half] = fmaf(total[half], correction[half], sum);
+    }
+  }
+  /// After the last: writes the log-sum-exp of the two rows that exist, and gives what sums are to be multiplied by.
+  template <class Write>
+  __device__ void end(float scale, float (&inverse)[2], Write write) {
+    for (int half = 0; half < 2; ++half) {
+      total[half] = sum_lanes<4>(total[half]);
+      inverse[half] = total[half] > 0 ? 1 / total[half] : 0.0f;
+      if (Lane().member == 0) write(8 * half, fmaf(largest[half], scale, logf(total[half])));
+    }
+  }
+};
+
 template <class Products, int depth, int warps>
 struct ForwardRoom {
   static constexpr int row = pitch<typename Products::Element, depth>, query = 0, key = query + 16 * warps * row;
@@ -454,7 +545,8 @@ __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_ke
   Element* const room = shared + Room::own + lane.own_warp * Products::room;
   const int row = first + 16 * lane.own_warp;
   const Range own = sight.of(row, 16), seen[2] = {sight.of(row + lane.group), sight.of(row + lane.group + 8)};
-  float sums[depth / 8][4] = {}, largest[2] = {least_score, least_score}, total[2] = {};
+  float sums[depth / 8][4] = {};
+  RunningSoftmax<T> softmax;
   load_rows<16 * warps, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::query);
   over_tiles<tile>(
       sight.of(first, 16 * warps),
@@ -474,24 +566,11 @@ __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_ke
           if (!own.meets(from + step, span)) continue;
           float p[span / 8][4] = {};
           Products::template multiply_transposed<depth, span>(query, key + step * next, p);
-          float most[2] = {largest[0], largest[1]};
           for (int c = 0; c < span / 8; ++c)
-            for (int i = 0; i < 4; ++i) {
-              p[c][i] = seen[i / 2].has(from + step + 8 * c + 2 * lane.member + i % 2) ? p[c][i] * batch.scale : least_score;
-              most[i / 2] = fmaxf(most[i / 2], p[c][i]);
-            }
+            for (int i = 0; i < 4; ++i)
+              if (!seen[i / 2].has(from + step + 8 * c + 2 * lane.member + i % 2)) p[c][i] = least_score;
           float correction[2];
-          for (int half = 0; half < 2; ++half) {
-            most[half] = largest_lane<4>(most[half]);
-            correction[half] = exponential<T>(largest[half] - most[half]);
-            largest[half] = most[half];
-            total[half] *= correction[half];
-          }
-          for (int c = 0; c < span / 8; ++c)
-            for (int i = 0; i < 4; ++i) {
-              p[c][i] = exponential<T>(p[c][i] - largest[i / 2]);
-              total[i / 2] += p[c][i];
-            }
+          softmax.add(p, batch.scale * log2_e, correction);
           for (int c = 0; c < depth / 8; ++c)
             for (int i = 0; i < 4; ++i) sums[c][i] *= correction[i / 2];
           Products::template multiply_registers<span, depth>(p, key + (tile + step) * next, sums, room);
@@ -499,12 +578,9 @@ __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_ke
       });
 
   float inverse[2];
-  for (int half = 0; half < 2; ++half) {
-    total[half] = sum_lanes<4>(total[half]);
-    inverse[half] = total[half] > 0 ? 1 / total[half] : 0.0f;
-    const int i = row + lane.group + 8 * half;
-    if (lse && lane.member == 0 && i < at.rows) lse[batch.of_row(at, i)] = largest[half] + logf(total[half]);
-  }
+  softmax.end(batch.scale, inverse, [&](int below, float value) {
+    if (const int i = row + lane.group + below; lse && i < at.rows) lse[batch.of_row(at, i)] = value;
+  });
   store_rows<Products, depth>(sums, inverse[0], inverse[1], query, batch.rows(out, at, 1, 0), row);
 }
 
@@ -598,148 +674,396 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
   }
 }
 
-// --- Backward of longer sequences. ---
+// --- Longer sequences. ---
+
+inline constexpr int order_threads = 512;
+
+/// In which order blocks have the parts of so many rows of the sequences: [units, 2], a sequence and one of its parts, or -1. Those of the
+/// longest sequences come first, the last part, which sees most if the mask is causal, before the others. Each block of this kernel has the
+/// sequences of so many parts, from the most down to one.
+template <class = void>
+__global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t* offsets, int sequences, int rows, int units, std::int32_t* order) {
+  constexpr int warps = order_threads / warp;
+  const int parts = static_cast<int>(gridDim.x - blockIdx.x), thread = static_cast<int>(threadIdx.x);
+  const Lane lane;
+  int* const shared = shared_memory<int>();  // a number for each warp
+  const auto parts_of = [&](int s) { return s < sequences ? (offsets[s + 1] - offsets[s] + rows - 1) / rows : 0; };
+  const auto sum_warps = [&](int own, int but_from) {  // of the numbers that each warp's first lane has, in the warps before that
+    __syncthreads();
+    if (lane.thread == 0) shared[lane.own_warp] = own;
+    __syncthreads();
+    int sum = 0;
+    for (int i = 0; i < but_from; ++i) sum += shared[i];
+    return sum;
+  };
+  int before = 0;
+  for (int s = thread; s < sequences; s += order_threads)
+    if (const int n = parts_of(s); n > parts) before += n;
+  for (int distance = warp / 2; distance > 0; distance /= 2) before += __shfl_xor_sync(whole_warp, before, distance);
+  before = sum_warps(before, warps);
+  for (int first = 0; first < sequences; first += order_threads) {
+    const bool is = parts_of(first + thread) == parts;
+    const unsigned all = __ballot_sync(whole_warp, is);
+    const int count = __popc(all), in_warps_before = sum_warps(count, lane.own_warp);
+    const int rank = in_warps_before + __popc(all & ((1u << lane.thread) - 1));
+    if (is)
+      for (int i = 0; i < parts; ++i) {
+        std::int32_t* const to = order + 2L * (before + rank * parts + i);
+        to[0] = first + thread;
+        to[1] = parts - 1 - i;
+      }
+    before += parts * sum_warps(count, warps);
+  }
+  if (parts == 1)
+    for (int i = before + thread; i < units; i += order_threads) order[2L * i] = -1;
+}
 
 /// Rows in the block's warps, and what is taken tile by tile, of two matrices each.
 template <class Products, int depth>
 struct LongRoom {
   using Element = typename Products::Element;
-  static constexpr int warps = Products::template warps<depth>, tile = tile_rows<Products, depth>;
-  static constexpr int blocks = depth > 64 ? 1 : std::is_same_v<Products, TensorCores> ? 3 : 2;  // that a multiprocessor has room for
-  static constexpr int row = pitch<Element, depth>, first = 0, second = 16 * warps * row, tiles = 2 * second, stage = 2 * tile * row;
-  static constexpr int own = tiles + 2 * stage, all = own + warps * Products::room;
-  static constexpr std::size_t bytes = all * sizeof(Element);
-  static constexpr std::size_t bytes_with_columns = bytes + 2 * 2 * tile * sizeof(float);  // and two numbers of each row of both stages
+  static constexpr bool tensor_cores = std::is_same_v<Products, TensorCores>;
+  static constexpr int groups = tensor_cores && depth <= 64 ? 2 : 1;  // of 16 rows, that a warp has
+  static constexpr int warps = tensor_cores ? 8 / groups : Products::template warps<depth>, rows = 16 * groups * warps, threads = warps * warp;
+  static constexpr int tile = tile_rows<Products, depth>;
+  static constexpr int blocks = depth > 64 ? 1 : 2;  // that a multiprocessor has room for
+  static constexpr int row = pitch<Element, depth>, stage = 2 * tile * row;
+  static_assert(rows <= 2 * tile && 2 * tile <= threads);  // what backward does before and beside its tiles
+
+  // Forward has one matrix of the block's rows, backward two.
+  template <int matrices>
+  struct With {
+    static constexpr int first = 0, second = rows * row, tiles = matrices * rows * row, own = tiles + 2 * stage, all = own + warps * Products::room;
+    static constexpr std::size_t bytes = all * sizeof(Element);
+    static constexpr std::size_t bytes_with_columns = bytes + 2 * 2 * tile * sizeof(float);  // and two numbers of each row of both stages
+  };
+  using Forward = With<1>;
+  using Backward = With<2>;
 };
 
-/// D, which the next kernel reads, and dQ.
+/// Which part of which sequence a block has; no rows: none.
+template <class T>
+__device__ typename Batch<T>::Place place_in(const Batch<T>& batch, const std::int32_t* order) {
+  const int i = static_cast<int>(blockIdx.x), unit = i / batch.heads.count, sequence = order[2L * unit];
+  if (sequence < 0) return {};
+  const int begin = batch.offsets[sequence];
+  return {sequence, i % batch.heads.count, order[2L * unit + 1], begin, batch.offsets[sequence + 1] - begin};
+}
+
+/// A tile after the other, the next one on its way while one is used: begin(first row, stage); arrive(stage), after which what begin has
+/// kept in registers is in shared memory; ready(), once, when the first tile and all that was begun before is there; use(first row, stage).
+template <int rows, class Begin, class Arrive, class Ready, class Use>
+__device__ void over_long_tiles(Range range, Begin begin, Arrive arrive, Ready ready, Use use) {
+  int stage = 0, first = range.begin / rows * rows;
+  begin(first, stage);
+  end_copies();
+  arrive(stage);
+  wait_for_copies();
+  __syncthreads();
+  ready();
+  for (; first < range.end; first += rows, stage = 1 - stage) {
+    const bool more = first + rows < range.end;
+    if (more) begin(first + rows, 1 - stage);
+    end_copies();
+    use(first, stage);
+    if (more) arrive(1 - stage);
+    wait_for_copies();
+    __syncthreads();
+  }
+}
+
+/// So many times 16 rows of a tile as the left side of products with others. Tensor cores' are kept in registers.
+template <class Products, int depth, int groups>
+struct OwnRows {
+  const float* tile = nullptr;
+  __device__ void load(const float* from) { tile = from; }
+  /// sums += rows b^T, b [columns, depth]
+  template <int columns>
+  __device__ void multiply(const float* b, float (&sums)[groups][columns / 8][4]) const {
+    for (int g = 0; g < groups; ++g) Products::template multiply_transposed<depth, columns>(tile + 16 * g * pitch<float, depth>, b, sums[g]);
+  }
+};
+template <int depth, int groups>
+struct OwnRows<TensorCores, depth, groups> {
+  std::uint32_t words[groups][depth / 16][4];
+  __device__ void load(const bf16* from) {
+    const int lane = Lane().thread;
+    from += lane % 16 * pitch<bf16, depth> + lane / 16 * 8;
+    unrolled<groups>([&](auto g) {
+      unrolled<depth / 16>([&](auto k) { load_tiles(words[g][k], from + 16 * g * pitch<bf16, depth> + 16 * k); });
+    });
+  }
+  template <int columns>
+  __device__ void multiply(const bf16* b, float (&sums)[groups][columns / 8][4]) const {
+    constexpr int next = pitch<bf16, depth>;
+    const int lane = Lane().thread;
+    b += (lane / 16 * 8 + lane % 8) * next + lane / 8 % 2 * 8;
+    unrolled<depth / 16>([&](auto k) {
+      for (int n = 0; n < columns / 8; n += 2) {
+        std::uint32_t right[4];
+        load_tiles(right, b + 8 * n * next + 16 * k);
+        for (int g = 0; g < groups; ++g) {
+          multiply_tiles(sums[g][n], words[g][k], {right[0], right[1]});
+          multiply_tiles(sums[g][n + 1], words[g][k], {right[2], right[3]});
+        }
+      }
+    });
+  }
+};
+
+/// sums += p b: p [16 groups, depth] is the warp's, in registers; b [depth, columns] a tile.
+template <class Products, int depth, int columns, int groups>
+__device__ void multiply_own(const float (&p)[groups][depth / 8][4], const typename Products::Element* b, float (&sums)[groups][columns / 8][4],
+                             typename Products::Element* room) {
+  if constexpr (std::is_same_v<Products, TensorCores>) {
+    constexpr int next = pitch<bf16, columns>;
+    const int lane = Lane().thread;
+    b += lane % 16 * next + lane / 16 * 8;
+    for (int k = 0; k < depth / 16; ++k) {
+      std::uint32_t left[groups][4];
+      for (int g = 0; g < groups; ++g)
+        for (int i = 0; i < 4; ++i) left[g][i] = pair(p[g][2 * k + i / 2][i % 2 * 2], p[g][2 * k + i / 2][i % 2 * 2 + 1]);
+      for (int n = 0; n < columns / 8; n += 2) {
+        std::uint32_t right[4];
+        load_tiles_transposed(right, b + 16 * k * next + 8 * n);
+        for (int g = 0; g < groups; ++g) {
+          multiply_tiles(sums[g][n], left[g], {right[0], right[1]});
+          multiply_tiles(sums[g][n + 1], left[g], {right[2], right[3]});
+        }
+      }
+    }
+  } else {
+    for (int g = 0; g < groups; ++g) Products::template multiply_registers<depth, columns>(p[g], b, sums[g], room);
+  }
+}
+
+/// Of scores whose first row and column these are, those that are not to be seen become least_score.
+template <int groups, int fragments>
+__device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int row, int column) {
+  const Lane lane;
+  unrolled<2 * groups>([&](auto i) {
+    constexpr int half = i % 2;
+    const Range seen = sight.of(row + 8 * i + lane.group);
+    unrolled<fragments>([&](auto c) {
+      for (int j = 0; j < 2; ++j)
+        if (!seen.has(column + 8 * c + 2 * lane.member + j)) p[i / 2][c][2 * half + j] = least_score;
+    });
+  });
+}
+
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp, LongRoom<Products, depth>::blocks)
-    query_gradient_kernel(Batch<T> batch, const float* lse, const T* dout, float* means, T* dqkv) {
+__global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64 ? 1 : 3)
+    long_attention_kernel(Batch<T> batch, const std::int32_t* order, T* out, float* lse) {
   using Element = typename Products::Element;
-  using Room = LongRoom<Products, depth>;
-  constexpr int next = Room::row, tile = Room::tile, rows = 16 * Room::warps;
-  const auto at = batch.place();
+  using Long = LongRoom<Products, depth>;
+  using Room = typename Long::Forward;
+  constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
+  const auto at = place_in(batch, order);
+  if (at.rows == 0) return;
   const int first = at.block * rows;
-  if (first >= at.rows) return;
   const Sight sight{mask_of(batch.heads, at.head), at.rows, at.rows};
   const auto keys = batch.rows(batch.qkv, at, 3, 1), values = batch.rows(batch.qkv, at, 3, 2);
   Element* const shared = shared_memory<Element>();
-  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
-  load_rows<rows, depth>(batch.rows(dout, at, 1, 0), first, shared + Room::second);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
 
   const Lane lane;
-  const int row = first + 16 * lane.own_warp;
-  Element* const query = shared + Room::first + 16 * lane.own_warp * next;
-  const Element* const gradient = shared + Room::second + 16 * lane.own_warp * next;
-  const Range own = sight.of(row, 16), seen[2] = {sight.of(row + lane.group), sight.of(row + lane.group + 8)};
-  float log_sum[2], mean[2] = {};
-  for (int half = 0; half < 2; ++half) {
-    const int i = row + lane.group + 8 * half;
-    log_sum[half] = i < at.rows ? lse[batch.of_row(at, i)] : 0.0f;
-  }
-  // f(p, dp, keys) for every span of keys that a row of the warp sees.
-  const auto over_keys = [&](auto f) {
-    over_tiles<tile>(
-        sight.of(first, rows),
-        [&](int from, int stage) {
-          load_rows<tile, depth>(keys, from, shared + Room::tiles + stage * Room::stage);
-          load_rows<tile, depth>(values, from, shared + Room::tiles + stage * Room::stage + tile * next);
-        },
-        [&](int from, int stage) {
-          const Element* const key = shared + Room::tiles + stage * Room::stage;
-          for (int step = 0; step < tile; step += span) {
-            if (!own.meets(from + step, span)) continue;
-            float p[span / 8][4] = {}, dp[span / 8][4] = {};
-            Products::template multiply_transposed<depth, span>(query, key + step * next, p);
-            Products::template multiply_transposed<depth, span>(gradient, key + (tile + step) * next, dp);
-            for (int c = 0; c < span / 8; ++c)
-              for (int i = 0; i < 4; ++i) {
-                const bool sees = seen[i / 2].has(from + step + 8 * c + 2 * lane.member + i % 2);
-                p[c][i] = sees ? exponential<T>(p[c][i] * batch.scale - log_sum[i / 2]) : 0.0f;
-              }
-            f(p, dp, key + step * next);
+  const int row = first + 16 * groups * lane.own_warp;
+  Element* const query = shared + Room::first + 16 * groups * lane.own_warp * next;
+  const Range own = sight.of(row, 16 * groups), all = sight.of_each(row, 16 * groups);
+  const float factor = batch.scale * log2_e;
+  OwnRows<Products, depth, groups> queries;
+  RunningSoftmax<T> softmax[groups];
+  float sums[groups][depth / 8][4] = {};
+  over_long_tiles<tile>(
+      sight.of(first, rows),
+      [&](int from, int stage) {
+        load_known_rows<Long::threads, tile, depth>(keys, from, shared + Room::tiles + stage * Long::stage);
+        load_known_rows<Long::threads, tile, depth>(values, from, shared + Room::tiles + stage * Long::stage + tile * next);
+      },
+      [](int) {}, [&] { queries.load(query); },
+      [&](int from, int stage) {
+        const Element* const key = shared + Room::tiles + stage * Long::stage;
+        for (int step = 0; step < tile; step += span) {
+          if (!own.meets(from + step, span)) continue;
+          float p[groups][span / 8][4] = {}, correction[groups][2];
+          queries.template multiply<span>(key + step * next, p);
+          if (!all.covers(from + step, span)) hide(p, sight, row, from + step);
+          bool corrects = false;
+          for (int g = 0; g < groups; ++g) {
+            softmax[g].add(p[g], factor, correction[g]);
+            corrects = corrects || correction[g][0] != 1 || correction[g][1] != 1;
           }
-        });
-  };
-  over_keys([&](const auto& p, const auto& dp, const Element*) {
-    for (int c = 0; c < span / 8; ++c)
-      for (int i = 0; i < 4; ++i) mean[i / 2] += p[c][i] * dp[c][i];
+          if (__ballot_sync(whole_warp, corrects) != 0)  // soon it is rare that there is a larger score
+            for (int g = 0; g < groups; ++g)
+              for (int c = 0; c < depth / 8; ++c)
+                for (int i = 0; i < 4; ++i) sums[g][c][i] *= correction[g][i / 2];
+          multiply_own<Products, span, depth>(p, key + (tile + step) * next, sums, shared + Room::own + lane.own_warp * Products::room);
+        }
+      });
+  unrolled<groups>([&](auto g) {
+    float inverse[2];
+    softmax[g].end(batch.scale, inverse, [&](int below, float value) {
+      if (const int i = row + 16 * g + lane.group + below; i < at.rows) lse[batch.of_row(at, i)] = value;
+    });
+    store_rows<Products, depth>(sums[g], inverse[0], inverse[1], query + 16 * g * next, batch.rows(out, at, 1, 0), row + 16 * g);
   });
-  for (int half = 0; half < 2; ++half) {
-    mean[half] = sum_lanes<4>(mean[half]);
-    const int i = row + lane.group + 8 * half;
-    if (lane.member == 0 && i < at.rows) means[batch.of_row(at, i)] = mean[half];
-  }
-  float dq[depth / 8][4] = {};
-  over_keys([&](auto& p, const auto& dp, const Element* key) {
-    for (int c = 0; c < span / 8; ++c)
-      for (int i = 0; i < 4; ++i) p[c][i] *= dp[c][i] - mean[i / 2];
-    Products::template multiply_registers<span, depth>(p, key, dq, shared + Room::own + lane.own_warp * Products::room);
+}
+
+/// D, which the next kernel reads, and dQ.
+template <class Products, int depth, class T>
+__global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<Products, depth>::blocks)
+    query_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* out, const T* dout, float* means, T* dqkv) {
+  using Element = typename Products::Element;
+  using Long = LongRoom<Products, depth>;
+  using Room = typename Long::Backward;
+  constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
+  const auto at = place_in(batch, order);
+  if (at.rows == 0) return;
+  const int first = at.block * rows;
+  const Sight sight{mask_of(batch.heads, at.head), at.rows, at.rows};
+  const auto keys = batch.rows(batch.qkv, at, 3, 1), values = batch.rows(batch.qkv, at, 3, 2);
+  Element* const shared = shared_memory<Element>();
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(dout, at, 1, 0), first, shared + Room::second);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(out, at, 1, 0), first, shared + Room::tiles + Long::stage);  // where the second tile comes
+
+  const Lane lane;
+  const int own_rows = 16 * groups * lane.own_warp, row = first + own_rows;
+  Element* const query = shared + Room::first + own_rows * next;
+  const Range own = sight.of(row, 16 * groups), all = sight.of_each(row, 16 * groups);
+  const float factor = batch.scale * log2_e;
+  float log_sum[groups][2], mean[groups][2];  // both negative, the first of base two
+  for (int g = 0; g < groups; ++g)
+    for (int half = 0; half < 2; ++half) {
+      const int i = row + 16 * g + 8 * half + lane.group;
+      log_sum[g][half] = i < at.rows ? -log2_e * lse[batch.of_row(at, i)] : 0.0f;
+    }
+  OwnRows<Products, depth, groups> queries, gradients;
+  float dq[groups][depth / 8][4] = {};
+  over_long_tiles<tile>(
+      sight.of(first, rows),
+      [&](int from, int stage) {
+        load_known_rows<Long::threads, tile, depth>(keys, from, shared + Room::tiles + stage * Long::stage);
+        load_known_rows<Long::threads, tile, depth>(values, from, shared + Room::tiles + stage * Long::stage + tile * next);
+      },
+      [](int) {},
+      [&] {
+        queries.load(query);
+        gradients.load(shared + Room::second + own_rows * next);
+        for (int g = 0; g < groups; ++g)
+          for (int half = 0; half < 2; ++half) {
+            const int below = own_rows + 16 * g + 8 * half + lane.group, i = first + below;
+            const Element* const o = shared + Room::tiles + Long::stage + below * next;
+            const Element* const d = shared + Room::second + below * next;
+            float sum = 0;
+            for (int c = 2 * lane.member; c < depth; c += 8) sum = fmaf(number(o[c + 1]), number(d[c + 1]), fmaf(number(o[c]), number(d[c]), sum));
+            sum = sum_lanes<4>(sum);
+            mean[g][half] = -sum;
+            if (lane.member == 0 && i < at.rows) means[batch.of_row(at, i)] = sum;
+          }
+        __syncthreads();
+      },
+      [&](int from, int stage) {
+        const Element* const key = shared + Room::tiles + stage * Long::stage;
+        for (int step = 0; step < tile; step += span) {
+          if (!own.meets(from + step, span)) continue;
+          float p[groups][span / 8][4] = {}, dp[groups][span / 8][4];
+          for (int g = 0; g < groups; ++g)
+            for (int c = 0; c < span / 8; ++c)
+              for (int i = 0; i < 4; ++i) dp[g][c][i] = mean[g][i / 2];
+          queries.template multiply<span>(key + step * next, p);
+          gradients.template multiply<span>(key + (tile + step) * next, dp);
+          if (!all.covers(from + step, span)) hide(p, sight, row, from + step);
+          for (int g = 0; g < groups; ++g)
+            for (int c = 0; c < span / 8; ++c)
+              for (int i = 0; i < 4; ++i) p[g][c][i] = power_of_two<T>(fmaf(p[g][c][i], factor, log_sum[g][i / 2])) * dp[g][c][i];
+          multiply_own<Products, span, depth>(p, key + step * next, dq, shared + Room::own + lane.own_warp * Products::room);
+        }
+      });
+  const float* const table = batch.table(at);
+  unrolled<groups>([&](auto g) {
+    if (table != nullptr) turn_back<depth>(dq[g], row + 16 * g, at.rows, table);
+    store_rows<Products, depth>(dq[g], batch.scale, batch.scale, query + 16 * g * next, batch.rows(dqkv, at, 3, 0), row + 16 * g);
   });
-  store_rows<Products, depth>(dq, batch.scale, batch.scale, query, batch.rows(dqkv, at, 3, 0), row);
 }
 
 /// dK and dV: the rows of a warp are keys, the columns of its scores queries.
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::warps* warp, LongRoom<Products, depth>::blocks)
-    key_gradient_kernel(Batch<T> batch, const float* lse, const T* dout, const float* means, T* dqkv) {
+__global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<Products, depth>::blocks)
+    key_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* dout, const float* means, T* dqkv) {
   using Element = typename Products::Element;
-  using Room = LongRoom<Products, depth>;
-  constexpr int next = Room::row, tile = Room::tile, rows = 16 * Room::warps;
-  const auto at = batch.place();
+  using Long = LongRoom<Products, depth>;
+  using Room = typename Long::Backward;
+  constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
+  constexpr int own_span = Long::tensor_cores ? 16 : span;  // so few columns that all else is in registers
+  const auto at = place_in(batch, order);
+  if (at.rows == 0) return;
   const int first = at.block * rows;
-  if (first >= at.rows) return;
   const Sight sight = Sight{mask_of(batch.heads, at.head), at.rows, at.rows}.transposed();
   const auto queries = batch.rows(batch.qkv, at, 3, 0), gradients = batch.rows(dout, at, 1, 0);
   Element* const shared = shared_memory<Element>();
-  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 1), first, shared + Room::first);
-  load_rows<rows, depth>(batch.rows(batch.qkv, at, 3, 2), first, shared + Room::second);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 1), first, shared + Room::first);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 2), first, shared + Room::second);
 
   const Lane lane;
-  const int row = first + 16 * lane.own_warp;
-  Element* const key = shared + Room::first + 16 * lane.own_warp * next;
-  Element* const value = shared + Room::second + 16 * lane.own_warp * next;
-  const Range own = sight.of(row, 16), seen[2] = {sight.of(row + lane.group), sight.of(row + lane.group + 8)};
-  float* const columns = reinterpret_cast<float*>(shared + Room::all);  // [stage][lse, D][tile]
-  float dk[depth / 8][4] = {}, dv[depth / 8][4] = {};
-  over_tiles<tile>(
+  const int own_rows = 16 * groups * lane.own_warp, row = first + own_rows;
+  Element* const key = shared + Room::first + own_rows * next;
+  Element* const value = shared + Room::second + own_rows * next;
+  const Range own = sight.of(row, 16 * groups), all = sight.of_each(row, 16 * groups);
+  const float factor = batch.scale * log2_e;
+  // Of the queries of both stages, [lse, D][tile], both negative, the first of base two. A thread brings one number of a tile.
+  float* const columns = reinterpret_cast<float*>(shared + Room::all);
+  const int thread = static_cast<int>(threadIdx.x);
+  float brought = 0;
+  OwnRows<Products, depth, groups> keys, values;
+  float dk[groups][depth / 8][4] = {}, dv[groups][depth / 8][4] = {};
+  over_long_tiles<tile>(
       sight.of(first, rows),
       [&](int from, int stage) {
-        if (const int i = static_cast<int>(threadIdx.x); i < tile) {
-          const bool there = from + i < at.rows;
-          columns[2 * stage * tile + i] = there ? lse[batch.of_row(at, from + i)] : 0.0f;
-          columns[(2 * stage + 1) * tile + i] = there ? means[batch.of_row(at, from + i)] : 0.0f;
-        }
-        load_rows<tile, depth>(queries, from, shared + Room::tiles + stage * Room::stage);
-        load_rows<tile, depth>(gradients, from, shared + Room::tiles + stage * Room::stage + tile * next);
+        if (const int i = from + thread % tile; thread < 2 * tile)
+          brought = i >= at.rows ? 0.0f : thread < tile ? -log2_e * lse[batch.of_row(at, i)] : -means[batch.of_row(at, i)];
+        load_known_rows<Long::threads, tile, depth>(queries, from, shared + Room::tiles + stage * Long::stage);
+        load_known_rows<Long::threads, tile, depth>(gradients, from, shared + Room::tiles + stage * Long::stage + tile * next);
+      },
+      [&](int stage) {
+        if (thread < 2 * tile) columns[2 * stage * tile + thread] = brought;
+      },
+      [&] {
+        keys.load(key);
+        values.load(value);
       },
       [&](int from, int stage) {
-        const Element* const query = shared + Room::tiles + stage * Room::stage;
+        const Element* const query = shared + Room::tiles + stage * Long::stage;
         const Element* const gradient = query + tile * next;
-        for (int step = 0; step < tile; step += span) {
-          if (!own.meets(from + step, span)) continue;
-          float p[span / 8][4] = {}, ds[span / 8][4] = {};
-          Products::template multiply_transposed<depth, span>(key, query + step * next, p);
-          Products::template multiply_transposed<depth, span>(value, gradient + step * next, ds);
-          for (int c = 0; c < span / 8; ++c)
-            for (int j = 0; j < 2; ++j) {
-              const int column = step + 8 * c + 2 * lane.member + j;
-              const float log_sum = columns[2 * stage * tile + column], mean = columns[(2 * stage + 1) * tile + column];
-              for (int half = 0; half < 2; ++half) {
-                const int i = 2 * half + j;
-                p[c][i] = seen[half].has(from + column) ? exponential<T>(p[c][i] * batch.scale - log_sum) : 0.0f;
-                ds[c][i] = p[c][i] * (ds[c][i] - mean);
+        for (int step = 0; step < tile; step += own_span) {
+          if (!own.meets(from + step, own_span)) continue;
+          const float* const column = columns + 2 * stage * tile + step + 2 * lane.member;
+          float p[groups][own_span / 8][4] = {}, ds[groups][own_span / 8][4];
+          for (int g = 0; g < groups; ++g)
+            for (int c = 0; c < own_span / 8; ++c)
+              for (int i = 0; i < 4; ++i) ds[g][c][i] = column[tile + 8 * c + i % 2];
+          keys.template multiply<own_span>(query + step * next, p);
+          values.template multiply<own_span>(gradient + step * next, ds);
+          if (!all.covers(from + step, own_span)) hide(p, sight, row, from + step);
+          for (int g = 0; g < groups; ++g)
+            for (int c = 0; c < own_span / 8; ++c)
+              for (int i = 0; i < 4; ++i) {
+                p[g][c][i] = power_of_two<T>(fmaf(p[g][c][i], factor, column[8 * c + i % 2]));
+                ds[g][c][i] *= p[g][c][i];
               }
-            }
           Element* const room = shared + Room::own + lane.own_warp * Products::room;
-          Products::template multiply_registers<span, depth>(p, gradient + step * next, dv, room);
-          Products::template multiply_registers<span, depth>(ds, query + step * next, dk, room);
+          multiply_own<Products, own_span, depth>(p, gradient + step * next, dv, room);
+          multiply_own<Products, own_span, depth>(ds, query + step * next, dk, room);
         }
       });
-  store_rows<Products, depth>(dk, batch.scale, batch.scale, key, batch.rows(dqkv, at, 3, 1), row);
-  store_rows<Products, depth>(dv, 1, 1, value, batch.rows(dqkv, at, 3, 2), row);
+  const float* const table = batch.table(at);
+  unrolled<groups>([&](auto g) {
+    if (table != nullptr) turn_back<depth>(dk[g], row + 16 * g, at.rows, table);
+    store_rows<Products, depth>(dk[g], batch.scale, batch.scale, key + 16 * g * next, batch.rows(dqkv, at, 3, 1), row + 16 * g);
+    store_rows<Products, depth>(dv[g], 1, 1, value + 16 * g * next, batch.rows(dqkv, at, 3, 2), row + 16 * g);
+  });
 }
+
 
 // --- On the host. ---
 
@@ -800,6 +1124,35 @@ void launch_forward(const T* qkv, const std::int32_t* offsets, int sequences, in
   launch(attention_kernel<Products, depth, warps, T>, blocks_of(batch, sequences), warps * warp, shared, batch, cache, out, lse);
 }
 
+/// Numbers that order_kernel writes for a batch, at most.
+inline constexpr int fewest_long_rows = 32;  // of a block, whatever its products
+inline long order_size(int rows, int sequences) { return 2 * (static_cast<long>(rows) / fewest_long_rows + sequences); }
+
+/// Writes the order of blocks for parts of so many rows, and gives how many parts there are at most.
+inline int make_order(const std::int32_t* offsets, int sequences, int all_rows, int longest, int rows, std::int32_t* order) {
+  const int parts = (longest + rows - 1) / rows;
+  const int units = static_cast<int>(std::min(static_cast<long>(sequences) * parts, static_cast<long>(all_rows) / rows + sequences));
+  launch(order_kernel<>, dim3(static_cast<unsigned>(sequences > 0 ? parts : 0)), order_threads, order_threads / warp * sizeof(int), offsets, sequences,
+         rows, units, order);
+  return units;
+}
+template <class T>
+dim3 long_blocks(const Batch<T>& batch, int units) {
+  const long blocks = static_cast<long>(units) * batch.heads.count;
+  require(blocks <= 0x7fffffffL, "a batch is too large for one call of attention: make it smaller");
+  return dim3(static_cast<unsigned>(blocks));
+}
+
+template <int depth, class T>
+void launch_long_forward(const T* qkv, const std::int32_t* offsets, int sequences, int rows, int longest, int width, const Heads& heads, T* out,
+                         float* lse, std::int32_t* order) {
+  using Long = LongRoom<TensorCores, depth>;
+  static_assert(Long::Forward::bytes <= most_shared_everywhere && Long::rows >= fewest_long_rows);
+  const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, {}, aligned(out));
+  const int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
+  launch(long_attention_kernel<TensorCores, depth, T>, long_blocks(batch, units), Long::threads, Long::Forward::bytes, batch, order, out, lse);
+}
+
 template <class T>
 void forward(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, const Rotation& rotation,
              const Cache<T>& cache, T* out, float* lse) {
@@ -828,36 +1181,48 @@ bool launch_short_backward(const T* qkv, const float* lse, const T* dout, const 
 
 }  // namespace detail
 
+/// How many numbers attention and attention_backward need as scratch, each.
+inline long attention_scratch(int rows, int sequences, int longest) { return longest > 128 ? detail::order_size(rows, sequences) : 0; }
+inline long attention_backward_scratch(int rows, int sequences, int heads) {
+  return detail::order_size(rows, sequences) + static_cast<long>(rows) * heads;  // and D
+}
+
 /// Sequence s of qkv [rows, 3 width] is rows offsets[s] .. offsets[s + 1] - 1, on the device, and none is longer than `longest`.
 /// out [rows, width], lse [rows, heads]. With a rotation, only where turns_inside<T>(), qkv is what is yet to be turned.
 template <class T>
-void attention(const T* qkv, const std::int32_t* offsets, int sequences, int longest, int width, const Heads& heads, T* out, float* lse,
-               const Rotation& rotation = {}) {
-  detail::forward<T>(qkv, offsets, sequences, longest, width, heads, rotation, {}, out, lse);
+void attention(const T* qkv, const std::int32_t* offsets, int sequences, int rows, int longest, int width, const Heads& heads, std::int32_t* scratch,
+               T* out, float* lse, const Rotation& rotation = {}) {
+  using namespace detail;
+  if constexpr (std::is_same_v<T, bf16>)
+    if (longest > 128 && width / heads.count % 16 == 0 && width / heads.count <= 128)
+      return with_products<T>(width / heads.count, [&](auto products, auto depth) {
+        if constexpr (std::is_same_v<decltype(products), TensorCores>)
+          launch_long_forward<depth>(qkv, offsets, sequences, rows, longest, width, heads, out, lse, scratch);
+      });
+  forward<T>(qkv, offsets, sequences, longest, width, heads, rotation, {}, out, lse);
 }
 
-/// How many floats attention_backward needs as scratch: D.
+/// dout [rows, width] -> dqkv [rows, 3 width]; qkv, out, lse and rotation as they were in forward. Or, where turns_back(), with a rotation
+/// that has turned qkv before.
 template <class T>
-long attention_backward_scratch(int rows, int heads) {
-  return static_cast<long>(rows) * heads;
-}
-
-/// dout [rows, width] -> dqkv [rows, 3 width]; qkv, lse and rotation as they were in forward.
-template <class T>
-void attention_backward(const T* qkv, const float* lse, const T* dout, const std::int32_t* offsets, int sequences, int longest, int width,
-                        const Heads& heads, float* scratch, T* dqkv, const Rotation& rotation = {}) {
+void attention_backward(const T* qkv, const T* out, const float* lse, const T* dout, const std::int32_t* offsets, int sequences, int rows, int longest,
+                        int width, const Heads& heads, float* scratch, T* dqkv, const Rotation& rotation = {}) {
   using namespace detail;
   with_products<T>(width / heads.count, [&](auto products, auto depth) {
     using Products = decltype(products);
     if (launch_short_backward<Products, depth, 64>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 96>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 128>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
-    using Room = LongRoom<Products, depth>;
-    static_assert(Room::bytes_with_columns <= (depth > 128 ? most_shared : most_shared_everywhere));
-    const auto batch = batch_of(qkv, offsets, longest, 16 * Room::warps, width, heads, {}, aligned(dout) && aligned(dqkv));
-    const dim3 blocks = blocks_of(batch, sequences);
-    launch(query_gradient_kernel<Products, depth, T>, blocks, Room::warps * warp, Room::bytes, batch, lse, dout, scratch, dqkv);
-    launch(key_gradient_kernel<Products, depth, T>, blocks, Room::warps * warp, Room::bytes_with_columns, batch, lse, dout, scratch, dqkv);
+    using Long = LongRoom<Products, depth>;
+    using Room = typename Long::Backward;
+    static_assert(Room::bytes_with_columns <= (depth > 128 ? most_shared : most_shared_everywhere) && Long::rows >= fewest_long_rows);
+    const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, rotation, aligned(out) && aligned(dout) && aligned(dqkv));
+    float* const means = scratch;
+    auto* const order = reinterpret_cast<std::int32_t*>(scratch + static_cast<long>(rows) * heads.count);
+    const int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
+    const dim3 blocks = long_blocks(batch, units);
+    launch(query_gradient_kernel<Products, depth, T>, blocks, Long::threads, Room::bytes, batch, order, lse, out, dout, means, dqkv);
+    launch(key_gradient_kernel<Products, depth, T>, blocks, Long::threads, Room::bytes_with_columns, batch, order, lse, dout, means, dqkv);
   });
 }
 

@@ -19,15 +19,6 @@ inline constexpr int eight = 8;  // neighbours, that a lane has of a row
 /// How a head's rows lie: of as many columns as its kernel is for and in steps of 16 bytes; in such steps; anyhow.
 enum class Lie { exact, wide, any };
 
-/// 2^x, as exact as elements of T are.
-template <class T>
-__device__ float power_of_two(float x) {
-  if constexpr (std::is_same_v<T, float>)
-    return exp2f(x);
-  else
-    return quick_power_of_two(x);
-}
-
 /// Eight elements each of the keys and values of some positions, on their way to a thread: a place of its own in shared memory, which no
 /// other thread reads or writes, so that nobody waits for another. Copies of some stages are under way at any time; they cost no registers.
 template <Lie lie, class T>

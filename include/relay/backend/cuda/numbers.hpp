@@ -34,10 +34,7 @@ __device__ inline float tanh_approximately(float x) {
 }
 
 /// Two neighbours in one register, the first in the lower half, as tensor cores take them.
-__device__ inline std::uint32_t pair(float first, float second) {
-  return static_cast<std::uint32_t>(__bfloat16_as_ushort(__float2bfloat16(first))) |
-         static_cast<std::uint32_t>(__bfloat16_as_ushort(__float2bfloat16(second))) << 16;
-}
+__device__ inline std::uint32_t pair(float first, float second) { return two_bf16(first, second); }
 __device__ inline std::uint32_t pair(bf16 first, bf16 second) {
   return static_cast<std::uint32_t>(__bfloat16_as_ushort(first)) | static_cast<std::uint32_t>(__bfloat16_as_ushort(second)) << 16;
 }

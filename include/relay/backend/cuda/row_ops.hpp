@@ -441,22 +441,65 @@ __device__ inline int sequence_of(int row, const std::int32_t* offsets, int sequ
   return low;
 }
 
-/// A pair of a rotated head's queries or keys a thread.
-template <class T>
+/// The same by a whole warp, whose lanes look at as many sequences at a time.
+__device__ inline int sequence_of_warp(int row, const std::int32_t* offsets, int sequences) {
+  int low = 0, high = sequences;
+  while (high - low > 1) {
+    const int step = (high - low + warp - 1) / warp, at = low + (warp_lane() + 1) * step;
+    const int begun = __popc(__ballot_sync(whole_warp, at < high && offsets[at] <= row));
+    low += begun * step;
+    high = low + step < high ? low + step : high;
+  }
+  return low;
+}
+
+/// So many neighbours as one load or store of the memory.
+template <class T, int count>
+struct alignas(count * sizeof(T)) Neighbours {
+  T element[count];
+};
+
+/// A warp has some rows, one after another, and a lane so many neighbouring pairs at a time of a rotated head's queries or keys.
+inline constexpr int rotate_rows = 4;
+template <int step, class T>
 __global__ void rotate_kernel(T* qkv, const std::int32_t* offsets, const std::int32_t* starts, int sequences, int rows, int width, int size, int rotated,
                               const float* table, float direction) {
-  const int row = static_cast<int>(blockIdx.x);
-  if (row >= rows) return;
-  const int sequence = sequence_of(row, offsets, sequences), half = size / 2, pairs = rotated * half;
-  const int position = row - offsets[sequence] + (starts != nullptr ? starts[sequence] : 0);
-  const float* cosine = table + static_cast<long>(position) * size;
-  for (int i = static_cast<int>(threadIdx.x); i < 2 * pairs; i += static_cast<int>(blockDim.x)) {
-    const int part = i / pairs, head = i % pairs / half, pair = i % half;
-    T* const a = qkv + static_cast<long>(row) * 3 * width + part * width + head * size + pair;
-    float x = number(a[0]), y = number(a[half]);
-    turn(x, y, cosine[pair], cosine[half + pair] * direction);
-    a[0] = element<T>(x);
-    a[half] = element<T>(y);
+  using Elements = Neighbours<T, step>;
+  constexpr int at_once = step < 4 ? step : 4;
+  const int first = (static_cast<int>(blockIdx.x) * static_cast<int>(blockDim.x / warp) + static_cast<int>(threadIdx.x) / warp) * rotate_rows;
+  if (first >= rows) return;
+  const int half = size / 2, steps = half / step, items = 2 * rotated * steps;
+  int sequence = sequence_of_warp(first, offsets, sequences), position[rotate_rows];
+  for (int r = 0; r < rotate_rows; ++r) {
+    const int row = first + r < rows ? first + r : rows - 1;
+    while (row >= offsets[sequence + 1]) ++sequence;
+    position[r] = row - offsets[sequence] + (starts != nullptr ? starts[sequence] : 0);
+  }
+  for (int item = warp_lane(); item < items; item += warp) {
+    const int pair = item % steps * step, head = item / steps % rotated, part = item / steps / rotated;
+    T* const at = qkv + static_cast<long>(first) * 3 * width + part * width + head * size + pair;
+    Elements x[rotate_rows], y[rotate_rows];
+    for (int r = 0; r < rotate_rows; ++r) {
+      const long below = first + r < rows ? r * 3L * width : 0;
+      x[r] = *reinterpret_cast<const Elements*>(at + below);
+      y[r] = *reinterpret_cast<const Elements*>(at + below + half);
+    }
+    for (int r = 0; r < rotate_rows; ++r) {
+      const float* const angle = table + static_cast<long>(position[r]) * size + pair;
+      for (int i = 0; i < step; i += at_once) {
+        const auto cosine = *reinterpret_cast<const Neighbours<float, at_once>*>(angle + i);
+        const auto sine = *reinterpret_cast<const Neighbours<float, at_once>*>(angle + half + i);
+        for (int j = 0; j < at_once; ++j) {
+          float a = number(x[r].element[i + j]), b = number(y[r].element[i + j]);
+          turn(a, b, cosine.element[j], sine.element[j] * direction);
+          x[r].element[i + j] = element<T>(a);
+          y[r].element[i + j] = element<T>(b);
+        }
+      }
+      if (first + r >= rows) break;
+      *reinterpret_cast<Elements*>(at + r * 3L * width) = x[r];
+      *reinterpret_cast<Elements*>(at + r * 3L * width + half) = y[r];
+    }
   }
 }
 

@@ -113,11 +113,18 @@ __device__ T* shared_memory() {
   return reinterpret_cast<T*>(relay_shared_bytes);
 }
 
-/// 2^x, of bf16's exactness and more (PTX ex2.approx).
+/// 2^x, off by 2^-22 of it (PTX ex2.approx); zero where it is below all normal numbers.
 __device__ inline float quick_power_of_two(float x) {
   float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
   return y;
+}
+
+/// Two numbers as bf16, rounded to nearest, in one register, the first in the lower half.
+__device__ inline std::uint32_t two_bf16(float first, float second) {
+  std::uint32_t both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(both) : "f"(second), "f"(first));
+  return both;
 }
 
 /// d += a b: a tile of 16 x 16 times one of 16 x 8, of bf16, in a warp's registers, summed in float32 (PTX mma.m16n8k16, whose layout of
