@@ -95,7 +95,8 @@ struct Functions : ComposedOps<Self> {
         const Scratch<float> gradient(static_cast<long>(room) * width, dy.device());
         over_elements(static_cast<long>(x.rows()) * room, ConvertRows{dy.as<float>(), classes, room, d.data()});
         convert(weight.as<float>(), w.data(), weight.size());
-        over_elements(static_cast<long>(room - classes) * width, Fill<bf16>{0, w.data() + weight.size()});
+        check(cudaMemsetAsync(w.data() + weight.size(), 0, static_cast<std::size_t>(room - classes) * static_cast<std::size_t>(width) * sizeof(bf16), stream()),
+              "clear rows");
         dx.resize_like(dy, dy.rows(), width, type_of<A>);
         Products::instance()({.m = width, .n = dy.rows(), .k = room, .type = type_of<A>, .result = type_of<A>}, {.a = w.data(), .b = d.data(), .c = dx.data()});
         const Operand from(x);
@@ -151,7 +152,7 @@ struct Functions : ComposedOps<Self> {
   // Rows and elements.
   static void fill(Tensor& x, double value) {
     if (x.type() != Type::float32) x.resize_like(x, x.rows(), x.cols(), Type::float32);
-    over_elements(x.size(), Fill<float>{static_cast<float>(value), x.as<float>()});
+    over_elements(x.size(), Fill{static_cast<float>(value), x.as<float>()});
   }
   static void copy(const Tensor& x, Tensor& y) { y.assign(x, x.rows()); }
   static void copy_first(const Tensor& x, int count, Tensor& y) { y.assign(x, count); }

@@ -78,10 +78,9 @@ struct ConvertRows {
   }
 };
 
-template <class T>
 struct Fill {
   float value;
-  T* to;
+  float* to;
   __device__ void operator()(long at, long size) const {
     const float x[4] = {value, value, value, value};
     store(to, at, size, x);
