@@ -205,3 +205,44 @@ TEST_CASE("a step asks for no memory once it is warm, and waits for the host thr
   trainer.step(batch);
   CHECK(trainer.allocations() == before);
 }
+
+// A loop's weight gradients are one product over all iterations, where rows are wide enough; a causal model's of the same widths are not.
+TEST_CASE("weight gradients of all iterations at once") {
+  const TransformerConfig wide{.width = 128, .layers = 2, .heads = 4, .hidden = 256, .dropout = 0.1, .rotary_base = 100, .positions = 64};
+  const auto gradient = [&]<class B>(std::type_identity<B>, double dropout, Keep keep) {
+    TransformerConfig config = wide;
+    config.dropout = dropout;
+    const LoopedTransformer<B> model(config, {}, task.vocabulary().size(), Seed{3});
+    const auto objective = loop_objective(model, Aligned{}, {}, {}, 0, keep);
+    LoopedTransformer<B> grad = zeros_like(model);
+    typename decltype(objective)::Workspace workspace(typename B::Device{});
+    std::vector<float> all;
+    for (int step = 0; step < 2; ++step) {  // the second adds to the first, with other numbers of rows
+      const std::vector<Example> batch = batch_of(step);
+      std::vector<const Example*> examples;
+      for (std::size_t i = step; i < batch.size(); ++i) examples.push_back(&batch[i]);
+      objective(model, examples, 6, Key(7), workspace, grad);
+    }
+    for_each_parameter(
+        [&](const auto& tensor) {
+          for (const auto v : B::download(tensor)) all.push_back(static_cast<float>(v));
+        },
+        grad);
+    return all;
+  };
+  for (const double dropout : {0.0, 0.1}) {
+    const auto cpu = gradient(std::type_identity<Cpu<float>>(), dropout, Keep::everything), gpu = gradient(std::type_identity<Cuda<float>>(), dropout, Keep::everything);
+    float largest = 0;
+    for (const float v : cpu) largest = std::max(largest, std::abs(v));
+    CHECK(difference(cpu, gpu) < 1e-5 * largest);
+    const auto narrow = gradient(std::type_identity<Cuda<bf16>>(), dropout, Keep::everything), each = gradient(std::type_identity<Cuda<bf16>>(), dropout, Keep::inputs);
+    CHECK(difference(cpu, narrow) < 2e-2 * largest);
+    CHECK(difference(narrow, each) < 1e-3 * largest);  // nearly the same numbers, added in another order
+    CHECK(narrow == gradient(std::type_identity<Cuda<bf16>>(), dropout, Keep::everything));
+  }
+  const long before = cuda_on_host::products;
+  gradient(std::type_identity<Cuda<bf16>>(), 0.1, Keep::everything);
+  const long together = cuda_on_host::products - before;
+  gradient(std::type_identity<Cuda<bf16>>(), 0.1, Keep::inputs);
+  CHECK(together < cuda_on_host::products - before - together);  // (which also applies every iteration again)
+}

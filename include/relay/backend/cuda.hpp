@@ -6,6 +6,7 @@
 #pragma once
 
 #include <relay/backend/backend.hpp>
+#include <relay/backend/cuda/applications.hpp>
 #include <relay/backend/cuda/attention.hpp>
 #include <relay/backend/cuda/cached_attention.hpp>
 #include <relay/backend/cuda/graph.hpp>
@@ -114,7 +115,7 @@ struct Functions : ComposedOps<Self> {
   static void linear_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
     const Operand d(dy);  // once for both products
     product_backward(dy, d, weight, dx);
-    add_gradients(dy, d, x, dweight, dbias);
+    add_gradients(dy, d, x, weight, dweight, dbias);
   }
   /// GELU goes along with bf16's products: its approximation (row_ops.hpp). It is kept then, for to make it again is a pass of its own.
   static constexpr bool keeps_activated = !std::is_same_v<A, float>;
@@ -136,13 +137,38 @@ struct Functions : ComposedOps<Self> {
     product_backward(dy, d, weight, dx);
     if constexpr (keeps_activated)
       if (x.type() == type_of<A> && x.cols() % 8 == 0 && x.rows() > 0) {  // with the sums that the bias before wants
-        add_gradients(dy, d, activated, dweight, dbias);
+        add_gradients(dy, d, activated, weight, dweight, dbias);
         A* const to = dx.template as<A>();
-        return add_rows(x.rows(), x.cols(), GeluSlope<A>{x.template as<A>(), to}, dx.make_column_sums(added_parts(x.rows())));
+        float* const sums = dx.is_placed() ? nullptr : dx.make_column_sums(added_parts(x.rows()));  // placed: of all applications, later
+        return add_rows(x.rows(), x.cols(), GeluSlope<A>{x.template as<A>(), to}, sums);
       }
     Tensor again;
     gelu_backward(x, dx, dx, again);
-    add_gradients(dy, d, again, dweight, dbias);
+    add_gradients(dy, d, again, weight, dweight, dbias);
+  }
+  using Applications = cuda::Applications;
+  using Applied = cuda::Applied;
+  static void begin_applications(Applications& to, int rows, Device device) { to.begin(rows, device); }
+  static void place_input(const Tensor& weight, Tensor& x) {
+    if (applications == nullptr) return x.place(nullptr, 0, {});
+    x.place(applications->input(weight, type_of<A>), applications->bytes(weight.cols(), type_of<A>), applications->device());
+  }
+  static void place_gradient(const Tensor& weight, Tensor& dy) {
+    if (applications == nullptr) return dy.place(nullptr, 0, {});
+    dy.place(applications->gradient(weight, type_of<A>), applications->bytes(weight.rows(), type_of<A>), applications->device());
+  }
+  static void add_gradients(Applications& from) {
+    from.finish([](const Applications::Layer& layer, int first, int rows) {
+      const int inputs = layer.x.cols(), outputs = layer.dy.cols();
+      const A* const x = layer.x.template as<A>() + static_cast<long>(first) * inputs;
+      const A* const dy = layer.dy.template as<A>() + static_cast<long>(first) * outputs;
+      Products::instance()({.transpose_b = true, .m = inputs, .n = outputs, .k = rows, .type = type_of<A>, .adds = true},
+                           {.a = x, .b = dy, .c = layer.dweight->data()});
+      const int parts = added_parts(rows);
+      const Scratch<float> partial(static_cast<long>(parts) * outputs, layer.dy.device());
+      add_rows(rows, outputs, Itself<A>{dy}, partial.data());
+      add_parts(partial.data(), parts, outputs, *layer.dbias);
+    });
   }
   /// Writes the weight a second time as products want it, until it is written again.
   static void prepare(Tensor& weight) {
@@ -500,8 +526,8 @@ struct Functions : ComposedOps<Self> {
   }
   /// dweight += dy^T x, dbias += the column sums of dy, which may have been made along with dy. (cuBLASLt's BGRADB reads dy again for them,
   /// in a kernel of its own.)
-  static void add_gradients(const Tensor& dy, const Operand& d, const Tensor& x, Tensor& dweight, Tensor& dbias) {
-    if (x.rows() == 0) return;
+  static void add_gradients(const Tensor& dy, const Operand& d, const Tensor& x, const Tensor& weight, Tensor& dweight, Tensor& dbias) {
+    if (x.rows() == 0 || (applications != nullptr && applications->takes(&weight, x.data(), d.data, dweight, dbias))) return;
     add_outer_product(dy, d, x, dweight);
     if (dy.column_sums() != nullptr)
       add_parts(dy.column_sums(), dy.column_parts(), dy.cols(), dbias);
@@ -628,12 +654,14 @@ struct Functions : ComposedOps<Self> {
     const int blocks = norm_backward_blocks(x.rows());
     float* const to = dx.as<float>();
     bf16* branch = nullptr;  // for the products that dx goes back through
+    void* place = nullptr;
     if constexpr (!std::is_same_v<A, float>)
       if (next && width % 4 == 0) {
+        place = applications == nullptr || next->weight == nullptr ? nullptr : applications->gradient(*static_cast<const Tensor*>(next->weight), type_of<A>);
         if (next->drops())
-          branch = dx.make_dropped(*next);
+          branch = dx.make_dropped(*next, place);
         else
-          dx.convert([&](const float*, bf16* room) { branch = room; });
+          dx.convert([&](const float*, bf16* room) { branch = room; }, place);
       }
     const Drop drop(next && next->drops() ? next->rate : 0, next && next->drops() ? *next->key : Key());
     const Scratch<float> partial(2L * blocks * width, x.device());
@@ -642,7 +670,7 @@ struct Functions : ComposedOps<Self> {
       typed(dy, [&](const auto* d) {
         normalise_backward(NormBackward<Element<decltype(from)>, Element<decltype(d)>>{
             from, statistics.as<float>(), scale.as<float>(), d, skips ? skip->template as<float>() : nullptr, skips ? skip->rows() : 0, x.rows(), width, drop, to,
-            branch, partial.data(), branch == nullptr ? nullptr : dx.make_column_sums(blocks)});
+            branch, partial.data(), branch == nullptr || place != nullptr ? nullptr : dx.make_column_sums(blocks)});
       });
     });
     sum_columns(partial.data(), blocks, 2 * width, 1, blocks, true, width, dscale.as<float>(), dshift.as<float>());

@@ -125,6 +125,17 @@ class Buffer {
       block_ = {Source::take(Pool::size_class(bytes)), Pool::size_class(bytes), Pool::size_class(bytes)};
   }
 
+  /// Somebody else's memory, which is not given back, in place of its own.
+  void borrow(void* at, std::size_t bytes) noexcept {
+    release();
+    block_ = {at, bytes, bytes};
+    borrowed_ = true;
+  }
+  bool is_borrowed() const { return borrowed_; }
+  void return_borrowed() noexcept {
+    if (borrowed_) release();
+  }
+
   /// Empty, and of another pool from now on.
   void move_to(Pool* pool) noexcept {
     release();
@@ -134,20 +145,23 @@ class Buffer {
   void swap(Buffer& other) noexcept {
     std::swap(pool_, other.pool_);
     std::swap(block_, other.block_);
+    std::swap(borrowed_, other.borrowed_);
   }
 
  private:
   void release() noexcept {
     if (block_.bytes == 0) return;
-    if (pool_)
+    if (pool_ && !borrowed_)
       pool_->give_back(block_);
-    else
+    else if (!borrowed_)
       Source::give_back(block_.data);
     block_ = {};
+    borrowed_ = false;
   }
 
   Pool* pool_ = nullptr;
   typename Pool::Block block_;
+  bool borrowed_ = false;
 };
 
 }  // namespace relay

@@ -31,9 +31,10 @@ struct Heads {
 struct Dropping {
   double rate = 0;
   std::optional<Key> key;
+  const void* weight = nullptr;  // of the linear layer whose gradient comes next
 
   bool drops() const { return key && rate > 0; }
-  bool operator==(const Dropping&) const = default;
+  bool operator==(const Dropping& other) const { return rate == other.rate && key == other.key; }
 };
 
 /// One step of AdamW on one tensor (train/adamw.hpp); `gradient_scale` is the clipping factor.
@@ -99,6 +100,20 @@ struct ComposedOps {
     Backend::rotate(qkv, rows, heads, rotated, table, +1, starts);
     Backend::attention_cached(qkv, rows, slots, starts, heads, keys, values, out);
   }
+
+  /// Layers that a loop applies again and again: `Applications` is one pass, begun with the rows of all applications together; while `Applied`
+  /// lives, layers are applied to some of them. A backend may then leave weights' gradients for the end, add_gradients(), if it finds what it
+  /// needs in places that place_input(), before a layer's input is written, and place_gradient(), before the gradient of its output is, give
+  /// (x, or dy, of the linear layer with this weight). Without such a loop, and by default, they do nothing.
+  struct Applications {};
+  struct Applied {
+    Applied(Applications*, int /*first*/, int /*rows*/) {}
+    ~Applied() {}
+  };
+  static void begin_applications(Applications&, int /*rows*/, const auto& /*device*/) {}
+  static void add_gradients(Applications&) {}
+  static void place_input(const auto& /*weight*/, auto& /*x*/) {}
+  static void place_gradient(const auto& /*weight*/, auto& /*dy*/) {}
 
   /// y = x + dropout(branch)
   static void residual(const auto& x, const auto& branch, double rate, const std::optional<Key>& key, auto& y) {

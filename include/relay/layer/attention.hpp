@@ -77,6 +77,7 @@ class Attention {
   const Tensor& mix(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
     check(rows.longest());
     qkv.forward(x, rows, trace.qkv);
+    B::place_input(out.weight, trace.mixed);
     B::rotary_attention(trace.qkv.y, rows, heads_, rotated_, rotary_.table(), trace.mixed, trace.lse);
     return trace.mixed;
   }
@@ -84,6 +85,7 @@ class Attention {
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, Attention& grad) const {
     const Tensor dmixed = out.backward(trace.mixed, rows, trace.out, dy, grad.out);
     Tensor dqkv;
+    B::place_gradient(qkv.weight, dqkv);
     B::rotary_attention_backward(trace.qkv.y, trace.mixed, trace.lse, dmixed, rows, heads_, rotated_, rotary_.table(), dqkv);
     return qkv.backward(x, rows, trace.qkv, dqkv, grad.qkv);
   }

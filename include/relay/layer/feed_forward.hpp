@@ -41,6 +41,7 @@ struct FeedForward {
   /// All of forward but its last product, whose input lies in the trace or in `room`: backward needs nothing of the trace behind it.
   const Tensor& activate(const Tensor& x, const Rows<B>& rows, Trace& trace, Tensor& room) const {
     trace.forward_only = rows.is_forward_only();
+    if (B::keeps_activated) B::place_input(down.weight, trace.activated);
     Tensor& activated = trace.forward_only ? trace.up.y : B::keeps_activated ? trace.activated : room;
     B::linear_gelu(x, up.weight, up.bias, trace.up.y, activated);
     return activated;
@@ -49,6 +50,7 @@ struct FeedForward {
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, FeedForward& grad) const {
     require(!trace.forward_only, "this trace is of a pass that was forward only: run forward again, with rows that are not");
     Tensor d;
+    B::place_gradient(up.weight, d);
     B::gelu_linear_backward(trace.up.y, trace.activated, down.weight, dy, d, grad.down.weight, grad.down.bias);
     return up.backward(x, rows, trace.up, d, grad.up);
   }

@@ -65,6 +65,7 @@ class Looped {
     std::vector<Application> applications;  // of 1 .. T, or the last one only
     Tensor tau;                             // [1, width]: the signal of one iteration, where the loop has one
     std::vector<typename Backend::Scalar> sines;  // the same on the host
+    mutable typename Backend::Applications together;  // the applications of the block, where all are kept (backend/ops.hpp)
 
     int iterations() const { return counts.empty() ? 0 : counts.front(); }
     /// The sequences that are still looping at iteration t.
@@ -107,9 +108,16 @@ class Looped {
                Feedback feedback = {}) const {
     start(rows, counts, trace);
     const bool kept = trace.keep == Keep::everything;  // else nobody asks for more of a trace than its output
+    int first = 0;  // of an iteration's rows among those of all
+    if (kept) {
+      for (int t = 1; t <= trace.iterations(); ++t) first += rows.first(trace.live(t)).count();
+      Backend::begin_applications(trace.together, std::exchange(first, 0), rows.batch().device());
+    }
     for (int t = 1; t <= trace.iterations(); ++t) {
       const auto live = rows.first(trace.live(t)).fold(static_cast<std::uint64_t>(t));
       prepare(t, h0, live, trace, feedback);
+      const typename Backend::Applied applied(kept ? &trace.together : nullptr, first, live.count());
+      first += live.count();
       read(t, live, apply(trace.input(t), kept ? live : live.forward_only(), trace.application(t)));
     }
   }
@@ -130,9 +138,14 @@ class Looped {
     Tensor dh0, carried;  // gradients of h_0 and, going down, of s_t
     dh0.resize_like(h0, h0.rows(), h0.cols());
     Backend::fill(dh0, 0);
+    const bool kept = trace.keep == Keep::everything;
+    int first = 0;
+    for (int t = 1; kept && t <= trace.iterations(); ++t) first += rows.first(trace.live(t)).count();
     for (int t = trace.iterations(); t >= 1; --t) {
       const auto live = rows.first(trace.live(t)).fold(static_cast<std::uint64_t>(t));
       const Tensor& u = trace.input(t);
+      first -= live.count();
+      const typename Backend::Applied applied(kept ? &trace.together : nullptr, first, live.count());
       if (trace.keep == Keep::inputs) apply(u, live, again);
       const Application& application = trace.keep == Keep::inputs ? again : trace.application(t);
       cut(t, rows, trace, carried);
@@ -152,6 +165,7 @@ class Looped {
       carried = block.backward(u, live, application.block, d, grad.block);
       if (config_.inject && t > 1) Backend::add(carried, dh0);
     }
+    if (kept) Backend::add_gradients(trace.together);
     Backend::add(carried, dh0);
     return dh0;
   }

@@ -73,19 +73,22 @@ class TransformerBlock {
       return attention.mix(normal, rows, trace.attention);
     });
   }
-  NextNorm<B> first_norm(Trace& trace) const { return {&norm1, &trace.norm1}; }
+  NextNorm<B> first_norm(Trace& trace) const {
+    B::place_input(attention.qkv.weight, trace.norm1.y);
+    return {&norm1, &trace.norm1};
+  }
 
   /// `next`: what the gradient of x meets next, if it is known (dropping() of the block before).
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad,
                   const std::optional<Dropping>& next = {}) const {
     Tensor dropped;
     Tensor d = feed_forward.backward(trace.norm2.y, rows, trace.feed_forward, drop(dy, rows.fold(1), dropped), grad.feed_forward);
-    const Tensor dr = norm2.backward(trace.middle, trace.norm2, d, dy, grad.norm2, Dropping{dropout_, rows.fold(0).dropout()});
+    const Tensor dr = norm2.backward(trace.middle, trace.norm2, d, dy, grad.norm2, Dropping{dropout_, rows.fold(0).dropout(), &attention.out.weight});
     d = attention.backward(trace.norm1.y, rows, trace.attention, drop(dr, rows.fold(0), dropped), grad.attention);
     return norm1.backward(x, trace.norm1, d, dr, grad.norm1, next);
   }
   /// What its backward pass does first with the gradient of its output.
-  Dropping dropping(const Rows<B>& rows) const { return {dropout_, rows.fold(1).dropout()}; }
+  Dropping dropping(const Rows<B>& rows) const { return {dropout_, rows.fold(1).dropout(), &feed_forward.down.weight}; }
 
   /// As forward, for new rows that continue cached sequences (Attention::mix).
   const Tensor& extend(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
@@ -117,7 +120,9 @@ class TransformerBlock {
   const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, NextNorm<B> next, bool begun, auto&& mix) const {
     Tensor branch, activated;
     const Linear<B>&out = attention.out, &down = feed_forward.down;
-    B::linear(mix(begun ? trace.norm1.y : norm1.forward(x, rows, trace.norm1)), out.weight, out.bias, branch);
+    if (!begun) norm1.forward(x, rows, *first_norm(trace).trace);
+    B::linear(mix(trace.norm1.y), out.weight, out.bias, branch);
+    B::place_input(feed_forward.up.weight, trace.norm2.y);
     const Tensor& normal = norm2.forward(x, branch, dropout_, rows.fold(0).dropout(), trace.middle, trace.norm2);
     B::linear(feed_forward.activate(normal, rows, trace.feed_forward, activated), down.weight, down.bias, branch);
     if (next.norm != nullptr)

@@ -166,7 +166,7 @@ struct NormBackward {
   Drop drop;
   float* dx;
   bf16* branch;  // may be null
-  float *partial, *branch_partial;
+  float *partial, *branch_partial;  // the latter may be null
 };
 
 inline constexpr int norm_backward_threads = 256, norm_backward_warps = norm_backward_threads / warp;
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) nor
   };
   add_up(scales, p.partial + 2L * blockIdx.x * width);
   add_up(shifts, p.partial + (2L * blockIdx.x + 1) * width);
-  if (p.branch != nullptr) add_up(branches, p.branch_partial + static_cast<long>(blockIdx.x) * width);
+  if (p.branch_partial != nullptr) add_up(branches, p.branch_partial + static_cast<long>(blockIdx.x) * width);
 }
 
 /// The same for wider rows: a block has one after the other, its threads their columns.
@@ -264,7 +264,7 @@ __global__ void wide_norm_backward_kernel(NormBackward<X, D> p) {
   }
   __syncthreads();
   for (int c = thread; c < 2 * width; c += norm_backward_threads) p.partial[2L * blockIdx.x * width + c] = sums[c];
-  if (p.branch != nullptr)
+  if (p.branch_partial != nullptr)
     for (int c = thread; c < width; c += norm_backward_threads) p.branch_partial[static_cast<long>(blockIdx.x) * width + c] = sums[2 * width + c];
 }
 

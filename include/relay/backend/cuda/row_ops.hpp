@@ -375,7 +375,7 @@ inline constexpr int added_threads = 512, added_columns = 8 * added_threads;
 /// So many parts of the rows have sums of their own.
 inline int added_parts(int rows) { return std::clamp(rows / 16, 1, 264); }
 
-/// partial [gridDim.x, cols] = the sums over a part of the rows of what `compute` makes of each. The columns are a multiple of eight; a block
+/// partial [gridDim.x, cols], unless it is null, = the sums over a part of the rows of what `compute` makes of each. The columns are a multiple of eight; a block
 /// has up to added_columns of them, and some rows at once.
 template <class Compute>
 __global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, int cols, Compute compute, float* partial) {
@@ -396,6 +396,7 @@ __global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, 
         for (int j = 0; j < 8; ++j) sums[j] += x[j];
       }
     }
+  if (partial == nullptr) return;
   float* const shared = shared_memory<float>();  // [8, threads]
   for (int j = 0; j < 8; ++j) shared[j * added_threads + thread] = sums[j];
   __syncthreads();

@@ -201,20 +201,32 @@ class Tensor {
     if (size() > 0) check(cudaMemcpyAsync(data(), other.data(), bytes(), cudaMemcpyDeviceToDevice, stream()), "copy a tensor");
   }
 
+  /// Has its elements at a place of somebody else's from now on, if that is large enough for the next that are written; null: at its own.
+  void place(void* at, std::size_t bytes, Device device) {
+    forget();
+    rows_ = cols_ = 0;
+    if (at == nullptr) return buffer_.return_borrowed();
+    buffer_.move_to(device.memory);
+    buffer_.borrow(at, bytes);
+  }
+  bool is_placed() const { return buffer_.is_borrowed(); }
+
   /// The same as bf16, null when it is not there.
   const bf16* converted() const { return converted_ ? static_cast<const bf16*>(beside_.data()) : nullptr; }
   /// Has make(elements, bf16 elements) write it, unless it is there.
-  void convert(auto&& make) {
+  void convert(auto&& make, void* place = nullptr) {
     if (converted_ || type_ == Type::bfloat16 || size() == 0) return;
     if (beside_.pool() != buffer_.pool()) beside_.move_to(buffer_.pool());
+    if (place != nullptr) beside_.borrow(place, static_cast<std::size_t>(size()) * sizeof(bf16));
     beside_.grow(static_cast<std::size_t>(size()) * sizeof(bf16));
     make(static_cast<const float*>(buffer_.data()), static_cast<bf16*>(beside_.data()));
     converted_ = true;
   }
 
   /// Room for what dropout leaves, and for the sums of that, or else of the elements.
-  bf16* make_dropped(const Dropping& how) {
+  bf16* make_dropped(const Dropping& how, void* place = nullptr) {
     if (dropped_.pool() != buffer_.pool()) dropped_.move_to(buffer_.pool());
+    if (place != nullptr) dropped_.borrow(place, static_cast<std::size_t>(size()) * sizeof(bf16));
     dropped_.grow(static_cast<std::size_t>(size()) * sizeof(bf16));
     dropping_ = how;
     return static_cast<bf16*>(dropped_.data());

@@ -1,0 +1,123 @@
+// Weight gradients of layers that are applied again and again: what each linear layer read, and the gradient of what it gave, lie one
+// application after another in memory, so that the gradient of its weight is one product over the rows of all of them, where one for each
+// would be too small for the device.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include <relay/backend/cuda/tensor.hpp>
+
+namespace relay::cuda {
+
+/// The applications of one pass forward and backward. What is placed here belongs to it: it must live as long as what borrows from it.
+class Applications {
+ public:
+  /// Of a linear layer.
+  struct Layer {
+    const void* weight = nullptr;
+    Tensor x, dy;  // [rows of all applications, inputs], [.., outputs]
+    Tensor *dweight = nullptr, *dbias = nullptr;
+    std::vector<std::pair<int, int>> parts;  // first rows, and how many, of which the gradient is yet to be added
+  };
+
+  /// A new pass, whose applications have so many rows in all.
+  void begin(int rows, Device device) {
+    rows_ = rows;
+    device_ = device;
+    for (auto& layer : layers_) layer->parts.clear();
+  }
+  /// Which application is computed now.
+  void set(int first, int rows) {
+    first_ = first;
+    count_ = rows;
+  }
+
+  /// Where the rows of this application lie in what the layer of this weight reads, and in the gradient of what it gives; null for rows that
+  /// products would not find aligned.
+  void* input(const Tensor& weight, Type type) {
+    return aligned(weight, type) ? place(layer_of(&weight).x, weight.cols(), type) : nullptr;
+  }
+  void* gradient(const Tensor& weight, Type type) {
+    return aligned(weight, type) ? place(layer_of(&weight).dy, weight.rows(), type) : nullptr;
+  }
+  Device device() const { return device_; }
+  std::size_t bytes(int cols, Type type) const { return static_cast<std::size_t>(count_) * static_cast<std::size_t>(cols) * size_of(type); }
+
+  /// Whether x and dy are in their places; the gradients of weight and bias are added later then.
+  bool takes(const void* weight, const void* x, const void* dy, Tensor& dweight, Tensor& dbias) {
+    const auto found = find(weight);
+    if (found == layers_.end()) return false;
+    Layer& layer = **found;
+    if (x != at(layer.x) || dy != at(layer.dy) || x == nullptr || dy == nullptr) return false;
+    layer.dweight = &dweight;
+    layer.dbias = &dbias;
+    if (!layer.parts.empty() && layer.parts.back().first == first_ + count_) {  // backward comes from the last to the first
+      layer.parts.back().first = first_;
+      layer.parts.back().second += count_;
+    } else {
+      layer.parts.emplace_back(first_, count_);
+    }
+    return true;
+  }
+
+  /// add(layer, first row, rows) for what was taken.
+  void finish(auto&& add) {
+    for (auto& layer : layers_) {
+      for (const auto& [first, rows] : layer->parts) add(*layer, first, rows);
+      layer->parts.clear();
+    }
+  }
+
+ private:
+  std::vector<std::unique_ptr<Layer>>::iterator find(const void* weight) {
+    return std::find_if(layers_.begin(), layers_.end(), [&](const auto& layer) { return layer->weight == weight; });
+  }
+  Layer& layer_of(const void* weight) {
+    const auto found = find(weight);
+    if (found != layers_.end()) return **found;
+    layers_.push_back(std::make_unique<Layer>());
+    layers_.back()->weight = weight;
+    return *layers_.back();
+  }
+  /// Products are planned for rows that begin at multiples of so many bytes.
+  static bool aligned(const Tensor& weight, Type type) {
+    const auto whole = [type](int cols) { return static_cast<std::size_t>(cols) * size_of(type) % 256 == 0; };
+    return whole(weight.rows()) && whole(weight.cols());
+  }
+  void* place(Tensor& all, int cols, Type type) {
+    if (all.rows() != rows_ || all.cols() != cols || all.type() != type || all.device().memory != device_.memory) {
+      Tensor like(0, 0, device_);
+      all.resize_like(like, rows_, cols, type);
+    }
+    return at(all);
+  }
+  void* at(Tensor& all) const {
+    if (first_ + count_ > all.rows()) return nullptr;
+    return static_cast<std::byte*>(all.data()) + static_cast<std::size_t>(first_) * static_cast<std::size_t>(all.cols()) * size_of(all.type());
+  }
+
+  std::vector<std::unique_ptr<Layer>> layers_;
+  Device device_;
+  int rows_ = 0, first_ = 0, count_ = 0;
+};
+
+/// The one that this thread's layers are applied in; null: none.
+inline thread_local Applications* applications = nullptr;
+
+/// While it lives, layers are applied to so many rows, the first of which is the first-th of all applications'.
+class Applied {
+ public:
+  Applied(Applications* to, int first, int rows) : before_(std::exchange(applications, to)) {
+    if (to != nullptr) to->set(first, rows);
+  }
+  Applied(const Applied&) = delete;
+  Applied& operator=(const Applied&) = delete;
+  ~Applied() { applications = before_; }
+
+ private:
+  Applications* before_;
+};
+
+}  // namespace relay::cuda
