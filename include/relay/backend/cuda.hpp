@@ -168,6 +168,9 @@ struct Functions : ComposedOps<Self> {
       const Scratch<float> partial(static_cast<long>(parts) * outputs, layer.dy.device());
       add_rows(rows, outputs, Itself<A>{dy}, partial.data());
       add_parts(partial.data(), parts, outputs, *layer.dbias);
+    }, [](Applications::Norm& norm) {
+      const int parts = norm.partial.rows(), cols = norm.partial.cols();
+      sum_columns(norm.partial.template as<float>(), parts, cols, 1, parts, true, cols / 2, norm.dscale->template as<float>(), norm.dshift->template as<float>());
     });
   }
   /// Writes the weight a second time as products want it, until it is written again.
@@ -664,16 +667,21 @@ struct Functions : ComposedOps<Self> {
           dx.convert([&](const float*, bf16* room) { branch = room; }, place);
       }
     const Drop drop(next && next->drops() ? next->rate : 0, next && next->drops() ? *next->key : Key());
-    const Scratch<float> partial(2L * blocks * width, x.device());
+    std::optional<Scratch<float>> own;  // where nobody adds up those of all applications
+    float* partial = nullptr;
+    if (applications != nullptr)
+      partial = applications->sums(&scale, most_norm_backward_blocks, 2 * width, dscale, dshift);
+    else
+      partial = own.emplace(2L * blocks * width, x.device()).data();
     const bool skips = skip != nullptr && skip->rows() > 0;
     typed(x, [&](const auto* from) {
       typed(dy, [&](const auto* d) {
         normalise_backward(NormBackward<Element<decltype(from)>, Element<decltype(d)>>{
             from, statistics.as<float>(), scale.as<float>(), d, skips ? skip->template as<float>() : nullptr, skips ? skip->rows() : 0, x.rows(), width, drop, to,
-            branch, partial.data(), branch == nullptr || place != nullptr ? nullptr : dx.make_column_sums(blocks)});
+            branch, partial, applications != nullptr, branch == nullptr || place != nullptr ? nullptr : dx.make_column_sums(blocks)});
       });
     });
-    sum_columns(partial.data(), blocks, 2 * width, 1, blocks, true, width, dscale.as<float>(), dshift.as<float>());
+    if (own) sum_columns(partial, blocks, 2 * width, 1, blocks, true, width, dscale.as<float>(), dshift.as<float>());
   }
   /// to += the sums over `parts` rows.
   static void add_parts(const float* from, int parts, int cols, Tensor& to) {

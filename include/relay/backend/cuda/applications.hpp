@@ -22,11 +22,20 @@ class Applications {
     std::vector<std::pair<int, int>> parts;  // first rows, and how many, of which the gradient is yet to be added
   };
 
+  /// Of a layer norm: sums over parts of the rows, to which every application adds.
+  struct Norm {
+    const void* scale = nullptr;
+    Tensor partial;  // [parts, 2 width]
+    Tensor *dscale = nullptr, *dshift = nullptr;
+    bool begun = false;  // else what is there is of another pass
+  };
+
   /// A new pass, whose applications have so many rows in all.
   void begin(int rows, Device device) {
     rows_ = rows;
     device_ = device;
     for (auto& layer : layers_) layer->parts.clear();
+    for (auto& norm : norms_) norm->begun = false;
   }
   /// Which application is computed now.
   void set(int first, int rows) {
@@ -62,12 +71,32 @@ class Applications {
     return true;
   }
 
-  /// add(layer, first row, rows) for what was taken.
-  void finish(auto&& add) {
+  /// Where the norm of this scale adds up so many parts [parts, cols], which are 0 at first.
+  float* sums(const void* scale, int parts, int cols, Tensor& dscale, Tensor& dshift) {
+    auto found = std::find_if(norms_.begin(), norms_.end(), [&](const auto& norm) { return norm->scale == scale; });
+    if (found == norms_.end()) {
+      found = norms_.insert(found, std::make_unique<Norm>());
+      (*found)->scale = scale;
+    }
+    Norm& norm = **found;
+    if (!norm.begun) {
+      norm.partial.resize(parts, cols, device_);
+      check(cudaMemsetAsync(norm.partial.data(), 0, norm.partial.bytes(), stream()), "clear sums");
+      norm.begun = true;
+    }
+    norm.dscale = &dscale;
+    norm.dshift = &dshift;
+    return norm.partial.template as<float>();
+  }
+
+  /// add(layer, first row, rows) and add(norm) for what was taken.
+  void finish(auto&& add_layer, auto&& add_norm) {
     for (auto& layer : layers_) {
-      for (const auto& [first, rows] : layer->parts) add(*layer, first, rows);
+      for (const auto& [first, rows] : layer->parts) add_layer(*layer, first, rows);
       layer->parts.clear();
     }
+    for (auto& norm : norms_)
+      if (std::exchange(norm->begun, false)) add_norm(*norm);
   }
 
  private:
@@ -99,6 +128,7 @@ class Applications {
   }
 
   std::vector<std::unique_ptr<Layer>> layers_;
+  std::vector<std::unique_ptr<Norm>> norms_;
   Device device_;
   int rows_ = 0, first_ = 0, count_ = 0;
 };

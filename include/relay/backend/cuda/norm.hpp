@@ -166,26 +166,48 @@ struct NormBackward {
   Drop drop;
   float* dx;
   bf16* branch;  // may be null
-  float *partial, *branch_partial;  // the latter may be null
+  float* partial;
+  bool adds;              // to what partial has
+  float* branch_partial;  // may be null
 };
 
 inline constexpr int norm_backward_threads = 256, norm_backward_warps = norm_backward_threads / warp;
 
+inline constexpr int most_norm_backward_blocks = 264;
+
 /// As many as a large GPU has at once; rows are dealt to all their warps in turn.
-inline int norm_backward_blocks(int rows) { return std::min((rows + norm_backward_warps - 1) / norm_backward_warps, 264); }
+inline int norm_backward_blocks(int rows) { return std::min((rows + norm_backward_warps - 1) / norm_backward_warps, most_norm_backward_blocks); }
 
 template <int fours, class X, class D>
 __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) norm_backward_kernel(NormBackward<X, D> p) {
   const int own = static_cast<int>(threadIdx.x) / warp, width = p.width;
   RowPart<fours> factor, scales{}, shifts{}, branches{};  // the sums of this warp
   factor.load(p.scale, width);
-  for (int row = static_cast<int>(blockIdx.x) * norm_backward_warps + own; row < p.rows; row += static_cast<int>(gridDim.x) * norm_backward_warps) {
+  struct Row {
+    RowPart<fours> n, d, around;
+    float mean, rstd;
+    __device__ Row(const NormBackward<X, D>& p, int row) {
+      if (row >= p.rows) return;
+      const long begin = static_cast<long>(row) * p.width;
+      n.load(p.x + begin, p.width);
+      d.load(p.dy + begin, p.width);
+      if (p.skip != nullptr && row < p.skip_rows)
+        around.load(p.skip + begin, p.width);
+      else
+        around = {};
+      mean = p.statistics[2L * row];
+      rstd = p.statistics[2L * row + 1];
+    }
+  };
+  const int step = static_cast<int>(gridDim.x) * norm_backward_warps;
+  int row = static_cast<int>(blockIdx.x) * norm_backward_warps + own;
+  Row ahead(p, row);  // the next row is on its way while this one is computed
+  for (; row < p.rows; row += step) {
     const long begin = static_cast<long>(row) * width;
-    const float mean = p.statistics[2L * row], rstd = p.statistics[2L * row + 1];
-    RowPart<fours> n, d, around{};
-    n.load(p.x + begin, width);
-    d.load(p.dy + begin, width);
-    if (p.skip != nullptr && row < p.skip_rows) around.load(p.skip + begin, width);
+    Row at = ahead;
+    ahead = Row(p, row + step);
+    RowPart<fours>&n = at.n, &d = at.d, &around = at.around;
+    const float mean = at.mean, rstd = at.rstd;
     float sum_g = 0, sum_gn = 0;
     d.each([&](float& x, int i, int j) {  // beyond the row it is 0
       float& normal = n.x[i][j];
@@ -206,19 +228,19 @@ __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) nor
     d.each([&](float x, int i, int j) { branches.x[i][j] += x; });
   }
   float* const sums = shared_memory<float>();  // [warps, width]
-  const auto add_up = [&](const RowPart<fours>& part, float* to) {
+  const auto add_up = [&](const RowPart<fours>& part, bool adds, float* to) {
     part.store(sums + own * width, width);
     __syncthreads();
     for (int c = static_cast<int>(threadIdx.x); c < width; c += norm_backward_threads) {
-      float sum = 0;
+      float sum = adds ? to[c] : 0.0f;
       for (int w = 0; w < norm_backward_warps; ++w) sum += sums[w * width + c];
       to[c] = sum;
     }
     __syncthreads();
   };
-  add_up(scales, p.partial + 2L * blockIdx.x * width);
-  add_up(shifts, p.partial + (2L * blockIdx.x + 1) * width);
-  if (p.branch_partial != nullptr) add_up(branches, p.branch_partial + static_cast<long>(blockIdx.x) * width);
+  add_up(scales, p.adds, p.partial + 2L * blockIdx.x * width);
+  add_up(shifts, p.adds, p.partial + (2L * blockIdx.x + 1) * width);
+  if (p.branch_partial != nullptr) add_up(branches, false, p.branch_partial + static_cast<long>(blockIdx.x) * width);
 }
 
 /// The same for wider rows: a block has one after the other, its threads their columns.
@@ -263,7 +285,10 @@ __global__ void wide_norm_backward_kernel(NormBackward<X, D> p) {
     }
   }
   __syncthreads();
-  for (int c = thread; c < 2 * width; c += norm_backward_threads) p.partial[2L * blockIdx.x * width + c] = sums[c];
+  for (int c = thread; c < 2 * width; c += norm_backward_threads) {
+    float& to = p.partial[2L * blockIdx.x * width + c];
+    to = (p.adds ? to : 0.0f) + sums[c];
+  }
   if (p.branch_partial != nullptr)
     for (int c = thread; c < width; c += norm_backward_threads) p.branch_partial[static_cast<long>(blockIdx.x) * width + c] = sums[2 * width + c];
 }
