@@ -123,15 +123,14 @@ template <int depth>
 __device__ void copy_part(const bf16* from, int stride, int count, int size, bf16* to) {
   constexpr int steps = depth / 8, rows = warp / steps;  // at once
   const int first = Lane().thread / steps, c = Lane().thread % steps * 8;
+  const int left = c < size ? count - first : 0;
   to += first * pitch<bf16, depth> + c;
-  for (int j = 0; j < 16 / rows; ++j) {
-    const int r = first + j * rows;
-    const bool there = r < count && c < size;
-    copy_behind(to + j * rows * pitch<bf16, depth>, from + (there ? r * stride + c : 0), there);
-  }
+  from += first * stride + c;
+  for (int j = 0; j < 16 / rows; ++j, from += rows * stride) copy_behind(to + j * rows * pitch<bf16, depth>, from, j * rows < left);
 }
 
-/// A warp's 16 rows of queries and of keys, on their way to its rows of tiles.
+/// A warp's 16 rows of queries and of keys, on their way to its rows of tiles. Instead of a row that is not there comes the last one that
+/// is: it is a number that does no harm where it is multiplied by zero, and nothing must be cleared.
 template <int depth>
 struct QueriesAndKeys {
   static constexpr int half = depth / 2, steps = half / 8, rows = warp / steps, next = pitch<bf16, depth>, each = (16 + rows - 1) / rows;
@@ -142,14 +141,16 @@ struct QueriesAndKeys {
     first = Lane().thread / steps;
     if constexpr (rows == 8) first = row_of_group(first);
     c = Lane().thread % steps * 8;
+    const bool wide = c + half < size;  // only a head of 48 columns is not
     for (int j = 0; j < each; ++j) {
-      const int r = first + j * rows, at = r * stride + c;
-      for (int side = 0; side < 2; ++side) {
-        const bool there = r < count && c + side * half < size;
-        loaded[j][0][side] = there ? *reinterpret_cast<const Sixteen*>(queries + at + side * half) : Sixteen{};
-        loaded[j][1][side] = there ? *reinterpret_cast<const Sixteen*>(keys + at + side * half) : Sixteen{};
-      }
+      const int at = min(first + j * rows, count - 1) * stride + c, second = wide ? at + half : at;
+      loaded[j][0][0] = *reinterpret_cast<const Sixteen*>(queries + at);
+      loaded[j][0][1] = *reinterpret_cast<const Sixteen*>(queries + second);
+      loaded[j][1][0] = *reinterpret_cast<const Sixteen*>(keys + at);
+      loaded[j][1][1] = *reinterpret_cast<const Sixteen*>(keys + second);
     }
+    if (!wide)
+      for (int j = 0; j < each; ++j) loaded[j][1][1] = {};
   }
   /// Turns them on the way: `table` begins with the first of these rows; null: they stay.
   __device__ void store(int count, const float* table, bf16* query, bf16* key) {
@@ -157,7 +158,7 @@ struct QueriesAndKeys {
     if (table != nullptr)
       for (int j = 0; j < each; ++j) {
         const int r = first + j * rows;
-        const float* const angle = table + (r < count ? r : 0) * depth + c;  // nothing stays nothing, whatever it is turned by
+        const float* const angle = table + min(r, count - 1) * depth + c;
         for (int w = 0; w < 4; w += 2) {
           const Plain::Four cosine = Plain::four(angle + 2 * w), sine = Plain::four(angle + half + 2 * w);
           for (int i = 0; i < 2; ++i)
@@ -244,7 +245,7 @@ __device__ void turn_part_back(float (&sums)[depth / 8][4], int count, const flo
   const Lane lane;
   for (int j = 0; j < 2; ++j) {
     const int row = lane.group + 8 * j;
-    const float* const angle = table + (row < count ? row : 0) * depth + 2 * lane.member;  // a row that is not there is not stored
+    const float* const angle = table + min(row, count - 1) * depth + 2 * lane.member;
     for (int c = 0; c < half / 8; ++c) {
       const Plain::Two cosine = Plain::two(angle + 8 * c), sine = Plain::two(angle + half + 8 * c);
       for (int i = 0; i < 2; ++i) turn(sums[c][2 * j + i], sums[c + half / 8][2 * j + i], cosine.x[i], -sine.x[i]);
@@ -367,12 +368,12 @@ struct QueryNumbers {
   __device__ void load(const Packed& batch, const Part& part, int count, const bf16* outs, const float* lse) {
     row = row_of_group(Lane().group);
     c = 8 * Lane().member;
-    const bf16* const from = batch.at(outs, part, 1, 0) + row * batch.width + c;
+    const bf16* const from = batch.at(outs, part, 1, 0);
     for (int half = 0; half < 2; ++half) {
-      const bool there = row + 8 * half < count;
+      const int r = min(row + 8 * half, count - 1);  // as QueriesAndKeys: dO is zero where there is nothing
       for (int i = 0; i < pieces; ++i)
-        out[half][i] = there && c + 32 * i < batch.size ? *reinterpret_cast<const Sixteen*>(from + 8 * half * batch.width + 32 * i) : Sixteen{};
-      log_sum[half] = there ? lse[batch.of_row(part, row + 8 * half)] : 0.0f;
+        out[half][i] = *reinterpret_cast<const Sixteen*>(from + r * batch.width + (c + 32 * i < batch.size ? c + 32 * i : 0));
+      log_sum[half] = lse[batch.of_row(part, r)];
     }
   }
   /// `gradients` are in the warp's rows of a tile; `exponents` and `means` are its 16 numbers of each.
