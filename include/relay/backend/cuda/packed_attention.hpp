@@ -137,23 +137,23 @@ struct QueriesAndKeys {
   int first, c;
   Sixteen loaded[each][2][2];  // [][queries, keys][first half of the columns, second]
 
-  __device__ void load(const bf16* queries, const bf16* keys, int stride, int count, int size) {
+  /// Of a head of fewer than `depth` columns, which is followed by others, and the last of all by values, some of those come too.
+  __device__ void load(const bf16* from, int width, int stride, int count) {
     first = Lane().thread / steps;
     if constexpr (rows == 8) first = row_of_group(first);
     c = Lane().thread % steps * 8;
-    const bool wide = c + half < size;  // only a head of 48 columns is not
+    const int last = count - 1;
     for (int j = 0; j < each; ++j) {
-      const int at = min(first + j * rows, count - 1) * stride + c, second = wide ? at + half : at;
-      loaded[j][0][0] = *reinterpret_cast<const Sixteen*>(queries + at);
-      loaded[j][0][1] = *reinterpret_cast<const Sixteen*>(queries + second);
-      loaded[j][1][0] = *reinterpret_cast<const Sixteen*>(keys + at);
-      loaded[j][1][1] = *reinterpret_cast<const Sixteen*>(keys + second);
+      const bf16* const query = from + min(first + j * rows, last) * stride + c;
+      const bf16* const key = query + width;
+      for (int side = 0; side < 2; ++side) {
+        loaded[j][0][side] = *reinterpret_cast<const Sixteen*>(query + side * half);
+        loaded[j][1][side] = *reinterpret_cast<const Sixteen*>(key + side * half);
+      }
     }
-    if (!wide)
-      for (int j = 0; j < each; ++j) loaded[j][1][1] = {};
   }
   /// Turns them on the way: `table` begins with the first of these rows; null: they stay.
-  __device__ void store(int count, const float* table, bf16* query, bf16* key) {
+  __device__ void store(int count, int size, const float* table, bf16* query, bf16* key) {
     if (first >= 16) return;
     if (table != nullptr)
       for (int j = 0; j < each; ++j) {
@@ -179,6 +179,9 @@ struct QueriesAndKeys {
         *reinterpret_cast<Sixteen*>(query + j * rows * next + side * half) = loaded[j][0][side];
         *reinterpret_cast<Sixteen*>(key + j * rows * next + side * half) = loaded[j][1][side];
       }
+    if constexpr (depth == 64)  // 48 columns: what queries have behind them is multiplied by zero
+      if (c + half >= size)
+        for (int j = 0; j < each; ++j) *reinterpret_cast<Sixteen*>(key + j * rows * next + half) = {};
   }
 };
 
@@ -203,11 +206,19 @@ struct LeftRowsOfTile {
   __device__ void get(int k, std::uint32_t (&to)[4]) const { load_tiles(to, at + 16 * k); }
 };
 
+/// Where a lane reads of 16 rows of a tile for add_scores() and add_product().
+__device__ inline int score_place(int next) {
+  const int lane = Lane().thread;
+  return (lane / 16 * 8 + lane % 8) * next + lane / 8 % 2 * 8;
+}
+__device__ inline int product_place(int next) {
+  const int lane = Lane().thread;
+  return lane % 16 * next + lane / 16 * 8;
+}
+
 /// sums [16, 16] += a b^T for 16 rows of a tile.
 template <int depth, class Left>
 __device__ void add_scores(const Left& a, const bf16* b, float (&first)[4], float (&second)[4]) {
-  const int lane = Lane().thread;
-  b += (lane / 16 * 8 + lane % 8) * pitch<bf16, depth> + lane / 8 % 2 * 8;
   for (int k = 0; k < depth / 16; ++k) {
     std::uint32_t left[4], right[4];
     a.get(k, left);
@@ -220,8 +231,6 @@ __device__ void add_scores(const Left& a, const bf16* b, float (&first)[4], floa
 /// sums [16, depth] += a b for 16 rows of a tile.
 template <int depth>
 __device__ void add_product(const std::uint32_t (&a)[4], const bf16* b, float (&sums)[depth / 8][4]) {
-  const int lane = Lane().thread;
-  b += lane % 16 * pitch<bf16, depth> + lane / 16 * 8;
   for (int n = 0; n < depth / 8; n += 2) {
     std::uint32_t right[4];
     load_tiles_transposed(right, b + 8 * n);
@@ -296,20 +305,23 @@ __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kern
     copy_part<depth>(from + 2 * batch.width, stride, count, batch.size, query + 2 * Room::tile);
     end_copies();
     QueriesAndKeys<depth> both;
-    both.load(from, from + batch.width, stride, count, batch.size);
-    both.store(count, table == nullptr ? nullptr : table + part.before * depth, query, query + Room::tile);
+    both.load(from, batch.width, stride, count);
+    both.store(count, batch.size, table == nullptr ? nullptr : table + part.before * depth, query, query + Room::tile);
     wait_for_copies();
   }
   __syncthreads();
   if (part.rows == 0) return;
 
   const LeftRowsOfTile<depth> queries(query);
-  const bf16* const key = query + Room::tile - part.before * Room::row;  // of the sequence's first row
+  const bf16* const first_key = query + Room::tile - part.before * Room::row;  // of the sequence
   const Sight sight{mask_of(batch.heads, batch.head()), part.rows, part.rows};
   const Range own = sight.of(part.before, 16), all = sight.of_each(part.before, 16);
   float sums[depth / 8][4] = {}, largest[2] = {least_score, least_score}, total[2] = {};
+  int from = own.begin / 16 * 16;
+  const bf16* key = first_key + from * Room::row + score_place(Room::row);
+  const bf16* value = first_key + Room::tile + from * Room::row + product_place(Room::row);
   RELAY_AS_A_LOOP
-  for (int from = own.begin / 16 * 16; from < own.end; from += span) {
+  for (; from < own.end; from += span, key += span * Room::row, value += span * Room::row) {
     const bool two = from + 16 < own.end;
     float p[4][4] = {};
     if (!all.covers(from, span)) {
@@ -317,8 +329,8 @@ __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kern
       for (int c = 0; c < 4; ++c)
         for (int i = 0; i < 4; ++i) p[c][i] = seen[i / 2].has(from + 8 * c + 2 * lane.member + i % 2) ? 0.0f : least_score;
     }
-    add_scores<depth>(queries, key + from * Room::row, p[0], p[1]);
-    if (two) add_scores<depth>(queries, key + (from + 16) * Room::row, p[2], p[3]);
+    add_scores<depth>(queries, key, p[0], p[1]);
+    if (two) add_scores<depth>(queries, key + 16 * Room::row, p[2], p[3]);
     float offset[2], correction[2];
     for (int half = 0; half < 2; ++half) {
       float most = largest[half];
@@ -338,10 +350,10 @@ __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kern
       for (int i = 0; i < 4; ++i) sums[c][i] *= correction[i / 2];
     std::uint32_t rounded[4];
     round(p[0], p[1], rounded);
-    add_product<depth>(rounded, key + Room::tile + from * Room::row, sums);
+    add_product<depth>(rounded, value, sums);
     if (two) {
       round(p[2], p[3], rounded);
-      add_product<depth>(rounded, key + Room::tile + (from + 16) * Room::row, sums);
+      add_product<depth>(rounded, value + 16 * Room::row, sums);
     }
   }
   for (int half = 0; half < 2; ++half) {
@@ -420,9 +432,9 @@ __global__ void __launch_bounds__(warps* warp, warps == 8 ? 2 : 24 / warps)
     end_copies();
     QueriesAndKeys<depth> both;
     QueryNumbers<depth> own_numbers;
-    both.load(from, from + batch.width, stride, count, batch.size);
+    both.load(from, batch.width, stride, count);
     own_numbers.load(batch, part, count, out, lse);
-    both.store(count, table, own_query, own_query + Room::tile);
+    both.store(count, batch.size, table, own_query, own_query + Room::tile);
     wait_for_copies();
     __syncwarp();
     own_numbers.store(batch.log_scale, own_query + Room::gradients, numbers, numbers + Room::rows);
@@ -432,42 +444,42 @@ __global__ void __launch_bounds__(warps* warp, warps == 8 ? 2 : 24 / warps)
 
   bf16* const scores = shared + Room::values + 16 * lane.own_warp * score_next;  // of dS^T, the warp's rows
   float sums[depth / 8][4] = {};
-  if (part.rows > 0) {
+  {
     const LeftRowsOfTile<depth> keys(own_query + Room::tile);
-    const bf16* const query = own_query - part.before * next;  // of the sequence's first row
-    const float* const column = numbers - part.before + 2 * lane.member;
-    bf16* const to = scores + lane.group * score_next + 2 * lane.member;
-    float start[2];  // keys that are not there have no P, whatever a query's log-sum-exp is
-    for (int half = 0; half < 2; ++half) start[half] = lane.group + 8 * half < count ? 0.0f : least_score;
-    const Sight by = sight.transposed();
-    const Range own = by.of(part.before, 16);
+    const float start[2] = {lane.group < count ? 0.0f : least_score, lane.group + 8 < count ? 0.0f : least_score};
+    const Range own = sight.transposed().of(part.before, 16);
+    int from = own.begin / 16 * 16;
+    const bf16* query = own_query + (from - part.before) * next + score_place(next);
+    const bf16* gradient = own_query + Room::gradients + (from - part.before) * next + product_place(next);
+    const float* column = numbers + from - part.before + 2 * lane.member;
+    bf16* to = scores + lane.group * score_next + 2 * lane.member + from;
     RELAY_AS_A_LOOP
-    for (int from = own.begin / 16 * 16; from < own.end; from += 16) {
+    for (; from < own.end; from += 16, query += 16 * next, gradient += 16 * next, column += 16, to += 16) {
       float p[2][4], ds[2][4];
       for (int c = 0; c < 2; ++c)
-        for (int i = 0; i < 4; ++i) p[c][i] = start[i / 2];
+        for (int i = 0; i < 4; ++i) p[c][i] = start[i / 2];  // keys that are not there have no P, whatever a query's log-sum-exp is
       if (from == part.before && sight.mask != Mask::none)  // everything else is seen or not as a whole
         for (int c = 0; c < 2; ++c)
           for (int i = 0; i < 4; ++i) {
             const int key = lane.group + i / 2 * 8, other = 8 * c + 2 * lane.member + i % 2;
             if (sight.mask == Mask::causal ? other < key : other > key) p[c][i] = least_score;
           }
-      add_scores<depth>(keys, query + from * next, p[0], p[1]);
+      add_scores<depth>(keys, query, p[0], p[1]);
       for (int c = 0; c < 2; ++c) {
-        const Plain::Two exponent = Plain::two(column + from + 8 * c), mean = Plain::two(column + Room::rows + from + 8 * c);
+        const Plain::Two exponent = Plain::two(column + 8 * c), mean = Plain::two(column + Room::rows + 8 * c);
         for (int i = 0; i < 4; ++i) {
           p[c][i] = quick_power_of_two(fmaf(p[c][i], batch.exponent, exponent.x[i % 2]));
           ds[c][i] = mean.x[i % 2];
         }
       }
-      add_scores<depth>(values, query + Room::gradients + from * next, ds[0], ds[1]);
+      add_scores<depth>(values, query + Room::gradients, ds[0], ds[1]);
       for (int c = 0; c < 2; ++c)
         for (int i = 0; i < 4; ++i) ds[c][i] *= p[c][i];
       std::uint32_t rounded[4];
       round(ds[0], ds[1], rounded);
-      for (int i = 0; i < 4; ++i) *reinterpret_cast<std::uint32_t*>(to + i % 2 * 8 * score_next + from + i / 2 * 8) = rounded[i];
+      for (int i = 0; i < 4; ++i) *reinterpret_cast<std::uint32_t*>(to + i % 2 * 8 * score_next + i / 2 * 8) = rounded[i];
       round(p[0], p[1], rounded);
-      add_product<depth>(rounded, query + Room::gradients + from * next, sums);
+      add_product<depth>(rounded, gradient, sums);
     }
   }
   __syncthreads();  // dS^T is there, and nobody needs dO any longer
@@ -477,7 +489,6 @@ __global__ void __launch_bounds__(warps* warp, warps == 8 ? 2 : 24 / warps)
   for (auto& fragment : sums)
     for (float& x : fragment) x *= inverse;
   bf16* to = batch.at(dqkv, part, 3, 2);
-  const int of_lane = lane.thread % 16 * score_next + lane.thread / 16 * 8;
   RELAY_AS_A_LOOP
   for (int which = 2;; to -= batch.width) {
     store_part<depth>(sums, own_query + Room::gradients, to, stride, count, batch.size);
@@ -487,16 +498,17 @@ __global__ void __launch_bounds__(warps* warp, warps == 8 ? 2 : 24 / warps)
       for (float& x : fragment) x = 0;
     const bool key = which == 1;
     const Range own = key ? sight.transposed().of(part.before, 16) : sight.of(part.before, 16);
-    const bf16* const left = key ? scores + of_lane : scores - part.before * score_next + part.before + (lane.thread / 16 * 8 + lane.thread % 8) * score_next + lane.thread / 8 % 2 * 8;
-    const bf16* const other = own_query - part.before * next + (key ? 0 : Room::tile);
+    const int from = own.begin / 16 * 16, step = key ? 16 : 16 * score_next;
+    const bf16* left = scores + (key ? product_place(score_next) + from : score_place(score_next) + (from - part.before) * score_next + part.before);
+    const bf16* other = own_query + (key ? 0 : Room::tile) + (from - part.before) * next + product_place(next);
     RELAY_AS_A_LOOP
-    for (int k = own.begin / 16 * 16; k < own.end; k += 16) {
+    for (int k = from; k < own.end; k += 16, left += step, other += 16 * next) {
       std::uint32_t rows[4];
       if (key)
-        load_tiles(rows, left + k);
+        load_tiles(rows, left);
       else
-        load_tiles_transposed(rows, left + k * score_next);
-      add_product<depth>(rows, other + k * next, sums);
+        load_tiles_transposed(rows, left);
+      add_product<depth>(rows, other, sums);
     }
     if (table != nullptr) turn_part_back<depth>(sums, count, table);
   }
