@@ -93,7 +93,7 @@ struct Packed {
   Heads heads;
   int width, size;  // of all heads; of one
   float scale, exponent;  // of scores; and of two to the power of them, instead of e: a multiplication less each
-  float log_scale;        // of base two
+  float log_scale, inverse_scale;  // its logarithm of base two; one over it
   Rotation rotation;
 
   __device__ int head() const { return static_cast<int>(blockIdx.x); }
@@ -485,9 +485,8 @@ __global__ void __launch_bounds__(warps* warp, warps == 8 ? 2 : 24 / warps)
   __syncthreads();  // dS^T is there, and nobody needs dO any longer
   if (part.rows == 0) return;
 
-  const float inverse = 1 / batch.scale;
   for (auto& fragment : sums)
-    for (float& x : fragment) x *= inverse;
+    for (float& x : fragment) x *= batch.inverse_scale;
   bf16* to = batch.at(dqkv, part, 3, 2);
   RELAY_AS_A_LOOP
   for (int which = 2;; to -= batch.width) {
@@ -540,7 +539,7 @@ inline Packed packed(const bf16* qkv, const Packing& packing, int rows, int widt
   const int size = width / heads.count;
   return {.qkv = qkv, .parts = packing.parts(), .rows = rows, .heads = heads, .width = width, .size = size,
           .scale = 1 / std::sqrt(static_cast<float>(size)), .exponent = log2_of_e / std::sqrt(static_cast<float>(size)),
-          .log_scale = -0.5f * std::log2(static_cast<float>(size)), .rotation = rotation};
+          .log_scale = -0.5f * std::log2(static_cast<float>(size)), .inverse_scale = std::sqrt(static_cast<float>(size)), .rotation = rotation};
 }
 
 inline dim3 packed_blocks(const Packing& packing, int sequences, const Heads& heads) {
