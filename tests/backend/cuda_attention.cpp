@@ -163,7 +163,7 @@ void check(const Shape& shape) {
       const auto& dqkv = *packed_gradients.emplace_back(new OnDevice<T>(3 * elements));
       const OnDevice<float> lse(all * static_cast<std::size_t>(count));
       const bool done = cuda::packed_attention(x.data(), packing, sequences, rows, width, shape.heads, out.data(), lse.data(), rotation);
-      CHECK(done == cuda::packed_attention_backward(x.data(), lse.data(), d.data(), packing, sequences, rows, width, shape.heads, dqkv.data(), rotation));
+      CHECK(done == cuda::packed_attention_backward(x.data(), out.data(), lse.data(), d.data(), packing, sequences, rows, width, shape.heads, dqkv.data(), rotation));
       CHECK(done == (packing.warps() > 0 && shape.size % 16 == 0 && shape.size <= 64));
       if (!done) return;
       CHECK(error(out.matrix(rows, width), expected.out) < shape.loose * tolerance<T>);
@@ -279,7 +279,7 @@ TEST_CASE("what stands beside a sequence changes none of its bits, forward and b
     const OnDevice<float> lse(static_cast<std::size_t>(2 * all));
     const cuda::Rotation rotation{2, table.data()};
     REQUIRE(cuda::packed_attention(q.data(), packing, sequences, all, width, {2, Mask::none}, out.data(), lse.data(), rotation));
-    REQUIRE(cuda::packed_attention_backward(q.data(), lse.data(), g.data(), packing, sequences, all, width, {2, Mask::none}, dqkv.data(), rotation));
+    REQUIRE(cuda::packed_attention_backward(q.data(), out.data(), lse.data(), g.data(), packing, sequences, all, width, {2, Mask::none}, dqkv.data(), rotation));
     std::vector<double> values = out.matrix(all, width).values, gradients = dqkv.matrix(all, 3 * width).values;
     std::vector<double> both(values.begin() + before * width, values.begin() + (before + rows) * width);
     both.insert(both.end(), gradients.begin() + before * 3 * width, gradients.begin() + (before + rows) * 3 * width);

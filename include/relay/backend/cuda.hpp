@@ -584,8 +584,8 @@ struct Functions : ComposedOps<Self> {
     dqkv.resize_like(qkv, qkv.rows(), qkv.cols(), type_of<A>);
     const Operand x(qkv), o(out), d(dout);
     if constexpr (!std::is_same_v<A, float>)
-      if (packed_attention_backward(x.elements(), lse.as<float>(), d.elements(), rows.batch().packing(), rows.sequences(), rows.count(), width, heads,
-                                    dqkv.template as<A>(), rotation))
+      if (packed_attention_backward(x.elements(), o.elements(), lse.as<float>(), d.elements(), rows.batch().packing(), rows.sequences(), rows.count(),
+                                    width, heads, dqkv.template as<A>(), rotation))
         return;
     const Scratch<float> scratch(attention_backward_scratch(qkv.rows(), rows.sequences(), heads.count), qkv.device());
     cuda::attention_backward(x.elements(), o.elements(), lse.as<float>(), d.elements(), rows.batch().on_device().data(), rows.sequences(), qkv.rows(),

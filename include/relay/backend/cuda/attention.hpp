@@ -213,7 +213,7 @@ __device__ void turn_rows(Element* tile, int first, int count, const float* tabl
 
 /// What thread this is: `group` and `member` say which part of a fragment its lane has.
 struct Lane {
-  int thread = static_cast<int>(threadIdx.x) % warp, own_warp = static_cast<int>(threadIdx.x) / warp;
+  int thread = static_cast<int>(threadIdx.x % warp), own_warp = static_cast<int>(threadIdx.x / warp);  // divided as what is not negative
   int group = thread / 4, member = thread % 4;
 };
 

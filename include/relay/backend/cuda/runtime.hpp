@@ -88,6 +88,13 @@ class RecordingStream {
 
 inline void synchronise(const char* what) { check(cudaStreamSynchronize(stream()), what); }
 
+/// Before a loop in a kernel: it is not unrolled. Code that is run once is read from memory, as slowly as data.
+#if defined(__CUDACC__)
+#define RELAY_AS_A_LOOP _Pragma("unroll 1")
+#else
+#define RELAY_AS_A_LOOP
+#endif
+
 inline constexpr int warp = 32;
 inline constexpr unsigned whole_warp = 0xffffffffu;
 
