@@ -718,15 +718,30 @@ __global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t
     for (int i = before + thread; i < units; i += order_threads) order[2L * i] = -1;
 }
 
-/// Rows in the block's warps, and what is taken tile by tile, of two matrices each.
+/// How a block of a kernel for longer sequences is made: so many times 16 rows a warp, so many warps, so many blocks at a time on a
+/// multiprocessor. Heads of up to 64 columns by tensor cores: as many warps as registers allow, as they wait for what they read of shared
+/// memory and for products. Blocks are small, so that few warps have no rows or wait where others see more.
+struct LongShape {
+  int groups, warps, blocks;
+};
 template <class Products, int depth>
+inline constexpr bool slim = std::is_same_v<Products, TensorCores> && depth <= 64;
+template <class Products, int depth>
+inline constexpr LongShape other_shape{1, std::is_same_v<Products, TensorCores> ? 8 : Products::template warps<depth>, depth > 64 ? 1 : 2};
+template <class Products, int depth>
+inline constexpr LongShape forward_shape = slim<Products, depth> ? LongShape{1, 4, 4} : other_shape<Products, depth>;
+template <class Products, int depth>
+inline constexpr LongShape query_shape = slim<Products, depth> ? LongShape{1, 4, 4} : other_shape<Products, depth>;
+template <class Products, int depth>
+inline constexpr LongShape key_shape = slim<Products, depth> ? LongShape{1, 4, 3} : other_shape<Products, depth>;
+
+/// Rows in the block's warps, and what is taken tile by tile, of two matrices each.
+template <class Products, int depth, LongShape shape>
 struct LongRoom {
   using Element = typename Products::Element;
   static constexpr bool tensor_cores = std::is_same_v<Products, TensorCores>;
-  static constexpr int groups = tensor_cores && depth <= 64 ? 2 : 1;  // of 16 rows, that a warp has
-  static constexpr int warps = tensor_cores ? 8 / groups : Products::template warps<depth>, rows = 16 * groups * warps, threads = warps * warp;
-  static constexpr int tile = tile_rows<Products, depth>;
-  static constexpr int blocks = depth > 64 ? 1 : 2;  // that a multiprocessor has room for
+  static constexpr int groups = shape.groups, warps = shape.warps, blocks = shape.blocks;
+  static constexpr int rows = 16 * groups * warps, threads = warps * warp, tile = tile_rows<Products, depth>;
   static constexpr int row = pitch<Element, depth>, stage = 2 * tile * row;
   static_assert(rows <= 2 * tile && 2 * tile <= threads);  // what backward does before and beside its tiles
 
@@ -852,10 +867,10 @@ __device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int r
 }
 
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64 ? 1 : 3)
+__global__ void __launch_bounds__(LongRoom<Products, depth, forward_shape<Products, depth>>::threads, LongRoom<Products, depth, forward_shape<Products, depth>>::blocks)
     long_attention_kernel(Batch<T> batch, const std::int32_t* order, T* out, float* lse) {
   using Element = typename Products::Element;
-  using Long = LongRoom<Products, depth>;
+  using Long = LongRoom<Products, depth, forward_shape<Products, depth>>;
   using Room = typename Long::Forward;
   constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
   const auto at = place_in(batch, order);
@@ -911,10 +926,10 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64
 
 /// D, which the next kernel reads, and dQ.
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<Products, depth>::blocks)
+__global__ void __launch_bounds__(LongRoom<Products, depth, query_shape<Products, depth>>::threads, LongRoom<Products, depth, query_shape<Products, depth>>::blocks)
     query_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* out, const T* dout, float* means, T* dqkv) {
   using Element = typename Products::Element;
-  using Long = LongRoom<Products, depth>;
+  using Long = LongRoom<Products, depth, query_shape<Products, depth>>;
   using Room = typename Long::Backward;
   constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
   const auto at = place_in(batch, order);
@@ -989,10 +1004,10 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
 
 /// dK and dV: the rows of a warp are keys, the columns of its scores queries.
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<Products, depth>::blocks)
+__global__ void __launch_bounds__(LongRoom<Products, depth, key_shape<Products, depth>>::threads, LongRoom<Products, depth, key_shape<Products, depth>>::blocks)
     key_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* dout, const float* means, T* dqkv) {
   using Element = typename Products::Element;
-  using Long = LongRoom<Products, depth>;
+  using Long = LongRoom<Products, depth, key_shape<Products, depth>>;
   using Room = typename Long::Backward;
   constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
   constexpr int own_span = Long::tensor_cores ? 16 : span;  // so few columns that all else is in registers
@@ -1146,7 +1161,7 @@ dim3 long_blocks(const Batch<T>& batch, int units) {
 template <int depth, class T>
 void launch_long_forward(const T* qkv, const std::int32_t* offsets, int sequences, int rows, int longest, int width, const Heads& heads, T* out,
                          float* lse, std::int32_t* order) {
-  using Long = LongRoom<TensorCores, depth>;
+  using Long = LongRoom<TensorCores, depth, forward_shape<TensorCores, depth>>;
   static_assert(Long::Forward::bytes <= most_shared_everywhere && Long::rows >= fewest_long_rows);
   const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, {}, aligned(out));
   const int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
@@ -1213,16 +1228,18 @@ void attention_backward(const T* qkv, const T* out, const float* lse, const T* d
     if (launch_short_backward<Products, depth, 64>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 96>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 128>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
-    using Long = LongRoom<Products, depth>;
+    using Long = LongRoom<Products, depth, query_shape<Products, depth>>;
+    using LongKeys = LongRoom<Products, depth, key_shape<Products, depth>>;
     using Room = typename Long::Backward;
-    static_assert(Room::bytes_with_columns <= (depth > 128 ? most_shared : most_shared_everywhere) && Long::rows >= fewest_long_rows);
+    static_assert(Long::rows == LongKeys::rows);  // one order for both
+    static_assert(LongKeys::Backward::bytes_with_columns <= (depth > 128 ? most_shared : most_shared_everywhere) && Long::rows >= fewest_long_rows);
     const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, rotation, aligned(out) && aligned(dout) && aligned(dqkv));
     float* const means = scratch;
     auto* const order = reinterpret_cast<std::int32_t*>(scratch + static_cast<long>(rows) * heads.count);
     const int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
     const dim3 blocks = long_blocks(batch, units);
     launch(query_gradient_kernel<Products, depth, T>, blocks, Long::threads, Room::bytes, batch, order, lse, out, dout, means, dqkv);
-    launch(key_gradient_kernel<Products, depth, T>, blocks, Long::threads, Room::bytes_with_columns, batch, order, lse, dout, means, dqkv);
+    launch(key_gradient_kernel<Products, depth, T>, blocks, LongKeys::threads, LongKeys::Backward::bytes_with_columns, batch, order, lse, dout, means, dqkv);
   });
 }
 
