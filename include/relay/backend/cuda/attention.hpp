@@ -371,9 +371,8 @@ __device__ void turn_back(float (&sums)[depth / 8][4], int first, int count, con
   constexpr int half = depth / 2;
   const Lane lane;
   for (int i = 0; i < 4; ++i) {
-    const int row = first + lane.group + i / 2 * 8;
-    if (row >= count) continue;
-    const float* const angle = table + row * depth + 2 * lane.member + i % 2;
+    const int row = first + lane.group + i / 2 * 8;  // without branches, so that all is read of the table at the same time
+    const float* const angle = table + (row < count ? row : 0) * depth + 2 * lane.member + i % 2;
     for (int c = 0; c < half / 8; ++c) turn(sums[c][i], sums[c + half / 8][i], angle[8 * c], -angle[half + 8 * c]);
   }
 }
@@ -678,11 +677,15 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
 
 inline constexpr int order_threads = 512;
 
-/// In which order blocks have the parts of so many rows of the sequences: [units, 2], a sequence and one of its parts, or -1. Those of the
-/// longest sequences come first, the last part, which sees most if the mask is causal, before the others. Each block of this kernel has the
+/// What a block has to do, in 16 bytes, so that it knows all of it after one read: a part of a sequence and where that lies, or -1.
+struct alignas(16) Unit {
+  std::int32_t sequence, part, begin, rows;
+};
+
+/// In which order blocks have the parts of so many rows of the sequences. Those of the longest sequences come first, the last part, which sees most if the mask is causal, before the others. Each block of this kernel has the
 /// sequences of so many parts, from the most down to one.
 template <class = void>
-__global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t* offsets, int sequences, int rows, int units, std::int32_t* order) {
+__global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t* offsets, int sequences, int rows, int units, Unit* order) {
   constexpr int warps = order_threads / warp;
   const int parts = static_cast<int>(gridDim.x - blockIdx.x), thread = static_cast<int>(threadIdx.x);
   const Lane lane;
@@ -708,14 +711,13 @@ __global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t
     const int rank = in_warps_before + __popc(all & ((1u << lane.thread) - 1));
     if (is)
       for (int i = 0; i < parts; ++i) {
-        std::int32_t* const to = order + 2L * (before + rank * parts + i);
-        to[0] = first + thread;
-        to[1] = parts - 1 - i;
+        const int begin = offsets[first + thread];
+        order[before + rank * parts + i] = {first + thread, parts - 1 - i, begin, offsets[first + thread + 1] - begin};
       }
     before += parts * sum_warps(count, warps);
   }
   if (parts == 1)
-    for (int i = before + thread; i < units; i += order_threads) order[2L * i] = -1;
+    for (int i = before + thread; i < units; i += order_threads) order[i] = {-1, 0, 0, 0};
 }
 
 /// How a block of a kernel for longer sequences is made: so many times 16 rows a warp, so many warps, so many blocks at a time on a
@@ -743,7 +745,8 @@ struct LongRoom {
   static constexpr int groups = shape.groups, warps = shape.warps, blocks = shape.blocks;
   static constexpr int rows = 16 * groups * warps, threads = warps * warp, tile = tile_rows<Products, depth>;
   static constexpr int row = pitch<Element, depth>, stage = 2 * tile * row;
-  static_assert(rows <= 2 * tile && 2 * tile <= threads);  // what backward does before and beside its tiles
+  static constexpr int brings = 2 * tile < threads ? 1 : 2 * tile / threads;  // numbers beside a tile, a thread
+  static_assert(rows <= 2 * tile && 2 * tile <= brings * threads);
 
   // Forward has one matrix of the block's rows, backward two.
   template <int matrices>
@@ -758,11 +761,10 @@ struct LongRoom {
 
 /// Which part of which sequence a block has; no rows: none.
 template <class T>
-__device__ typename Batch<T>::Place place_in(const Batch<T>& batch, const std::int32_t* order) {
-  const int i = static_cast<int>(blockIdx.x), unit = i / batch.heads.count, sequence = order[2L * unit];
-  if (sequence < 0) return {};
-  const int begin = batch.offsets[sequence];
-  return {sequence, i % batch.heads.count, order[2L * unit + 1], begin, batch.offsets[sequence + 1] - begin};
+__device__ typename Batch<T>::Place place_in(const Batch<T>& batch, const Unit* order) {
+  const int i = static_cast<int>(blockIdx.x), unit = i / batch.heads.count;
+  const Unit own = order[unit];
+  return {own.sequence, i - unit * batch.heads.count, own.part, own.begin, own.rows};
 }
 
 /// A tile after the other, the next one on its way while one is used: begin(first row, stage); arrive(stage), after which what begin has
@@ -852,6 +854,24 @@ __device__ void multiply_own(const float (&p)[groups][depth / 8][4], const typen
   }
 }
 
+/// The sum of products of two rows of tiles, in each of four neighbouring lanes, which read 16 bytes at a time.
+template <int depth, class Element>
+__device__ float product_of_rows(const Element* a, const Element* b) {
+  constexpr int step = 16 / static_cast<int>(sizeof(Element)), steps = depth / step;
+  struct alignas(16) Some {
+    Element x[step];
+  };
+  const int member = Lane().member;
+  float sum = 0;
+  unrolled<(steps + 3) / 4>([&](auto i) {
+    const int c = 4 * i + member;
+    if (c >= steps) return;
+    const Some left = *reinterpret_cast<const Some*>(a + c * step), right = *reinterpret_cast<const Some*>(b + c * step);
+    for (int j = 0; j < step; ++j) sum = fmaf(number(left.x[j]), number(right.x[j]), sum);
+  });
+  return sum_lanes<4>(sum);
+}
+
 /// Of scores whose first row and column these are, those that are not to be seen become least_score.
 template <int groups, int fragments>
 __device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int row, int column) {
@@ -868,7 +888,7 @@ __device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int r
 
 template <class Products, int depth, class T>
 __global__ void __launch_bounds__(LongRoom<Products, depth, forward_shape<Products, depth>>::threads, LongRoom<Products, depth, forward_shape<Products, depth>>::blocks)
-    long_attention_kernel(Batch<T> batch, const std::int32_t* order, T* out, float* lse) {
+    long_attention_kernel(Batch<T> batch, const Unit* order, T* out, float* lse) {
   using Element = typename Products::Element;
   using Long = LongRoom<Products, depth, forward_shape<Products, depth>>;
   using Room = typename Long::Forward;
@@ -927,7 +947,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth, forward_shape<Produc
 /// D, which the next kernel reads, and dQ.
 template <class Products, int depth, class T>
 __global__ void __launch_bounds__(LongRoom<Products, depth, query_shape<Products, depth>>::threads, LongRoom<Products, depth, query_shape<Products, depth>>::blocks)
-    query_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* out, const T* dout, float* means, T* dqkv) {
+    query_gradient_kernel(Batch<T> batch, const Unit* order, const float* lse, const T* out, const T* dout, float* means, T* dqkv) {
   using Element = typename Products::Element;
   using Long = LongRoom<Products, depth, query_shape<Products, depth>>;
   using Room = typename Long::Backward;
@@ -968,11 +988,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth, query_shape<Products
         for (int g = 0; g < groups; ++g)
           for (int half = 0; half < 2; ++half) {
             const int below = own_rows + 16 * g + 8 * half + lane.group, i = first + below;
-            const Element* const o = shared + Room::tiles + Long::stage + below * next;
-            const Element* const d = shared + Room::second + below * next;
-            float sum = 0;
-            for (int c = 2 * lane.member; c < depth; c += 8) sum = fmaf(number(o[c + 1]), number(d[c + 1]), fmaf(number(o[c]), number(d[c]), sum));
-            sum = sum_lanes<4>(sum);
+            const float sum = product_of_rows<depth>(shared + Room::tiles + Long::stage + below * next, shared + Room::second + below * next);
             mean[g][half] = -sum;
             if (lane.member == 0 && i < at.rows) means[batch.of_row(at, i)] = sum;
           }
@@ -1005,7 +1021,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth, query_shape<Products
 /// dK and dV: the rows of a warp are keys, the columns of its scores queries.
 template <class Products, int depth, class T>
 __global__ void __launch_bounds__(LongRoom<Products, depth, key_shape<Products, depth>>::threads, LongRoom<Products, depth, key_shape<Products, depth>>::blocks)
-    key_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* dout, const float* means, T* dqkv) {
+    key_gradient_kernel(Batch<T> batch, const Unit* order, const float* lse, const T* dout, const float* means, T* dqkv) {
   using Element = typename Products::Element;
   using Long = LongRoom<Products, depth, key_shape<Products, depth>>;
   using Room = typename Long::Backward;
@@ -1026,22 +1042,28 @@ __global__ void __launch_bounds__(LongRoom<Products, depth, key_shape<Products, 
   Element* const value = shared + Room::second + own_rows * next;
   const Range own = sight.of(row, 16 * groups), all = sight.of_each(row, 16 * groups);
   const float factor = batch.scale * log2_e;
-  // Of the queries of both stages, [lse, D][tile], both negative, the first of base two. A thread brings one number of a tile.
+  // Of the queries of both stages, [lse, D][tile], both negative, the first of base two. A thread brings some numbers of a tile.
   float* const columns = reinterpret_cast<float*>(shared + Room::all);
   const int thread = static_cast<int>(threadIdx.x);
-  float brought = 0;
+  float brought[Long::brings];
   OwnRows<Products, depth, groups> keys, values;
   float dk[groups][depth / 8][4] = {}, dv[groups][depth / 8][4] = {};
   over_long_tiles<tile>(
       sight.of(first, rows),
       [&](int from, int stage) {
-        if (const int i = from + thread % tile; thread < 2 * tile)
-          brought = i >= at.rows ? 0.0f : thread < tile ? -log2_e * lse[batch.of_row(at, i)] : -means[batch.of_row(at, i)];
+        for (int b = 0; b < Long::brings; ++b) {
+          const int number = thread + b * Long::threads, i = from + number % tile;
+          if (number >= 2 * tile || i >= at.rows)
+            brought[b] = 0;
+          else
+            brought[b] = number < tile ? -log2_e * lse[batch.of_row(at, i)] : -means[batch.of_row(at, i)];
+        }
         load_known_rows<Long::threads, tile, depth>(queries, from, shared + Room::tiles + stage * Long::stage);
         load_known_rows<Long::threads, tile, depth>(gradients, from, shared + Room::tiles + stage * Long::stage + tile * next);
       },
       [&](int stage) {
-        if (thread < 2 * tile) columns[2 * stage * tile + thread] = brought;
+        for (int b = 0; b < Long::brings; ++b)
+          if (const int number = thread + b * Long::threads; number < 2 * tile) columns[2 * stage * tile + number] = brought[b];
       },
       [&] {
         keys.load(key);
@@ -1139,12 +1161,12 @@ void launch_forward(const T* qkv, const std::int32_t* offsets, int sequences, in
   launch(attention_kernel<Products, depth, warps, T>, blocks_of(batch, sequences), warps * warp, shared, batch, cache, out, lse);
 }
 
-/// Numbers that order_kernel writes for a batch, at most.
+/// How many numbers of 4 bytes order_kernel writes for a batch, at most.
 inline constexpr int fewest_long_rows = 32;  // of a block, whatever its products
-inline long order_size(int rows, int sequences) { return 2 * (static_cast<long>(rows) / fewest_long_rows + sequences); }
+inline long order_size(int rows, int sequences) { return 4 * (static_cast<long>(rows) / fewest_long_rows + sequences); }
 
 /// Writes the order of blocks for parts of so many rows, and gives how many parts there are at most.
-inline int make_order(const std::int32_t* offsets, int sequences, int all_rows, int longest, int rows, std::int32_t* order) {
+inline int make_order(const std::int32_t* offsets, int sequences, int all_rows, int longest, int rows, Unit* order) {
   const int parts = (longest + rows - 1) / rows;
   const int units = static_cast<int>(std::min(static_cast<long>(sequences) * parts, static_cast<long>(all_rows) / rows + sequences));
   launch(order_kernel<>, dim3(static_cast<unsigned>(sequences > 0 ? parts : 0)), order_threads, order_threads / warp * sizeof(int), offsets, sequences,
@@ -1160,7 +1182,7 @@ dim3 long_blocks(const Batch<T>& batch, int units) {
 
 template <int depth, class T>
 void launch_long_forward(const T* qkv, const std::int32_t* offsets, int sequences, int rows, int longest, int width, const Heads& heads, T* out,
-                         float* lse, std::int32_t* order) {
+                         float* lse, Unit* order) {
   using Long = LongRoom<TensorCores, depth, forward_shape<TensorCores, depth>>;
   static_assert(Long::Forward::bytes <= most_shared_everywhere && Long::rows >= fewest_long_rows);
   const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, {}, aligned(out));
@@ -1196,7 +1218,7 @@ bool launch_short_backward(const T* qkv, const float* lse, const T* dout, const 
 
 }  // namespace detail
 
-/// How many numbers attention and attention_backward need as scratch, each.
+/// How many numbers attention and attention_backward need as scratch, each; it lies as 16 bytes want it.
 inline long attention_scratch(int rows, int sequences, int longest) { return longest > 128 ? detail::order_size(rows, sequences) : 0; }
 inline long attention_backward_scratch(int rows, int sequences, int heads) {
   return detail::order_size(rows, sequences) + static_cast<long>(rows) * heads;  // and D
@@ -1212,7 +1234,7 @@ void attention(const T* qkv, const std::int32_t* offsets, int sequences, int row
     if (longest > 128 && width / heads.count % 16 == 0 && width / heads.count <= 128)
       return with_products<T>(width / heads.count, [&](auto products, auto depth) {
         if constexpr (std::is_same_v<decltype(products), TensorCores>)
-          launch_long_forward<depth>(qkv, offsets, sequences, rows, longest, width, heads, out, lse, scratch);
+          launch_long_forward<depth>(qkv, offsets, sequences, rows, longest, width, heads, out, lse, reinterpret_cast<Unit*>(scratch));
       });
   forward<T>(qkv, offsets, sequences, longest, width, heads, rotation, {}, out, lse);
 }
@@ -1234,8 +1256,8 @@ void attention_backward(const T* qkv, const T* out, const float* lse, const T* d
     static_assert(Long::rows == LongKeys::rows);  // one order for both
     static_assert(LongKeys::Backward::bytes_with_columns <= (depth > 128 ? most_shared : most_shared_everywhere) && Long::rows >= fewest_long_rows);
     const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, rotation, aligned(out) && aligned(dout) && aligned(dqkv));
-    float* const means = scratch;
-    auto* const order = reinterpret_cast<std::int32_t*>(scratch + static_cast<long>(rows) * heads.count);
+    auto* const order = reinterpret_cast<Unit*>(scratch);
+    float* const means = scratch + order_size(rows, sequences);
     const int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
     const dim3 blocks = long_blocks(batch, units);
     launch(query_gradient_kernel<Products, depth, T>, blocks, Long::threads, Room::bytes, batch, order, lse, out, dout, means, dqkv);
