@@ -12,8 +12,9 @@
 // dQ), one with the keys' (dK and dV), so that every sum has one place where it is made, in one order: the same bits in every run. There
 // D is rowsum(dO O), which is the same number.
 //
-// In kernels for longer sequences a warp has twice 16 rows, in registers, so that what it reads of shared memory is used twice; blocks
-// begin with those of the longest sequences, so that a GPU's last ones are short.
+// In kernels for longer sequences a warp's rows are in registers, and blocks are small: a sequence of some hundred rows is so soon done that
+// most of a block's time is waiting, for its first rows, for the table of positions, for other warps, and other blocks work meanwhile.
+// Blocks begin with those of the longest sequences, so that a GPU's last ones are short.
 //
 // Products are TensorCores' for bf16 and heads of 16, 32, .. 128; otherwise Plain, float32. Both have the same fragments, so there is one
 // text of each kernel. Sums, and everything between products, are float32.
@@ -369,12 +370,20 @@ struct Plain {
 template <int depth>
 __device__ void turn_back(float (&sums)[depth / 8][4], int first, int count, const float* table) {
   constexpr int half = depth / 2;
+  struct alignas(8) Neighbours {
+    float x[2];
+  };
   const Lane lane;
-  for (int i = 0; i < 4; ++i) {
-    const int row = first + lane.group + i / 2 * 8;  // without branches, so that all is read of the table at the same time
-    const float* const angle = table + (row < count ? row : 0) * depth + 2 * lane.member + i % 2;
-    for (int c = 0; c < half / 8; ++c) turn(sums[c][i], sums[c + half / 8][i], angle[8 * c], -angle[half + 8 * c]);
-  }
+  // Without branches, so that everything is read of the table at the same time.
+  unrolled<2>([&](auto lower) {
+    const int row = first + lane.group + 8 * lower;
+    const float* const angle = table + (row < count ? row : 0) * depth + 2 * lane.member;
+    unrolled<half / 8>([&](auto c) {
+      const Neighbours cosine = *reinterpret_cast<const Neighbours*>(angle + 8 * c);
+      const Neighbours sine = *reinterpret_cast<const Neighbours*>(angle + half + 8 * c);
+      for (int j = 0; j < 2; ++j) turn(sums[c][2 * lower + j], sums[c + half / 8][2 * lower + j], cosine.x[j], -sine.x[j]);
+    });
+  });
 }
 
 /// Rows first .. first + 15 of `to` = sums; `upper` and `lower` are the factors of the rows that a lane has. `tile`: 16 rows of a tile that
@@ -395,10 +404,17 @@ __device__ void store_rows(const float (&sums)[depth / 8][4], float upper, float
   if constexpr (std::is_same_v<T, Element>) {
     if (to.wide) {
       constexpr int step = 16 / static_cast<int>(sizeof(T)), steps = depth / step;
-      for (int i = lane.thread; i < 16 * steps; i += warp) {
-        const int r = i / steps, c = i % steps * step;
-        if (first + r < to.count && c < to.size)
-          *reinterpret_cast<Sixteen*>(to.at + (first + r) * to.stride + c) = *reinterpret_cast<const Sixteen*>(tile + r * next + c);
+      constexpr int turns = 16 * steps / warp, together = turns < 4 ? turns : 4;  // what is read together waits once
+      for (int i = lane.thread; i < 16 * steps; i += together * warp) {
+        Sixteen read[together];
+        unrolled<together>([&](auto t) {
+          const int j = i + t * warp;
+          read[t] = *reinterpret_cast<const Sixteen*>(tile + j / steps * next + j % steps * step);
+        });
+        unrolled<together>([&](auto t) {
+          const int j = i + t * warp, r = j / steps, c = j % steps * step;
+          if (first + r < to.count && c < to.size) *reinterpret_cast<Sixteen*>(to.at + (first + r) * to.stride + c) = read[t];
+        });
       }
       return;
     }
@@ -682,8 +698,9 @@ struct alignas(16) Unit {
   std::int32_t sequence, part, begin, rows;
 };
 
-/// In which order blocks have the parts of so many rows of the sequences. Those of the longest sequences come first, the last part, which sees most if the mask is causal, before the others. Each block of this kernel has the
-/// sequences of so many parts, from the most down to one.
+/// In which order blocks have the parts of so many rows of the sequences. Those of the longest sequences come first, the last part, which
+/// sees most if the mask is causal, before the others. Each block of this kernel has the sequences of so many parts, from the most down to
+/// one.
 template <class = void>
 __global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t* offsets, int sequences, int rows, int units, Unit* order) {
   constexpr int warps = order_threads / warp;
@@ -748,16 +765,24 @@ struct LongRoom {
   static constexpr int brings = 2 * tile < threads ? 1 : 2 * tile / threads;  // numbers beside a tile, a thread
   static_assert(rows <= 2 * tile && 2 * tile <= brings * threads);
 
-  // Forward has one matrix of the block's rows, backward two.
+  // Backward has two matrices of the block's rows in shared memory all the time. Forward has none: queries are in registers, and arrive
+  // where the second tile comes later.
   template <int matrices>
   struct With {
     static constexpr int first = 0, second = rows * row, tiles = matrices * rows * row, own = tiles + 2 * stage, all = own + warps * Products::room;
     static constexpr std::size_t bytes = all * sizeof(Element);
     static constexpr std::size_t bytes_with_columns = bytes + 2 * 2 * tile * sizeof(float);  // and two numbers of each row of both stages
   };
-  using Forward = With<1>;
+  using Forward = With<0>;
   using Backward = With<2>;
 };
+
+template <class Products, int depth>
+using ForwardLong = LongRoom<Products, depth, forward_shape<Products, depth>>;
+template <class Products, int depth>
+using QueryLong = LongRoom<Products, depth, query_shape<Products, depth>>;
+template <class Products, int depth>
+using KeyLong = LongRoom<Products, depth, key_shape<Products, depth>>;
 
 /// Which part of which sequence a block has; no rows: none.
 template <class T>
@@ -887,10 +912,10 @@ __device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int r
 }
 
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth, forward_shape<Products, depth>>::threads, LongRoom<Products, depth, forward_shape<Products, depth>>::blocks)
+__global__ void __launch_bounds__(ForwardLong<Products, depth>::threads, ForwardLong<Products, depth>::blocks)
     long_attention_kernel(Batch<T> batch, const Unit* order, T* out, float* lse) {
   using Element = typename Products::Element;
-  using Long = LongRoom<Products, depth, forward_shape<Products, depth>>;
+  using Long = ForwardLong<Products, depth>;
   using Room = typename Long::Forward;
   constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
   const auto at = place_in(batch, order);
@@ -899,11 +924,11 @@ __global__ void __launch_bounds__(LongRoom<Products, depth, forward_shape<Produc
   const Sight sight{mask_of(batch.heads, at.head), at.rows, at.rows};
   const auto keys = batch.rows(batch.qkv, at, 3, 1), values = batch.rows(batch.qkv, at, 3, 2);
   Element* const shared = shared_memory<Element>();
-  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
+  static_assert(Long::tensor_cores);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::tiles + Long::stage);
 
   const Lane lane;
-  const int row = first + 16 * groups * lane.own_warp;
-  Element* const query = shared + Room::first + 16 * groups * lane.own_warp * next;
+  const int own_rows = 16 * groups * lane.own_warp, row = first + own_rows;
   const Range own = sight.of(row, 16 * groups), all = sight.of_each(row, 16 * groups);
   const float factor = batch.scale * log2_e;
   OwnRows<Products, depth, groups> queries;
@@ -915,7 +940,11 @@ __global__ void __launch_bounds__(LongRoom<Products, depth, forward_shape<Produc
         load_known_rows<Long::threads, tile, depth>(keys, from, shared + Room::tiles + stage * Long::stage);
         load_known_rows<Long::threads, tile, depth>(values, from, shared + Room::tiles + stage * Long::stage + tile * next);
       },
-      [](int) {}, [&] { queries.load(query); },
+      [](int) {},
+      [&] {
+        queries.load(shared + Room::tiles + Long::stage + own_rows * next);
+        __syncthreads();
+      },
       [&](int from, int stage) {
         const Element* const key = shared + Room::tiles + stage * Long::stage;
         for (int step = 0; step < tile; step += span) {
@@ -940,16 +969,17 @@ __global__ void __launch_bounds__(LongRoom<Products, depth, forward_shape<Produc
     softmax[g].end(batch.scale, inverse, [&](int below, float value) {
       if (const int i = row + 16 * g + lane.group + below; i < at.rows) lse[batch.of_row(at, i)] = value;
     });
-    store_rows<Products, depth>(sums[g], inverse[0], inverse[1], query + 16 * g * next, batch.rows(out, at, 1, 0), row + 16 * g);
+    Element* const free = shared + Room::tiles + (own_rows + 16 * g) * next;  // nobody reads tiles any longer
+    store_rows<Products, depth>(sums[g], inverse[0], inverse[1], free, batch.rows(out, at, 1, 0), row + 16 * g);
   });
 }
 
 /// D, which the next kernel reads, and dQ.
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth, query_shape<Products, depth>>::threads, LongRoom<Products, depth, query_shape<Products, depth>>::blocks)
+__global__ void __launch_bounds__(QueryLong<Products, depth>::threads, QueryLong<Products, depth>::blocks)
     query_gradient_kernel(Batch<T> batch, const Unit* order, const float* lse, const T* out, const T* dout, float* means, T* dqkv) {
   using Element = typename Products::Element;
-  using Long = LongRoom<Products, depth, query_shape<Products, depth>>;
+  using Long = QueryLong<Products, depth>;
   using Room = typename Long::Backward;
   constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
   const auto at = place_in(batch, order);
@@ -1012,18 +1042,18 @@ __global__ void __launch_bounds__(LongRoom<Products, depth, query_shape<Products
         }
       });
   const float* const table = batch.table(at);
+  if (table != nullptr) unrolled<groups>([&](auto g) { turn_back<depth>(dq[g], row + 16 * g, at.rows, table); });
   unrolled<groups>([&](auto g) {
-    if (table != nullptr) turn_back<depth>(dq[g], row + 16 * g, at.rows, table);
     store_rows<Products, depth>(dq[g], batch.scale, batch.scale, query + 16 * g * next, batch.rows(dqkv, at, 3, 0), row + 16 * g);
   });
 }
 
 /// dK and dV: the rows of a warp are keys, the columns of its scores queries.
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth, key_shape<Products, depth>>::threads, LongRoom<Products, depth, key_shape<Products, depth>>::blocks)
+__global__ void __launch_bounds__(KeyLong<Products, depth>::threads, KeyLong<Products, depth>::blocks)
     key_gradient_kernel(Batch<T> batch, const Unit* order, const float* lse, const T* dout, const float* means, T* dqkv) {
   using Element = typename Products::Element;
-  using Long = LongRoom<Products, depth, key_shape<Products, depth>>;
+  using Long = KeyLong<Products, depth>;
   using Room = typename Long::Backward;
   constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
   constexpr int own_span = Long::tensor_cores ? 16 : span;  // so few columns that all else is in registers
@@ -1094,8 +1124,8 @@ __global__ void __launch_bounds__(LongRoom<Products, depth, key_shape<Products, 
         }
       });
   const float* const table = batch.table(at);
+  if (table != nullptr) unrolled<groups>([&](auto g) { turn_back<depth>(dk[g], row + 16 * g, at.rows, table); });
   unrolled<groups>([&](auto g) {
-    if (table != nullptr) turn_back<depth>(dk[g], row + 16 * g, at.rows, table);
     store_rows<Products, depth>(dk[g], batch.scale, batch.scale, key + 16 * g * next, batch.rows(dqkv, at, 3, 1), row + 16 * g);
     store_rows<Products, depth>(dv[g], 1, 1, value + 16 * g * next, batch.rows(dqkv, at, 3, 2), row + 16 * g);
   });
@@ -1183,7 +1213,7 @@ dim3 long_blocks(const Batch<T>& batch, int units) {
 template <int depth, class T>
 void launch_long_forward(const T* qkv, const std::int32_t* offsets, int sequences, int rows, int longest, int width, const Heads& heads, T* out,
                          float* lse, Unit* order) {
-  using Long = LongRoom<TensorCores, depth, forward_shape<TensorCores, depth>>;
+  using Long = ForwardLong<TensorCores, depth>;
   static_assert(Long::Forward::bytes <= most_shared_everywhere && Long::rows >= fewest_long_rows);
   const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, {}, aligned(out));
   const int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
@@ -1250,18 +1280,20 @@ void attention_backward(const T* qkv, const T* out, const float* lse, const T* d
     if (launch_short_backward<Products, depth, 64>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 96>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 128>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
-    using Long = LongRoom<Products, depth, query_shape<Products, depth>>;
-    using LongKeys = LongRoom<Products, depth, key_shape<Products, depth>>;
+    using Long = QueryLong<Products, depth>;
+    using LongKeys = KeyLong<Products, depth>;
     using Room = typename Long::Backward;
-    static_assert(Long::rows == LongKeys::rows);  // one order for both
-    static_assert(LongKeys::Backward::bytes_with_columns <= (depth > 128 ? most_shared : most_shared_everywhere) && Long::rows >= fewest_long_rows);
+    using RoomOfKeys = typename LongKeys::Backward;
+    static_assert(std::max(Room::bytes, RoomOfKeys::bytes_with_columns) <= (depth > 128 ? most_shared : most_shared_everywhere));
+    static_assert(Long::rows >= fewest_long_rows && LongKeys::rows >= fewest_long_rows);
     const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, rotation, aligned(out) && aligned(dout) && aligned(dqkv));
     auto* const order = reinterpret_cast<Unit*>(scratch);
     float* const means = scratch + order_size(rows, sequences);
-    const int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
-    const dim3 blocks = long_blocks(batch, units);
-    launch(query_gradient_kernel<Products, depth, T>, blocks, Long::threads, Room::bytes, batch, order, lse, out, dout, means, dqkv);
-    launch(key_gradient_kernel<Products, depth, T>, blocks, LongKeys::threads, LongKeys::Backward::bytes_with_columns, batch, order, lse, dout, means, dqkv);
+    int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
+    launch(query_gradient_kernel<Products, depth, T>, long_blocks(batch, units), Long::threads, Room::bytes, batch, order, lse, out, dout, means, dqkv);
+    if (LongKeys::rows != Long::rows) units = make_order(offsets, sequences, rows, longest, LongKeys::rows, order);
+    launch(key_gradient_kernel<Products, depth, T>, long_blocks(batch, units), LongKeys::threads, RoomOfKeys::bytes_with_columns, batch, order, lse,
+           dout, means, dqkv);
   });
 }
 
