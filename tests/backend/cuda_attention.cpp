@@ -329,30 +329,32 @@ TEST_CASE("the order of blocks") {
     std::vector<std::vector<std::int32_t>> orders;
     in_both_orders([&] {
       const OnDevice<std::int32_t> order(static_cast<std::size_t>(cuda::detail::order_size(offsets.back(), sequences)));
-      const int units = cuda::detail::make_order(at.data(), sequences, offsets.back(), longest, part, order.data());
-      REQUIRE(2 * units <= static_cast<int>(order.size()));
-      orders.emplace_back(order.data(), order.data() + 2 * units);
+      auto* const units_of = reinterpret_cast<cuda::detail::Unit*>(order.data());
+      const int units = cuda::detail::make_order(at.data(), sequences, offsets.back(), longest, part, units_of);
+      REQUIRE(4 * units <= static_cast<int>(order.size()));
+      orders.emplace_back(order.data(), order.data() + 4 * units);
       std::vector<int> next(static_cast<std::size_t>(sequences), -1);
       int most = longest;
       bool ended = false;
       for (int i = 0; i < units; ++i) {
-        const int s = order.data()[2 * i];
+        const auto [s, own_part, begin, length] = units_of[i];
         ended = ended || s < 0;
         CHECK((s < 0) == ended);
         if (s < 0) continue;
-        const int parts = (offsets[static_cast<std::size_t>(s) + 1] - offsets[static_cast<std::size_t>(s)] + part - 1) / part;
+        CHECK((begin == offsets[static_cast<std::size_t>(s)] && begin + length == offsets[static_cast<std::size_t>(s) + 1]));
+        const int parts = (length + part - 1) / part;
         CHECK(parts <= most);
         most = parts;
         int& expected = next[static_cast<std::size_t>(s)];
         if (expected < 0) expected = parts - 1;
-        CHECK(order.data()[2 * i + 1] == expected);
+        CHECK(own_part == expected);
         --expected;
         if (expected < 0) expected = -2;
       }
       CHECK(std::all_of(next.begin(), next.end(), [](int n) { return n == -2; }));
     });
     for (std::size_t i = 0; i < orders[0].size(); ++i)
-      if (orders[0][i & ~std::size_t{1}] >= 0) CHECK(orders[0][i] == orders[1][i]);
+      if (orders[0][i & ~std::size_t{3}] >= 0) CHECK(orders[0][i] == orders[1][i]);
   }
 }
 

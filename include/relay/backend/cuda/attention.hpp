@@ -12,8 +12,9 @@
 // dQ), one with the keys' (dK and dV), so that every sum has one place where it is made, in one order: the same bits in every run. There
 // D is rowsum(dO O), which is the same number.
 //
-// In kernels for longer sequences a warp has twice 16 rows, in registers, so that what it reads of shared memory is used twice; blocks
-// begin with those of the longest sequences, so that a GPU's last ones are short.
+// In kernels for longer sequences a warp's rows are in registers, and blocks are small: a sequence of some hundred rows is so soon done that
+// most of a block's time is waiting, for its first rows, for the table of positions, for other warps, and other blocks work meanwhile.
+// Blocks begin with those of the longest sequences, so that a GPU's last ones are short.
 //
 // Products are TensorCores' for bf16 and heads of 16, 32, .. 128; otherwise Plain, float32. Both have the same fragments, so there is one
 // text of each kernel. Sums, and everything between products, are float32.
@@ -369,13 +370,20 @@ struct Plain {
 template <int depth>
 __device__ void turn_back(float (&sums)[depth / 8][4], int first, int count, const float* table) {
   constexpr int half = depth / 2;
+  struct alignas(8) Neighbours {
+    float x[2];
+  };
   const Lane lane;
-  for (int i = 0; i < 4; ++i) {
-    const int row = first + lane.group + i / 2 * 8;
-    if (row >= count) continue;
-    const float* const angle = table + row * depth + 2 * lane.member + i % 2;
-    for (int c = 0; c < half / 8; ++c) turn(sums[c][i], sums[c + half / 8][i], angle[8 * c], -angle[half + 8 * c]);
-  }
+  // Without branches, so that everything is read of the table at the same time.
+  unrolled<2>([&](auto lower) {
+    const int row = first + lane.group + 8 * lower;
+    const float* const angle = table + (row < count ? row : 0) * depth + 2 * lane.member;
+    unrolled<half / 8>([&](auto c) {
+      const Neighbours cosine = *reinterpret_cast<const Neighbours*>(angle + 8 * c);
+      const Neighbours sine = *reinterpret_cast<const Neighbours*>(angle + half + 8 * c);
+      for (int j = 0; j < 2; ++j) turn(sums[c][2 * lower + j], sums[c + half / 8][2 * lower + j], cosine.x[j], -sine.x[j]);
+    });
+  });
 }
 
 /// Rows first .. first + 15 of `to` = sums; `upper` and `lower` are the factors of the rows that a lane has. `tile`: 16 rows of a tile that
@@ -396,10 +404,17 @@ __device__ void store_rows(const float (&sums)[depth / 8][4], float upper, float
   if constexpr (std::is_same_v<T, Element>) {
     if (to.wide) {
       constexpr int step = 16 / static_cast<int>(sizeof(T)), steps = depth / step;
-      for (int i = lane.thread; i < 16 * steps; i += warp) {
-        const int r = i / steps, c = i % steps * step;
-        if (first + r < to.count && c < to.size)
-          *reinterpret_cast<Sixteen*>(to.at + (first + r) * to.stride + c) = *reinterpret_cast<const Sixteen*>(tile + r * next + c);
+      constexpr int turns = 16 * steps / warp, together = turns < 4 ? turns : 4;  // what is read together waits once
+      for (int i = lane.thread; i < 16 * steps; i += together * warp) {
+        Sixteen read[together];
+        unrolled<together>([&](auto t) {
+          const int j = i + t * warp;
+          read[t] = *reinterpret_cast<const Sixteen*>(tile + j / steps * next + j % steps * step);
+        });
+        unrolled<together>([&](auto t) {
+          const int j = i + t * warp, r = j / steps, c = j % steps * step;
+          if (first + r < to.count && c < to.size) *reinterpret_cast<Sixteen*>(to.at + (first + r) * to.stride + c) = read[t];
+        });
       }
       return;
     }
@@ -678,11 +693,16 @@ __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T
 
 inline constexpr int order_threads = 512;
 
-/// In which order blocks have the parts of so many rows of the sequences: [units, 2], a sequence and one of its parts, or -1. Those of the
-/// longest sequences come first, the last part, which sees most if the mask is causal, before the others. Each block of this kernel has the
-/// sequences of so many parts, from the most down to one.
+/// What a block has to do, in 16 bytes, so that it knows all of it after one read: a part of a sequence and where that lies, or -1.
+struct alignas(16) Unit {
+  std::int32_t sequence, part, begin, rows;
+};
+
+/// In which order blocks have the parts of so many rows of the sequences. Those of the longest sequences come first, the last part, which
+/// sees most if the mask is causal, before the others. Each block of this kernel has the sequences of so many parts, from the most down to
+/// one.
 template <class = void>
-__global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t* offsets, int sequences, int rows, int units, std::int32_t* order) {
+__global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t* offsets, int sequences, int rows, int units, Unit* order) {
   constexpr int warps = order_threads / warp;
   const int parts = static_cast<int>(gridDim.x - blockIdx.x), thread = static_cast<int>(threadIdx.x);
   const Lane lane;
@@ -708,46 +728,68 @@ __global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t
     const int rank = in_warps_before + __popc(all & ((1u << lane.thread) - 1));
     if (is)
       for (int i = 0; i < parts; ++i) {
-        std::int32_t* const to = order + 2L * (before + rank * parts + i);
-        to[0] = first + thread;
-        to[1] = parts - 1 - i;
+        const int begin = offsets[first + thread];
+        order[before + rank * parts + i] = {first + thread, parts - 1 - i, begin, offsets[first + thread + 1] - begin};
       }
     before += parts * sum_warps(count, warps);
   }
   if (parts == 1)
-    for (int i = before + thread; i < units; i += order_threads) order[2L * i] = -1;
+    for (int i = before + thread; i < units; i += order_threads) order[i] = {-1, 0, 0, 0};
 }
 
-/// Rows in the block's warps, and what is taken tile by tile, of two matrices each.
+/// How a block of a kernel for longer sequences is made: so many times 16 rows a warp, so many warps, so many blocks at a time on a
+/// multiprocessor. Heads of up to 64 columns by tensor cores: as many warps as registers allow, as they wait for what they read of shared
+/// memory and for products. Blocks are small, so that few warps have no rows or wait where others see more.
+struct LongShape {
+  int groups, warps, blocks;
+};
 template <class Products, int depth>
+inline constexpr bool slim = std::is_same_v<Products, TensorCores> && depth <= 64;
+template <class Products, int depth>
+inline constexpr LongShape other_shape{1, std::is_same_v<Products, TensorCores> ? 8 : Products::template warps<depth>, depth > 64 ? 1 : 2};
+template <class Products, int depth>
+inline constexpr LongShape forward_shape = slim<Products, depth> ? LongShape{1, 4, 4} : other_shape<Products, depth>;
+template <class Products, int depth>
+inline constexpr LongShape query_shape = slim<Products, depth> ? LongShape{1, 4, 4} : other_shape<Products, depth>;
+template <class Products, int depth>
+inline constexpr LongShape key_shape = slim<Products, depth> ? LongShape{1, 4, 3} : other_shape<Products, depth>;
+
+/// Rows in the block's warps, and what is taken tile by tile, of two matrices each.
+template <class Products, int depth, LongShape shape>
 struct LongRoom {
   using Element = typename Products::Element;
   static constexpr bool tensor_cores = std::is_same_v<Products, TensorCores>;
-  static constexpr int groups = tensor_cores && depth <= 64 ? 2 : 1;  // of 16 rows, that a warp has
-  static constexpr int warps = tensor_cores ? 8 / groups : Products::template warps<depth>, rows = 16 * groups * warps, threads = warps * warp;
-  static constexpr int tile = tile_rows<Products, depth>;
-  static constexpr int blocks = depth > 64 ? 1 : 2;  // that a multiprocessor has room for
+  static constexpr int groups = shape.groups, warps = shape.warps, blocks = shape.blocks;
+  static constexpr int rows = 16 * groups * warps, threads = warps * warp, tile = tile_rows<Products, depth>;
   static constexpr int row = pitch<Element, depth>, stage = 2 * tile * row;
-  static_assert(rows <= 2 * tile && 2 * tile <= threads);  // what backward does before and beside its tiles
+  static constexpr int brings = 2 * tile < threads ? 1 : 2 * tile / threads;  // numbers beside a tile, a thread
+  static_assert(rows <= 2 * tile && 2 * tile <= brings * threads);
 
-  // Forward has one matrix of the block's rows, backward two.
+  // Backward has two matrices of the block's rows in shared memory all the time. Forward has none: queries are in registers, and arrive
+  // where the second tile comes later.
   template <int matrices>
   struct With {
     static constexpr int first = 0, second = rows * row, tiles = matrices * rows * row, own = tiles + 2 * stage, all = own + warps * Products::room;
     static constexpr std::size_t bytes = all * sizeof(Element);
     static constexpr std::size_t bytes_with_columns = bytes + 2 * 2 * tile * sizeof(float);  // and two numbers of each row of both stages
   };
-  using Forward = With<1>;
+  using Forward = With<0>;
   using Backward = With<2>;
 };
 
+template <class Products, int depth>
+using ForwardLong = LongRoom<Products, depth, forward_shape<Products, depth>>;
+template <class Products, int depth>
+using QueryLong = LongRoom<Products, depth, query_shape<Products, depth>>;
+template <class Products, int depth>
+using KeyLong = LongRoom<Products, depth, key_shape<Products, depth>>;
+
 /// Which part of which sequence a block has; no rows: none.
 template <class T>
-__device__ typename Batch<T>::Place place_in(const Batch<T>& batch, const std::int32_t* order) {
-  const int i = static_cast<int>(blockIdx.x), unit = i / batch.heads.count, sequence = order[2L * unit];
-  if (sequence < 0) return {};
-  const int begin = batch.offsets[sequence];
-  return {sequence, i % batch.heads.count, order[2L * unit + 1], begin, batch.offsets[sequence + 1] - begin};
+__device__ typename Batch<T>::Place place_in(const Batch<T>& batch, const Unit* order) {
+  const int i = static_cast<int>(blockIdx.x), unit = i / batch.heads.count;
+  const Unit own = order[unit];
+  return {own.sequence, i - unit * batch.heads.count, own.part, own.begin, own.rows};
 }
 
 /// A tile after the other, the next one on its way while one is used: begin(first row, stage); arrive(stage), after which what begin has
@@ -837,6 +879,24 @@ __device__ void multiply_own(const float (&p)[groups][depth / 8][4], const typen
   }
 }
 
+/// The sum of products of two rows of tiles, in each of four neighbouring lanes, which read 16 bytes at a time.
+template <int depth, class Element>
+__device__ float product_of_rows(const Element* a, const Element* b) {
+  constexpr int step = 16 / static_cast<int>(sizeof(Element)), steps = depth / step;
+  struct alignas(16) Some {
+    Element x[step];
+  };
+  const int member = Lane().member;
+  float sum = 0;
+  unrolled<(steps + 3) / 4>([&](auto i) {
+    const int c = 4 * i + member;
+    if (c >= steps) return;
+    const Some left = *reinterpret_cast<const Some*>(a + c * step), right = *reinterpret_cast<const Some*>(b + c * step);
+    for (int j = 0; j < step; ++j) sum = fmaf(number(left.x[j]), number(right.x[j]), sum);
+  });
+  return sum_lanes<4>(sum);
+}
+
 /// Of scores whose first row and column these are, those that are not to be seen become least_score.
 template <int groups, int fragments>
 __device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int row, int column) {
@@ -852,10 +912,10 @@ __device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int r
 }
 
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64 ? 1 : 3)
-    long_attention_kernel(Batch<T> batch, const std::int32_t* order, T* out, float* lse) {
+__global__ void __launch_bounds__(ForwardLong<Products, depth>::threads, ForwardLong<Products, depth>::blocks)
+    long_attention_kernel(Batch<T> batch, const Unit* order, T* out, float* lse) {
   using Element = typename Products::Element;
-  using Long = LongRoom<Products, depth>;
+  using Long = ForwardLong<Products, depth>;
   using Room = typename Long::Forward;
   constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
   const auto at = place_in(batch, order);
@@ -864,11 +924,11 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64
   const Sight sight{mask_of(batch.heads, at.head), at.rows, at.rows};
   const auto keys = batch.rows(batch.qkv, at, 3, 1), values = batch.rows(batch.qkv, at, 3, 2);
   Element* const shared = shared_memory<Element>();
-  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::first);
+  static_assert(Long::tensor_cores);
+  load_known_rows<Long::threads, rows, depth>(batch.rows(batch.qkv, at, 3, 0), first, shared + Room::tiles + Long::stage);
 
   const Lane lane;
-  const int row = first + 16 * groups * lane.own_warp;
-  Element* const query = shared + Room::first + 16 * groups * lane.own_warp * next;
+  const int own_rows = 16 * groups * lane.own_warp, row = first + own_rows;
   const Range own = sight.of(row, 16 * groups), all = sight.of_each(row, 16 * groups);
   const float factor = batch.scale * log2_e;
   OwnRows<Products, depth, groups> queries;
@@ -880,7 +940,11 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64
         load_known_rows<Long::threads, tile, depth>(keys, from, shared + Room::tiles + stage * Long::stage);
         load_known_rows<Long::threads, tile, depth>(values, from, shared + Room::tiles + stage * Long::stage + tile * next);
       },
-      [](int) {}, [&] { queries.load(query); },
+      [](int) {},
+      [&] {
+        queries.load(shared + Room::tiles + Long::stage + own_rows * next);
+        __syncthreads();
+      },
       [&](int from, int stage) {
         const Element* const key = shared + Room::tiles + stage * Long::stage;
         for (int step = 0; step < tile; step += span) {
@@ -905,16 +969,17 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64
     softmax[g].end(batch.scale, inverse, [&](int below, float value) {
       if (const int i = row + 16 * g + lane.group + below; i < at.rows) lse[batch.of_row(at, i)] = value;
     });
-    store_rows<Products, depth>(sums[g], inverse[0], inverse[1], query + 16 * g * next, batch.rows(out, at, 1, 0), row + 16 * g);
+    Element* const free = shared + Room::tiles + (own_rows + 16 * g) * next;  // nobody reads tiles any longer
+    store_rows<Products, depth>(sums[g], inverse[0], inverse[1], free, batch.rows(out, at, 1, 0), row + 16 * g);
   });
 }
 
 /// D, which the next kernel reads, and dQ.
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<Products, depth>::blocks)
-    query_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* out, const T* dout, float* means, T* dqkv) {
+__global__ void __launch_bounds__(QueryLong<Products, depth>::threads, QueryLong<Products, depth>::blocks)
+    query_gradient_kernel(Batch<T> batch, const Unit* order, const float* lse, const T* out, const T* dout, float* means, T* dqkv) {
   using Element = typename Products::Element;
-  using Long = LongRoom<Products, depth>;
+  using Long = QueryLong<Products, depth>;
   using Room = typename Long::Backward;
   constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
   const auto at = place_in(batch, order);
@@ -953,11 +1018,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
         for (int g = 0; g < groups; ++g)
           for (int half = 0; half < 2; ++half) {
             const int below = own_rows + 16 * g + 8 * half + lane.group, i = first + below;
-            const Element* const o = shared + Room::tiles + Long::stage + below * next;
-            const Element* const d = shared + Room::second + below * next;
-            float sum = 0;
-            for (int c = 2 * lane.member; c < depth; c += 8) sum = fmaf(number(o[c + 1]), number(d[c + 1]), fmaf(number(o[c]), number(d[c]), sum));
-            sum = sum_lanes<4>(sum);
+            const float sum = product_of_rows<depth>(shared + Room::tiles + Long::stage + below * next, shared + Room::second + below * next);
             mean[g][half] = -sum;
             if (lane.member == 0 && i < at.rows) means[batch.of_row(at, i)] = sum;
           }
@@ -981,18 +1042,18 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
         }
       });
   const float* const table = batch.table(at);
+  if (table != nullptr) unrolled<groups>([&](auto g) { turn_back<depth>(dq[g], row + 16 * g, at.rows, table); });
   unrolled<groups>([&](auto g) {
-    if (table != nullptr) turn_back<depth>(dq[g], row + 16 * g, at.rows, table);
     store_rows<Products, depth>(dq[g], batch.scale, batch.scale, query + 16 * g * next, batch.rows(dqkv, at, 3, 0), row + 16 * g);
   });
 }
 
 /// dK and dV: the rows of a warp are keys, the columns of its scores queries.
 template <class Products, int depth, class T>
-__global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<Products, depth>::blocks)
-    key_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* dout, const float* means, T* dqkv) {
+__global__ void __launch_bounds__(KeyLong<Products, depth>::threads, KeyLong<Products, depth>::blocks)
+    key_gradient_kernel(Batch<T> batch, const Unit* order, const float* lse, const T* dout, const float* means, T* dqkv) {
   using Element = typename Products::Element;
-  using Long = LongRoom<Products, depth>;
+  using Long = KeyLong<Products, depth>;
   using Room = typename Long::Backward;
   constexpr int next = Long::row, tile = Long::tile, rows = Long::rows, groups = Long::groups;
   constexpr int own_span = Long::tensor_cores ? 16 : span;  // so few columns that all else is in registers
@@ -1011,22 +1072,28 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
   Element* const value = shared + Room::second + own_rows * next;
   const Range own = sight.of(row, 16 * groups), all = sight.of_each(row, 16 * groups);
   const float factor = batch.scale * log2_e;
-  // Of the queries of both stages, [lse, D][tile], both negative, the first of base two. A thread brings one number of a tile.
+  // Of the queries of both stages, [lse, D][tile], both negative, the first of base two. A thread brings some numbers of a tile.
   float* const columns = reinterpret_cast<float*>(shared + Room::all);
   const int thread = static_cast<int>(threadIdx.x);
-  float brought = 0;
+  float brought[Long::brings];
   OwnRows<Products, depth, groups> keys, values;
   float dk[groups][depth / 8][4] = {}, dv[groups][depth / 8][4] = {};
   over_long_tiles<tile>(
       sight.of(first, rows),
       [&](int from, int stage) {
-        if (const int i = from + thread % tile; thread < 2 * tile)
-          brought = i >= at.rows ? 0.0f : thread < tile ? -log2_e * lse[batch.of_row(at, i)] : -means[batch.of_row(at, i)];
+        for (int b = 0; b < Long::brings; ++b) {
+          const int number = thread + b * Long::threads, i = from + number % tile;
+          if (number >= 2 * tile || i >= at.rows)
+            brought[b] = 0;
+          else
+            brought[b] = number < tile ? -log2_e * lse[batch.of_row(at, i)] : -means[batch.of_row(at, i)];
+        }
         load_known_rows<Long::threads, tile, depth>(queries, from, shared + Room::tiles + stage * Long::stage);
         load_known_rows<Long::threads, tile, depth>(gradients, from, shared + Room::tiles + stage * Long::stage + tile * next);
       },
       [&](int stage) {
-        if (thread < 2 * tile) columns[2 * stage * tile + thread] = brought;
+        for (int b = 0; b < Long::brings; ++b)
+          if (const int number = thread + b * Long::threads; number < 2 * tile) columns[2 * stage * tile + number] = brought[b];
       },
       [&] {
         keys.load(key);
@@ -1057,8 +1124,8 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
         }
       });
   const float* const table = batch.table(at);
+  if (table != nullptr) unrolled<groups>([&](auto g) { turn_back<depth>(dk[g], row + 16 * g, at.rows, table); });
   unrolled<groups>([&](auto g) {
-    if (table != nullptr) turn_back<depth>(dk[g], row + 16 * g, at.rows, table);
     store_rows<Products, depth>(dk[g], batch.scale, batch.scale, key + 16 * g * next, batch.rows(dqkv, at, 3, 1), row + 16 * g);
     store_rows<Products, depth>(dv[g], 1, 1, value + 16 * g * next, batch.rows(dqkv, at, 3, 2), row + 16 * g);
   });
@@ -1124,12 +1191,12 @@ void launch_forward(const T* qkv, const std::int32_t* offsets, int sequences, in
   launch(attention_kernel<Products, depth, warps, T>, blocks_of(batch, sequences), warps * warp, shared, batch, cache, out, lse);
 }
 
-/// Numbers that order_kernel writes for a batch, at most.
+/// How many numbers of 4 bytes order_kernel writes for a batch, at most.
 inline constexpr int fewest_long_rows = 32;  // of a block, whatever its products
-inline long order_size(int rows, int sequences) { return 2 * (static_cast<long>(rows) / fewest_long_rows + sequences); }
+inline long order_size(int rows, int sequences) { return 4 * (static_cast<long>(rows) / fewest_long_rows + sequences); }
 
 /// Writes the order of blocks for parts of so many rows, and gives how many parts there are at most.
-inline int make_order(const std::int32_t* offsets, int sequences, int all_rows, int longest, int rows, std::int32_t* order) {
+inline int make_order(const std::int32_t* offsets, int sequences, int all_rows, int longest, int rows, Unit* order) {
   const int parts = (longest + rows - 1) / rows;
   const int units = static_cast<int>(std::min(static_cast<long>(sequences) * parts, static_cast<long>(all_rows) / rows + sequences));
   launch(order_kernel<>, dim3(static_cast<unsigned>(sequences > 0 ? parts : 0)), order_threads, order_threads / warp * sizeof(int), offsets, sequences,
@@ -1145,8 +1212,8 @@ dim3 long_blocks(const Batch<T>& batch, int units) {
 
 template <int depth, class T>
 void launch_long_forward(const T* qkv, const std::int32_t* offsets, int sequences, int rows, int longest, int width, const Heads& heads, T* out,
-                         float* lse, std::int32_t* order) {
-  using Long = LongRoom<TensorCores, depth>;
+                         float* lse, Unit* order) {
+  using Long = ForwardLong<TensorCores, depth>;
   static_assert(Long::Forward::bytes <= most_shared_everywhere && Long::rows >= fewest_long_rows);
   const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, {}, aligned(out));
   const int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
@@ -1181,7 +1248,7 @@ bool launch_short_backward(const T* qkv, const float* lse, const T* dout, const 
 
 }  // namespace detail
 
-/// How many numbers attention and attention_backward need as scratch, each.
+/// How many numbers attention and attention_backward need as scratch, each; it lies as 16 bytes want it.
 inline long attention_scratch(int rows, int sequences, int longest) { return longest > 128 ? detail::order_size(rows, sequences) : 0; }
 inline long attention_backward_scratch(int rows, int sequences, int heads) {
   return detail::order_size(rows, sequences) + static_cast<long>(rows) * heads;  // and D
@@ -1197,7 +1264,7 @@ void attention(const T* qkv, const std::int32_t* offsets, int sequences, int row
     if (longest > 128 && width / heads.count % 16 == 0 && width / heads.count <= 128)
       return with_products<T>(width / heads.count, [&](auto products, auto depth) {
         if constexpr (std::is_same_v<decltype(products), TensorCores>)
-          launch_long_forward<depth>(qkv, offsets, sequences, rows, longest, width, heads, out, lse, scratch);
+          launch_long_forward<depth>(qkv, offsets, sequences, rows, longest, width, heads, out, lse, reinterpret_cast<Unit*>(scratch));
       });
   forward<T>(qkv, offsets, sequences, longest, width, heads, rotation, {}, out, lse);
 }
@@ -1213,16 +1280,20 @@ void attention_backward(const T* qkv, const T* out, const float* lse, const T* d
     if (launch_short_backward<Products, depth, 64>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 96>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 128>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
-    using Long = LongRoom<Products, depth>;
+    using Long = QueryLong<Products, depth>;
+    using LongKeys = KeyLong<Products, depth>;
     using Room = typename Long::Backward;
-    static_assert(Room::bytes_with_columns <= (depth > 128 ? most_shared : most_shared_everywhere) && Long::rows >= fewest_long_rows);
+    using RoomOfKeys = typename LongKeys::Backward;
+    static_assert(std::max(Room::bytes, RoomOfKeys::bytes_with_columns) <= (depth > 128 ? most_shared : most_shared_everywhere));
+    static_assert(Long::rows >= fewest_long_rows && LongKeys::rows >= fewest_long_rows);
     const auto batch = batch_of(qkv, offsets, longest, Long::rows, width, heads, rotation, aligned(out) && aligned(dout) && aligned(dqkv));
-    float* const means = scratch;
-    auto* const order = reinterpret_cast<std::int32_t*>(scratch + static_cast<long>(rows) * heads.count);
-    const int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
-    const dim3 blocks = long_blocks(batch, units);
-    launch(query_gradient_kernel<Products, depth, T>, blocks, Long::threads, Room::bytes, batch, order, lse, out, dout, means, dqkv);
-    launch(key_gradient_kernel<Products, depth, T>, blocks, Long::threads, Room::bytes_with_columns, batch, order, lse, dout, means, dqkv);
+    auto* const order = reinterpret_cast<Unit*>(scratch);
+    float* const means = scratch + order_size(rows, sequences);
+    int units = make_order(offsets, sequences, rows, longest, Long::rows, order);
+    launch(query_gradient_kernel<Products, depth, T>, long_blocks(batch, units), Long::threads, Room::bytes, batch, order, lse, out, dout, means, dqkv);
+    if (LongKeys::rows != Long::rows) units = make_order(offsets, sequences, rows, longest, LongKeys::rows, order);
+    launch(key_gradient_kernel<Products, depth, T>, long_blocks(batch, units), LongKeys::threads, RoomOfKeys::bytes_with_columns, batch, order, lse,
+           dout, means, dqkv);
   });
 }
 
