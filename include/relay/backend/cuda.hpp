@@ -5,6 +5,8 @@
 // statistics, logits and losses are float32.
 #pragma once
 
+#include <numeric>
+
 #include <relay/backend/backend.hpp>
 #include <relay/backend/cuda/attention.hpp>
 #include <relay/backend/cuda/cached_attention.hpp>
