@@ -48,6 +48,21 @@ inline int largest_share(int batch, int lanes, int slices) {
   return largest_share((batch + slices - 1) / slices, lanes);
 }
 
+namespace detail {
+
+/// What an objective makes of examples before the device is needed, if it does: Objective::Staged.
+template <class Objective>
+struct StagedOf {
+  struct type {};
+};
+template <class Objective>
+  requires requires { typename Objective::Staged; }
+struct StagedOf<Objective> {
+  using type = typename Objective::Staged;
+};
+
+}  // namespace detail
+
 template <class Model, class Objective>
 class Trainer {
  public:
@@ -185,22 +200,12 @@ class Trainer {
     Losses losses;
   };
 
-  // An objective may stage examples, and goes on from what it staged.
-  template <class O>
-  struct StagedOf {
-    struct type {};
-  };
-  template <class O>
-    requires requires { typename O::Staged; }
-  struct StagedOf<O> {
-    using type = typename O::Staged;
-  };
   static constexpr bool stages = requires { typename Objective::Staged; };
 
   /// What a lane is dealt of a slice.
   struct Share {
     std::vector<const Example*> examples;
-    typename StagedOf<Objective>::type staged;
+    typename detail::StagedOf<Objective>::type staged;
   };
   struct Dealt {
     std::vector<Share> shares;  // [slices, lanes]
