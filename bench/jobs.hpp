@@ -179,7 +179,8 @@ void train(Model model, const auto& objective, const Job& job, const std::vector
   if (how.steps > 0 && how.steps < job.batches()) batches.resize(static_cast<std::size_t>(how.steps));
   Trainer trainer(model, objective, {.rate = 1e-4}, {.steps = 1 << 30}, Seed{1}, threads, job.setting->lanes, how.slices);
   const auto once = [&] {
-    for (const auto& batch : batches) trainer.step(batch);
+    for (std::size_t i = 0; i < batches.size(); ++i)  // as Trainer::fit: the next batch is made ready meanwhile
+      trainer.step(batches[i], [&] { return std::span<const Example>(batches[(i + 1) % batches.size()]); });
     finish();
   };
   if (on_gpu)

@@ -8,12 +8,14 @@
 // overwrites them completely, or adds where its comment says so.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include <relay/core/parameters.hpp>
 #include <relay/core/ragged.hpp>
 #include <relay/layer/rotary.hpp>
 
@@ -62,6 +64,7 @@ class Conformance {
     SUBCASE("argmax") { argmax(); }
     SUBCASE("softmax") { softmax(); }
     SUBCASE("adamw") { adamw(); }
+    SUBCASE("adamw of a clipped gradient") { clipped_adamw(); }
   }
 
  private:
@@ -747,6 +750,89 @@ class Conformance {
       expect("adamw's first moment", m, first, 4);
       expect("adamw's second moment", v, second, 4);
     }
+  }
+
+  struct Two {  // parameters, of which the first decays
+    Tensor matrix, row;
+    static void each(auto&& visit, auto&... two) {
+      visit("matrix", two.matrix...);
+      visit("row", two.row...);
+    }
+  };
+  void clipped_adamw() {
+    using Parameters = relay::ParameterList<Tensor, const Tensor, Tensor, Tensor>;
+    const auto two = [&](const Matrix& matrix, const Matrix& row) { return Two{put(matrix), put(row)}; };
+    constexpr int rows = 61, cols = 150;  // more than a block's share
+    const Matrix zero(rows, cols), zero_row(1, cols);
+    const Matrix weight = random(rows, cols), bias = random(1, cols);
+    Two w = two(weight, bias), m = two(zero, zero_row), v = two(zero, zero_row);
+    const auto all = [](const Two& x) {
+      auto values = B::download(x.matrix);
+      const auto row = B::download(x.row);
+      values.insert(values.end(), row.begin(), row.end());
+      return values;
+    };
+    std::vector<double> weights(weight.values), moments(weights.size() + bias.values.size(), 0.0), squares = moments;
+    weights.insert(weights.end(), bias.values.begin(), bias.values.end());
+    typename B::Updating kept;
+    int taken = 0;
+    for (const double clip : {0.0, 3.0, 1e6, -1.0, 5.0}) {  // -1: a gradient that is not finite
+      Matrix gradient = random(rows, cols), bias_gradient = random(1, cols);
+      if (clip < 0) bias_gradient.values[7] = taken % 2 == 0 ? nan : std::numeric_limits<double>::infinity();
+      Two g = two(gradient, bias_gradient);
+      const int step = taken + 1;
+      const relay::AdamWStep s{.rate = 0.05,
+                               .beta1 = 0.9,
+                               .beta2 = 0.98,
+                               .epsilon = 1e-8,
+                               .decay = 0.1,
+                               .correction1 = 1 - std::pow(0.9, step),
+                               .correction2 = 1 - std::pow(0.98, step),
+                               .gradient_scale = 1};
+      Parameters parameters;
+      const Two& read = g;
+      parameters.assign(w, read, m, v);
+      const auto w_before = all(w), m_before = all(m), v_before = all(v);
+      const double norm = B::clipped_adamw_all(kept, parameters, nullptr, s, clip, [](const Tensor& x) { return x.rows() > 1; });
+      if (clip < 0) {
+        CHECK_FALSE(std::isfinite(norm));
+        CHECK(all(w) == w_before);
+        CHECK(all(m) == m_before);
+        CHECK(all(v) == v_before);
+        continue;
+      }
+      taken = step;
+      std::vector<double> gradients(gradient.values);
+      gradients.insert(gradients.end(), bias_gradient.values.begin(), bias_gradient.values.end());
+      double sum = 0;
+      for (const double x : gradients) sum += x * x;
+      CHECK(norm == doctest::Approx(std::sqrt(sum)).epsilon(8 * tolerance_));
+      const double scale = clip > 0 && norm > clip ? clip / norm : 1;
+      for (std::size_t i = 0; i < weights.size(); ++i) {
+        const double x = scale * gradients[i];
+        moments[i] = 0.9 * moments[i] + 0.1 * x;
+        squares[i] = 0.98 * squares[i] + 0.02 * x * x;
+        if (i < weight.values.size()) weights[i] -= 0.05 * 0.1 * weights[i];
+        weights[i] -= 0.05 * (moments[i] / s.correction1) / (std::sqrt(squares[i] / s.correction2) + 1e-8);
+      }
+      const auto expect_all = [&](const Two& got, const std::vector<double>& expected) {
+        Matrix matrix(rows, cols), row(1, cols);
+        std::copy_n(expected.begin(), matrix.values.size(), matrix.values.begin());
+        std::copy_n(expected.end() - cols, cols, row.values.begin());
+        expect("clipped adamw of a matrix", got.matrix, matrix, 8);
+        expect("clipped adamw of a row", got.row, row, 8);
+      };
+      expect_all(w, weights);
+      expect_all(m, moments);
+      expect_all(v, squares);
+    }
+    // And what products read of the weights is what they are now.
+    Tensor y;
+    const Matrix x = random(3, cols);
+    B::product(put(x), w.matrix, y);
+    Tensor again;
+    B::product(put(x), Tensor(w.matrix), again);
+    CHECK(B::download(y) == B::download(again));
   }
 
   Device device_;

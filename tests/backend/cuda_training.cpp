@@ -194,6 +194,82 @@ TEST_CASE("an iteration's launches, forward and backward") {
   CHECK(kernels3 - kernels2 == 42);
 }
 
+TEST_CASE("a batch that is made ready a step before: the same bits") {
+  const auto check = [](auto model, const auto& objective) {
+    using Model = decltype(model);
+    Threads threads(1);
+    auto other = model;
+    Trainer ready(model, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2), plain(other, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2);
+    std::vector<std::vector<Example>> batches;
+    for (int i = 0; i < 4; ++i) batches.push_back(batch_of(i));
+    for (std::size_t i = 0; i < 4; ++i) {
+      const std::span<const Example> next = batches[i == 1 ? 0 : (i + 1) % 4];  // once another than it will be
+      CHECK(ready.step(batches[i], [&] { return next; }).losses.objective == plain.step(batches[i]).losses.objective);
+    }
+    for_each_parameter([](const auto& a, const auto& b) { CHECK(Model::Backend::download(a) == Model::Backend::download(b)); }, model, other);
+  };
+  using B = Cuda<bf16>;
+  const int vocabulary = task.vocabulary().size();
+  const LoopedTransformer<B> looped(small, {.normalise = true}, vocabulary, Seed{3});
+  check(looped, loop_objective(looped, Aligned{}, {.answer_weight = 0.5}));
+  TransformerConfig causal = small;
+  causal.directional_heads = 0;
+  check(CausalTransformer<B>(causal, vocabulary, Seed{3}), NextToken<CausalTransformer<B>, Arithmetic>(task));
+}
+
+TEST_CASE("a gradient that is not finite stops the training on the GPU, and nothing has changed") {
+  const auto check = [&]<class B>() {
+    for (const int before_that : {0, 2}) {
+      Linear<B> layer(70, 90, Key(1)), gradient(70, 90, Key(2));
+      AdamW optimiser(layer, {.rate = 0.1});
+      for (int step = 0; step < before_that; ++step) optimiser.step(layer, gradient, 1);
+      const Linear<B> weights = layer, first = optimiser.first, second = optimiser.second, good = gradient;
+      const auto same = [](const Linear<B>& a, const Linear<B>& b) {
+        return B::download(a.weight) == B::download(b.weight) && B::download(a.bias) == B::download(b.bias);
+      };
+      auto values = B::download(gradient.bias);
+      for (const float bad : {NAN, INFINITY, 1e30f}) {  // the last: its square is not finite
+        values[33] = bad;
+        B::upload(values, gradient.bias);
+        CHECK_THROWS_WITH_AS(optimiser.step(layer, gradient, 1),
+                             message("the gradient is not finite at step ", before_that + 1, ": lower the learning rate, or look for bad values in the data").c_str(), Error);
+        CHECK(same(layer, weights));
+        CHECK(same(optimiser.first, first));
+        CHECK(same(optimiser.second, second));
+        CHECK(optimiser.steps == before_that);
+      }
+      // What products read is the weights, though they have been laid out first in a step that was none.
+      typename B::Tensor x(3, 70), y, again;
+      initialise_normal<B>(x, 1, Key(4));
+      B::linear(x, layer.weight, layer.bias, y);
+      B::linear(x, typename B::Tensor(layer.weight), layer.bias, again);
+      CHECK(B::download(y) == B::download(again));
+      CHECK(std::isfinite(optimiser.step(layer, good, 1)));
+      CHECK(optimiser.steps == before_that + 1);
+      CHECK_FALSE(same(layer, weights));
+    }
+  };
+  check.operator()<Cuda<float>>();
+  check.operator()<Cuda<bf16>>();
+}
+
+TEST_CASE("the optimiser's list goes to the GPU once, and again where a parameter moves") {
+  using B = Cuda<bf16>;
+  Linear<B> layer(70, 90, Key(1)), gradient(70, 90, Key(2)), elsewhere = gradient, other = layer;
+  AdamW optimiser(layer, {}), twin(other, {});
+  const auto uploads = [&](const Linear<B>& from) {
+    const long before = cuda_on_host::uploads;
+    optimiser.step(layer, from, 1);
+    return cuda_on_host::uploads - before;
+  };
+  CHECK(uploads(gradient) == 1);
+  CHECK(uploads(gradient) == 0);
+  CHECK(uploads(elsewhere) == 1);
+  CHECK(uploads(elsewhere) == 0);
+  for (int step = 0; step < 4; ++step) twin.step(other, gradient, 1);
+  CHECK(B::download(layer.weight) == B::download(other.weight));
+}
+
 TEST_CASE("a step asks for no memory once it is warm, and waits for the host three times") {
   Threads threads(1);
   LoopedTransformer<Cuda<bf16>> model(small, {.normalise = true}, task.vocabulary().size(), Seed{3});

@@ -58,6 +58,15 @@ bool same_bits(const Model& a, const Model& b) {
 
 const LinearSchedule schedule{.steps = 60};
 
+/// An objective that refuses to stage examples of negative weight.
+template <class Objective>
+struct Refusing : Objective {
+  void stage(std::span<const Example* const> examples, typename Objective::Staged& staged) const {
+    for (const Example* e : examples) require(e->weight >= 0, "a negative weight");
+    Objective::stage(examples, staged);
+  }
+};
+
 template <class Model>
 struct Trained {
   Model model;
@@ -184,6 +193,48 @@ TEST_CASE_TEMPLATE("lanes cut the batch, not the gradient", Model, LoopedTransfo
         },
         one, cut);
   }
+}
+
+TEST_CASE_TEMPLATE("a batch that is made ready a step before: the same bits, whatever comes instead of it", Model, LoopedTransformer<Cpu<float>>,
+                   CausalTransformer<Cpu<float>>) {
+  const Refusing<decltype(objective_of(static_cast<Model*>(nullptr)))> objective{objective_of(static_cast<Model*>(nullptr))};
+  for (const int threads : {1, 3})
+    for (const int slices : {1, 2}) {
+      Threads pool(threads);
+      auto model = model_of(static_cast<Model*>(nullptr)), other = model;
+      Trainer ready(model, objective, {.rate = 3e-3}, schedule, Seed{5}, pool, 2, slices), plain(other, objective, {.rate = 3e-3}, schedule, Seed{5}, pool, 2, slices);
+      std::vector<Batch> batches;
+      for (int i = 0; i < 12; ++i) batches.push_back(batch_of(i, 5 + i % 4));
+      const auto step = [&](std::size_t i, std::span<const Example> next) {
+        const StepReport told = ready.step(batches[i], [&] { return next; }), untold = plain.step(batches[i]);
+        CHECK(told.losses.objective == untold.losses.objective);
+        CHECK(told.gradient_norm == untold.gradient_norm);
+        CHECK(told.samples == untold.samples);
+        CHECK(same_bits(model, other));
+      };
+      step(0, batches[1]);
+      step(1, batches[1]);  // itself
+      step(1, batches[2]);
+      step(3, batches[4]);  // another than the one that was announced
+      batches[4].pop_back();
+      step(4, batches[5]);  // the one that was announced, but of another size
+      step(5, std::span(batches[6]).first(3));
+      step(6, {});
+      step(7, batches[8]);
+      batches[8][0] = batches[9][0];
+      ready.forget_next();
+      step(8, batches[9]);
+      ready.reserve(batches[9][0], 9);
+      step(9, batches[10]);
+      // An error while it is made ready is of the step that needs it.
+      Batch broken = batches[11];
+      broken[2].weight = -1;
+      CHECK(ready.step(batches[10], [&] { return std::span<const Example>(broken); }).losses.objective == plain.step(batches[10]).losses.objective);
+      CHECK_THROWS_WITH_AS(ready.step(broken, [&] { return std::span<const Example>(batches[11]); }), "a negative weight", Error);
+      batches[11].front() = batches[10].front();  // after an error nothing is announced
+      CHECK(same_bits(model, other));
+      step(11, {});
+    }
 }
 
 TEST_CASE("fit: batches by number, callbacks in order, and any of them ends it") {

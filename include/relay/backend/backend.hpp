@@ -184,7 +184,9 @@ concept ComputeBackend =
       B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has
       B::download_to(x, values);                              // values = B::download(x), in the memory it has
       requires std::default_initializable<typename B::template Reading<typename B::Tensor, typename B::Scalar>>;  // begin(x), and later values()
-      // And, of all parameters of an optimiser at once, sums_of_squares and adamw_all, which take a ParameterList (core/parameters.hpp).
+      requires std::default_initializable<typename B::Updating>;
+      // And, of all parameters of an optimiser at once, sums_of_squares, adamw_all and clipped_adamw_all, which take a ParameterList
+      // (core/parameters.hpp); an optimiser asks for the last, and keeps an Updating for it.
     };
 
 }  // namespace relay

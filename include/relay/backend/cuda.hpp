@@ -5,6 +5,8 @@
 // statistics, logits and losses are float32.
 #pragma once
 
+#include <numeric>
+
 #include <relay/backend/backend.hpp>
 #include <relay/backend/cuda/applications.hpp>
 #include <relay/backend/cuda/attention.hpp>
@@ -240,11 +242,17 @@ struct Functions : ComposedOps<Self> {
     });
   }
   static double sum_of_squares(const Tensor& x) {
-    double sum = 0;
     std::vector<Piece> pieces;
     cut(x, pieces, [&](long at) { return Piece{.gradient = x.as<float>() + at}; });
-    for (const float square : squares(pieces, x.device())) sum += static_cast<double>(square);
-    return sum;
+    if (pieces.empty()) return 0;
+    const Scratch<Piece> on_device(static_cast<long>(pieces.size()), x.device());
+    const Scratch<float> each(static_cast<long>(pieces.size()), x.device());
+    Staging::copy(pieces.data(), on_device.data(), pieces.size() * sizeof(Piece));
+    constexpr int threads = 256;
+    launch(squares_kernel<>, dim3(static_cast<unsigned>(pieces.size())), threads, threads / warp * sizeof(float), on_device.data(), each.data());
+    std::vector<float> squares(pieces.size());
+    copy_to_host(each.data(), squares.data(), squares.size() * sizeof(float));
+    return std::accumulate(squares.begin(), squares.end(), 0.0);
   }
 
   // What layers are made of.
@@ -435,37 +443,63 @@ struct Functions : ComposedOps<Self> {
   static void adamw(Tensor& weight, const Tensor& gradient, Tensor& first, Tensor& second, const AdamWStep& step) {
     over_elements(weight.size(), AdamW{Adam(step), gradient.as<float>(), weight.as<float>(), first.as<float>(), second.as<float>()});
   }
-  /// All parameters in one launch, and the host waits once. `parameters`: a list of (weight, gradient, first moment, second moment).
-  static void sums_of_squares(const auto& parameters, Threads*, std::vector<double>& sums) {
-    std::vector<Piece> pieces;
-    std::vector<std::size_t> owner;
+  /// The list of pieces, which stays on the device while the parameters stay where they are, and what the device finds in a step.
+  class Updating {
+   public:
+    std::vector<Piece> pieces;  // to be filled
+
+    /// All of it on the device; `device` is theirs.
+    void upload(Device device) {
+      move(on_device_, pieces.size() * sizeof(Piece), device);
+      move(squares_, pieces.size() * sizeof(float), device);
+      move(clipped_, sizeof(Clipped), device);
+      if (pieces == uploaded_) return;
+      uploaded_.clear();  // if it fails
+      Staging::copy(pieces.data(), on_device_.data(), pieces.size() * sizeof(Piece));
+      uploaded_ = pieces;
+    }
+    const Piece* on_device() const { return static_cast<const Piece*>(on_device_.data()); }
+    float* squares() const { return static_cast<float*>(squares_.data()); }
+    Clipped* clipped() const { return static_cast<Clipped*>(clipped_.data()); }
+    Download found;  // clipped()
+
+   private:
+    void move(Buffer<DeviceMemory>& buffer, std::size_t bytes, Device device) {
+      const void* const before = buffer.data();
+      if (buffer.pool() != device.memory) buffer.move_to(device.memory);
+      buffer.grow(bytes);
+      if (buffer.data() != before) uploaded_.clear();
+    }
+
+    std::vector<Piece> uploaded_;
+    Buffer<DeviceMemory> on_device_, squares_, clipped_;
+  };
+  /// All parameters in one launch. The device goes from the norm to the step by itself: the host waits for the norm, once, but not for the
+  /// step. `parameters`: a list of (weight, gradient, first moment, second moment).
+  static double clipped_adamw_all(Updating& kept, const auto& parameters, Threads*, const AdamWStep& step, double clip, auto&& decays) {
     Device device;
-    parameters.visit(nullptr, [&](std::size_t i, auto&, const Tensor& gradient, auto&, auto&) {
-      device = gradient.device();
-      cut(gradient, pieces, [&](long at) { return Piece{.gradient = gradient.as<float>() + at}; });
-      owner.resize(pieces.size(), i);
-    });
-    const std::vector<float> each = squares(pieces, device);
-    std::fill(sums.begin(), sums.end(), 0);
-    for (std::size_t p = 0; p < each.size(); ++p) sums[owner[p]] += static_cast<double>(each[p]);
-  }
-  static void adamw_all(const auto& parameters, Threads*, const AdamWStep& step, auto&& decays) {
-    std::vector<Piece> pieces;
-    Device device;
+    kept.pieces.clear();
     parameters.visit(nullptr, [&](std::size_t, Tensor& weight, const Tensor& gradient, Tensor& first, Tensor& second) {
       device = weight.device();
       float *const w = weight.as<float>(), *const m = first.as<float>(), *const v = second.as<float>();
       bf16* converted = nullptr;
       if constexpr (!std::is_same_v<A, float>)
         weight.convert([&](const float*, bf16* to) { converted = to; });
-      cut(weight, pieces, [&](long at) {
+      cut(weight, kept.pieces, [&](long at) {
         return Piece{gradient.as<float>() + at, w + at, m + at, v + at, converted == nullptr ? nullptr : converted + at, 0, decays(weight) ? 1 : 0};
       });
     });
+    if (kept.pieces.empty()) return 0;
+    kept.upload(device);
     AdamWStep plain = step;
     plain.decay = 0;
-    const Scratch<Piece> on_device = uploaded(pieces, device);
-    launch(adamw_kernel<>, dim3(static_cast<unsigned>(pieces.size())), 256, 0, on_device.data(), Adam(step), Adam(plain));
+    constexpr int threads = 256;
+    const dim3 blocks(static_cast<unsigned>(kept.pieces.size()));
+    launch(squares_kernel<>, blocks, threads, threads / warp * sizeof(float), kept.on_device(), kept.squares());
+    launch(clip_kernel<>, dim3(1), threads, threads * sizeof(double), kept.squares(), static_cast<int>(kept.pieces.size()), clip, kept.clipped());
+    kept.found.begin(kept.clipped(), sizeof(Clipped));
+    launch(adamw_kernel<>, blocks, threads, 0, kept.on_device(), Adam(step), Adam(plain), kept.clipped());
+    return kept.found.template wait<Clipped>()->norm;
   }
 
  private:
@@ -706,21 +740,6 @@ struct Functions : ComposedOps<Self> {
       pieces.push_back(make(at));
       pieces.back().size = static_cast<int>(std::min<long>(piece_size, x.size() - at));
     }
-  }
-  static Scratch<Piece> uploaded(const std::vector<Piece>& pieces, Device device) {
-    Scratch<Piece> on_device(static_cast<long>(pieces.size()), device);
-    Staging::copy(pieces.data(), on_device.data(), pieces.size() * sizeof(Piece));
-    return on_device;
-  }
-  static std::vector<float> squares(const std::vector<Piece>& pieces, Device device) {
-    std::vector<float> sums(pieces.size());
-    if (pieces.empty()) return sums;
-    const Scratch<Piece> on_device = uploaded(pieces, device);
-    const Scratch<float> each(static_cast<long>(pieces.size()), device);
-    constexpr int threads = 256;
-    launch(squares_kernel<>, dim3(static_cast<unsigned>(pieces.size())), threads, threads / warp * sizeof(float), on_device.data(), each.data());
-    copy_to_host(each.data(), sums.data(), sums.size() * sizeof(float));
-    return sums;
   }
 };
 

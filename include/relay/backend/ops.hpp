@@ -1,7 +1,9 @@
 // Composed operations: a default body in terms of a backend's plain functions, which a backend may replace by a fused one.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <vector>
@@ -157,6 +159,20 @@ struct ComposedOps {
       Backend::adamw(weight, g, m, v, own);
       Backend::prepare(weight);
     });
+  }
+  /// Both: a step with the gradient of all of them clipped to the norm `clip` (0: not at all), whose norm before it returns. Where that is not
+  /// finite, everything stays as it is. `kept`: what the backend keeps for the next step on the same parameters.
+  struct Updating {
+    std::vector<double> squares;  // of each parameter's gradient
+  };
+  static double clipped_adamw_all(Updating& kept, const auto& parameters, Threads* threads, AdamWStep step, double clip, auto&& decays) {
+    kept.squares.resize(parameters.size());
+    Backend::sums_of_squares(parameters, threads, kept.squares);
+    const double norm = std::sqrt(std::accumulate(kept.squares.begin(), kept.squares.end(), 0.0));
+    if (!std::isfinite(norm)) return norm;
+    step.gradient_scale = clip > 0 && norm > clip ? clip / norm : 1;
+    Backend::adamw_all(parameters, threads, step, decays);
+    return norm;
   }
 
   /// Whether the device does one thing after another, whatever thread asks for it: then one thread of the host is all it needs.

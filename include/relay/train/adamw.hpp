@@ -9,8 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
-#include <vector>
 
 #include <relay/backend/ops.hpp>
 #include <relay/core/parameters.hpp>
@@ -55,21 +53,19 @@ class AdamW {
   /// laid out for products again while they are at hand.
   double step(Model& model, const Model& gradient, double rate_factor, Threads* threads = nullptr) {
     parameters_.assign(model, gradient, first, second);
-    squares_.resize(parameters_.size());
-    Backend::sums_of_squares(parameters_, threads, squares_);
-    const double norm = std::sqrt(std::accumulate(squares_.begin(), squares_.end(), 0.0));
-    require(std::isfinite(norm), "the gradient is not finite at step ", steps + 1,
-            ": lower the learning rate, or look for bad values in the data");
-    ++steps;
+    const int step = steps + 1;
     const AdamWStep all{.rate = config_.rate * rate_factor,
                         .beta1 = config_.beta1,
                         .beta2 = config_.beta2,
                         .epsilon = config_.epsilon,
                         .decay = config_.decay,
-                        .correction1 = 1 - std::pow(config_.beta1, steps),
-                        .correction2 = 1 - std::pow(config_.beta2, steps),
-                        .gradient_scale = config_.clip > 0 && norm > config_.clip ? config_.clip / norm : 1};
-    Backend::adamw_all(parameters_, threads, all, [](const Tensor& weight) { return weight.rows() > 1; });
+                        .correction1 = 1 - std::pow(config_.beta1, step),
+                        .correction2 = 1 - std::pow(config_.beta2, step),
+                        .gradient_scale = 1};
+    const double norm =
+        Backend::clipped_adamw_all(updating_, parameters_, threads, all, config_.clip, [](const Tensor& weight) { return weight.rows() > 1; });
+    require(std::isfinite(norm), "the gradient is not finite at step ", step, ": lower the learning rate, or look for bad values in the data");
+    steps = step;
     return norm;
   }
 
@@ -77,7 +73,7 @@ class AdamW {
   using Tensor = typename Backend::Tensor;
 
   ParameterList<Tensor, const Tensor, Tensor, Tensor> parameters_;
-  std::vector<double> squares_;  // of each parameter's gradient
+  typename Backend::Updating updating_;
   AdamWConfig config_;
 };
 

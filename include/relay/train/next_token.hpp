@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <relay/model/causal_transformer.hpp>
@@ -19,12 +20,17 @@ class NextToken {
  public:
   using Backend = typename Model::Backend;
   using Tensor = typename Backend::Tensor;
-  struct Workspace {
-    explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
-    typename Backend::Device device;
+  /// What needs no device, and can be made before its turn comes.
+  struct Staged {
+    std::vector<const Example*> examples;
     Tokens text, last;  // of an example; the token that each text ends with, which is not read
     std::vector<int> lengths;
     std::vector<std::int32_t> tokens;
+  };
+  struct Workspace {
+    explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
+    typename Backend::Device device;
+    Staged staged;  // where nobody has done so before
     Ragged<Backend> batch;
     typename Backend::Indices x;
     typename Model::Trace trace;
@@ -37,36 +43,50 @@ class NextToken {
   /// The loss is a mean over tokens: each counts as its example's weight.
   double size(const Example& example) const { return example.weight * static_cast<double>(text_size(example)); }
   double cost(const Example& example) const { return static_cast<double>(example.problem.size() + text_size(example)); }
+  /// Both: the text, of which each is made, may take longer than all the rest.
+  std::pair<double, double> size_and_cost(const Example& example) const {
+    const std::size_t text = text_size(example);
+    return {example.weight * static_cast<double>(text), static_cast<double>(example.problem.size() + text)};
+  }
+
+  /// Texts and tokens of these examples, which `staged` refers to.
+  void stage(std::span<const Example* const> examples, Staged& staged) const {
+    staged.examples.assign(examples.begin(), examples.end());
+    staged.lengths.clear();
+    staged.tokens.clear();
+    staged.last.clear();
+    for (const Example* e : examples) {
+      if constexpr (requires { task_.text(*e, staged.text); })
+        task_.text(*e, staged.text);
+      else
+        staged.text = task_.text(*e);
+      staged.tokens.insert(staged.tokens.end(), e->problem.begin(), e->problem.end());
+      staged.tokens.insert(staged.tokens.end(), staged.text.begin(), staged.text.end() - 1);
+      staged.lengths.push_back(static_cast<int>(e->problem.size() + staged.text.size()) - 1);
+      staged.last.push_back(staged.text.back());
+    }
+  }
 
   /// Adds the gradient of sum(loss of tokens) / total to `grad`.
   Losses operator()(const Model& model, std::span<const Example* const> examples, double total, std::optional<Key> dropout,
                     Workspace& w, Model& grad) const {
-    w.lengths.clear();
-    w.tokens.clear();
-    w.last.clear();
-    for (const Example* e : examples) {
-      if constexpr (requires { task_.text(*e, w.text); })
-        task_.text(*e, w.text);
-      else
-        w.text = task_.text(*e);
-      w.tokens.insert(w.tokens.end(), e->problem.begin(), e->problem.end());
-      w.tokens.insert(w.tokens.end(), w.text.begin(), w.text.end() - 1);
-      w.lengths.push_back(static_cast<int>(e->problem.size() + w.text.size()) - 1);
-      w.last.push_back(w.text.back());
-    }
-    w.batch.assign(w.lengths);
+    stage(examples, w.staged);
+    return (*this)(model, w.staged, total, dropout, w, grad);
+  }
+  Losses operator()(const Model& model, const Staged& staged, double total, std::optional<Key> dropout, Workspace& w, Model& grad) const {
+    w.batch.assign(staged.lengths);
     const Rows<Backend> rows(w.batch, dropout);
-    Backend::indices_to(w.tokens, w.device, w.x);
+    Backend::indices_to(staged.tokens, w.device, w.x);
     const Tensor& states = model.forward(w.x, rows, w.trace);
 
     // What is asked is worked out while the device computes: of each row from a problem's last on, the token that is read next.
     w.asked.start(1);
-    for (std::size_t s = 0; s < examples.size(); ++s) {
-      const Example& e = *examples[s];
+    for (std::size_t s = 0; s < staged.examples.size(); ++s) {
+      const Example& e = *staged.examples[s];
       const int end = rows.end(static_cast<int>(s)) - 1;
       for (int row = rows.begin(static_cast<int>(s)) + static_cast<int>(e.problem.size()) - 1; row < end; ++row)
-        w.asked.ask(1, row, w.tokens[static_cast<std::size_t>(row) + 1], e.weight / total);
-      w.asked.ask(1, end, w.last[s], e.weight / total);
+        w.asked.ask(1, row, staged.tokens[static_cast<std::size_t>(row) + 1], e.weight / total);
+      w.asked.ask(1, end, staged.last[s], e.weight / total);
     }
     w.asked.finish(w.device, model.head.inputs());
     w.asked.gather(1, states);

@@ -27,13 +27,17 @@ class Unroll {
  public:
   using Backend = typename Model::Backend;
   using Tensor = typename Backend::Tensor;
-  struct Workspace {
-    explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
-    typename Backend::Device device;
+  /// What needs no device, and can be made before its turn comes.
+  struct Staged {
     std::vector<std::size_t> order;         // of the examples
     std::vector<const Example*> examples;   // sorted
     std::vector<int> lengths, counts;       // their columns and iterations
     std::vector<std::int32_t> tokens;
+  };
+  struct Workspace {
+    explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
+    typename Backend::Device device;
+    Staged staged;  // where nobody has done so before
     std::vector<Placed> placed;
     Ragged<Backend> batch;
     typename Backend::Indices x;
@@ -51,15 +55,41 @@ class Unroll {
   /// What an example costs, to cut a batch into lanes of like cost.
   double cost(const Example& example) const { return static_cast<double>(example.columns()) * example.iterations; }
 
+  /// The batch of the lane, those with the most iterations first. `staged` refers to these examples.
+  void stage(std::span<const Example* const> examples, Staged& staged) const {
+    staged.order.resize(examples.size());
+    std::iota(staged.order.begin(), staged.order.end(), std::size_t{0});
+    std::sort(staged.order.begin(), staged.order.end(), [&](std::size_t a, std::size_t b) {  // std::stable_sort asks for memory
+      return examples[a]->iterations != examples[b]->iterations ? examples[a]->iterations > examples[b]->iterations : a < b;
+    });
+    staged.examples.clear();
+    staged.lengths.clear();
+    staged.counts.clear();
+    staged.tokens.clear();
+    for (const std::size_t i : staged.order) {
+      const Example& e = *examples[i];
+      staged.examples.push_back(&e);
+      staged.lengths.push_back(e.columns());
+      staged.counts.push_back(e.iterations);
+      staged.tokens.insert(staged.tokens.end(), static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
+      staged.tokens.insert(staged.tokens.end(), e.problem.begin(), e.problem.end());
+    }
+  }
+
   /// Adds the gradient of sum(weight * loss of examples) / total to `grad`. `dropout`: the key of what is dropped, if any.
   Losses operator()(const Model& model, std::span<const Example* const> examples, double total, std::optional<Key> dropout,
                     Workspace& w, Model& grad) const {
-    sort(examples, w);
+    stage(examples, w.staged);
+    return (*this)(model, w.staged, total, dropout, w, grad);
+  }
+  Losses operator()(const Model& model, const Staged& staged, double total, std::optional<Key> dropout, Workspace& w, Model& grad) const {
+    w.batch.assign(staged.lengths);
+    Backend::indices_to(staged.tokens, w.device, w.x);
     const Rows<Backend> rows(w.batch, dropout);
     const int width = model.chain_head.inputs();
     // What is asked is worked out while the device computes, if the states are there afterwards.
     const bool afterwards = keep_ == Keep::everything;
-    if (!afterwards) ask(width, total, w);
+    if (!afterwards) ask(staged.examples, width, total, w);
     const auto gather = [&](int t, const Tensor& y) {
       w.chain.gather(t, y);
       w.answer.gather(t, y);
@@ -67,11 +97,11 @@ class Unroll {
 
     w.loop.keep = keep_;
     const Tensor& h0 = model.embedding.forward(w.x, rows, w.embedding);
-    model.loop.forward(h0, rows, w.counts, w.loop, [&](int t, const auto&, const Tensor& y) {
+    model.loop.forward(h0, rows, staged.counts, w.loop, [&](int t, const auto&, const Tensor& y) {
       if (!afterwards) gather(t, y);
     }, model.feedback());
     if (afterwards) {
-      ask(width, total, w);
+      ask(staged.examples, width, total, w);
       for (int t = 1; t <= w.loop.iterations(); ++t) gather(t, w.loop.state(t));
     }
     w.chain.learn(model.chain_head, grad.chain_head);
@@ -98,36 +128,13 @@ class Unroll {
   }
 
  private:
-  /// The batch of the lane, those with the most iterations first.
-  static void sort(std::span<const Example* const> examples, Workspace& w) {
-    w.order.resize(examples.size());
-    std::iota(w.order.begin(), w.order.end(), std::size_t{0});
-    std::sort(w.order.begin(), w.order.end(), [&](std::size_t a, std::size_t b) {  // std::stable_sort asks for memory
-      return examples[a]->iterations != examples[b]->iterations ? examples[a]->iterations > examples[b]->iterations : a < b;
-    });
-    w.examples.clear();
-    w.lengths.clear();
-    w.counts.clear();
-    w.tokens.clear();
-    for (const std::size_t i : w.order) {
-      const Example& e = *examples[i];
-      w.examples.push_back(&e);
-      w.lengths.push_back(e.columns());
-      w.counts.push_back(e.iterations);
-      w.tokens.insert(w.tokens.end(), static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
-      w.tokens.insert(w.tokens.end(), e.problem.begin(), e.problem.end());
-    }
-    w.batch.assign(w.lengths);
-    Backend::indices_to(w.tokens, w.device, w.x);
-  }
-
-  /// Asks each iteration of each example what the supervision wants.
-  void ask(int width, double total, Workspace& w) const {
-    const int most = w.examples.empty() ? 0 : w.examples.front()->iterations;
+  /// Asks each iteration of each example what the supervision wants. They are sorted.
+  void ask(std::span<const Example* const> examples, int width, double total, Workspace& w) const {
+    const int most = examples.empty() ? 0 : examples.front()->iterations;
     w.chain.start(most);
     w.answer.start(most);
     int sequence = 0;
-    for (const Example* e : w.examples) {
+    for (const Example* e : examples) {
       int rounds = 0, answers = 0;
       for (int t = 1; t <= e->iterations; ++t) {
         const Asked asked = supervision_(t, e->iterations);

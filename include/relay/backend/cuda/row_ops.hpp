@@ -592,6 +592,8 @@ struct Piece {
   bf16* converted = nullptr;  // the weight for products, if there is such a one
   int size = 0;
   int decays = 0;
+
+  bool operator==(const Piece&) const = default;
 };
 inline constexpr int piece_size = 4096;
 
@@ -605,13 +607,39 @@ __global__ void squares_kernel(const Piece* pieces, float* squares) {
   if (threadIdx.x == 0) squares[blockIdx.x] = total;
 }
 
-/// `decaying`: the step of parameters that decay, `plain` of the others.
+/// The norm of the whole gradient, and what it is multiplied with so that the norm is `clip` at most.
+struct Clipped {
+  double norm;
+  float scale;
+  int finite;  // else nothing is to change
+};
+
+/// One block, with room for a number of each thread. It adds in the same order always.
 template <class = void>
-__global__ void adamw_kernel(const Piece* pieces, Adam decaying, Adam plain) {
+__global__ void clip_kernel(const float* squares, int count, double clip, Clipped* clipped) {
+  double* const room = shared_memory<double>();
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  double total = 0;
+  for (int i = thread; i < count; i += threads) total += static_cast<double>(squares[i]);
+  room[thread] = total;
+  for (int half = threads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (thread < half) room[thread] += room[thread + half];
+  }
+  if (thread != 0) return;
+  const double norm = sqrt(room[0]);
+  *clipped = {norm, static_cast<float>(clip > 0 && norm > clip ? clip / norm : 1.0), norm - norm == 0 ? 1 : 0};
+}
+
+/// `decaying`: the step of parameters that decay, `plain` of the others. Weights for products are written in any case: they may be new.
+template <class = void>
+__global__ void adamw_kernel(const Piece* pieces, Adam decaying, Adam plain, const Clipped* clipped) {
   const Piece piece = pieces[blockIdx.x];
-  const AdamW step{piece.decays != 0 ? decaying : plain, piece.gradient, piece.weight, piece.first, piece.second};
+  const bool steps = clipped->finite != 0;
+  AdamW step{piece.decays != 0 ? decaying : plain, piece.gradient, piece.weight, piece.first, piece.second};
+  step.step.scale = clipped->scale;
   for (long at = 4L * threadIdx.x; at < piece.size; at += 4L * blockDim.x) {
-    step(at, piece.size);
+    if (steps) step(at, piece.size);
     if (piece.converted != nullptr) Convert<float, bf16>{piece.weight, piece.converted}(at, piece.size);
   }
 }
