@@ -522,6 +522,7 @@ struct ForwardRoom {
 
 template <class Products, int depth, int warps, class T>
 __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_kernel(Batch<T> batch, Cache<T> cache, T* out, float* lse) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Room = ForwardRoom<Products, depth, warps>;
   constexpr int next = Room::row, tile = tile_rows<Products, depth>;
@@ -596,6 +597,7 @@ struct ShortRoom {
 
 template <class Products, int depth, int most, class T>
 __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T> batch, const float* lse, const T* dout, T* dqkv) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Room = ShortRoom<Products, depth, most>;
   constexpr int next = Room::row, score_next = pitch<Element, most>, spans = most / span;
@@ -683,6 +685,7 @@ inline constexpr int order_threads = 512;
 /// sequences of so many parts, from the most down to one.
 template <class = void>
 __global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t* offsets, int sequences, int rows, int units, std::int32_t* order) {
+  after_earlier_kernels();
   constexpr int warps = order_threads / warp;
   const int parts = static_cast<int>(gridDim.x - blockIdx.x), thread = static_cast<int>(threadIdx.x);
   const Lane lane;
@@ -854,6 +857,7 @@ __device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int r
 template <class Products, int depth, class T>
 __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64 ? 1 : 3)
     long_attention_kernel(Batch<T> batch, const std::int32_t* order, T* out, float* lse) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Long = LongRoom<Products, depth>;
   using Room = typename Long::Forward;
@@ -913,6 +917,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, depth > 64
 template <class Products, int depth, class T>
 __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<Products, depth>::blocks)
     query_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* out, const T* dout, float* means, T* dqkv) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Long = LongRoom<Products, depth>;
   using Room = typename Long::Backward;
@@ -991,6 +996,7 @@ __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<P
 template <class Products, int depth, class T>
 __global__ void __launch_bounds__(LongRoom<Products, depth>::threads, LongRoom<Products, depth>::blocks)
     key_gradient_kernel(Batch<T> batch, const std::int32_t* order, const float* lse, const T* dout, const float* means, T* dqkv) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Long = LongRoom<Products, depth>;
   using Room = typename Long::Backward;

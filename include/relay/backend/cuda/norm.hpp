@@ -68,6 +68,7 @@ struct Norm {
 
 template <int fours, class Base, class Branch, class Y>
 __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
+  after_earlier_kernels();
   const int row = warp_row();
   if (row >= p.rows) return;
   const long begin = static_cast<long>(row) * p.width;
@@ -99,6 +100,7 @@ __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
 /// The same for wider rows, whose numbers are read again from memory.
 template <class Base, class Branch, class Y>
 __global__ void wide_norm_kernel(Norm<Base, Branch, Y> p) {
+  after_earlier_kernels();
   const int row = warp_row(), width = p.width;
   if (row >= p.rows) return;
   const long begin = static_cast<long>(row) * width;
@@ -176,6 +178,7 @@ inline int norm_backward_blocks(int rows) { return std::min((rows + norm_backwar
 
 template <int fours, class X, class D>
 __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) norm_backward_kernel(NormBackward<X, D> p) {
+  after_earlier_kernels();
   const int own = static_cast<int>(threadIdx.x) / warp, width = p.width;
   RowPart<fours> factor, scales{}, shifts{}, branches{};  // the sums of this warp
   factor.load(p.scale, width);
@@ -224,6 +227,7 @@ __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) nor
 /// The same for wider rows: a block has one after the other, its threads their columns.
 template <class X, class D>
 __global__ void wide_norm_backward_kernel(NormBackward<X, D> p) {
+  after_earlier_kernels();
   const int width = p.width, thread = static_cast<int>(threadIdx.x), step = 4 * norm_backward_threads;
   float* const sums = shared_memory<float>();  // of dy n, of dy, of the branch
   float* const room = sums + 3 * width;

@@ -245,6 +245,7 @@ struct PackedRoom {
 
 template <int depth, int warps>
 __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kernel(Packed batch, bf16* out, float* lse) {
+  after_earlier_kernels();
   using Room = PackedRoom<depth, warps>;
   const Lane lane;
   const Part part = batch.part(warps, lane.own_warp);
@@ -309,6 +310,7 @@ __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kern
 template <int depth, int warps>
 __global__ void __launch_bounds__(warps* warp, 16 / warps)
     packed_backward_kernel(Packed batch, const float* lse, const bf16* dout, bf16* dqkv) {
+  after_earlier_kernels();
   using Room = PackedRoom<depth, warps>;
   constexpr int next = Room::row, score_next = pitch<bf16, Room::rows>, spans = Room::rows / span;
   const Lane lane;

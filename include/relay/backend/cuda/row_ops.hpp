@@ -44,6 +44,7 @@ __device__ inline void store(T* to, long at, long size, const float (&x)[4]) {
 /// compute(first, size) for every four of so many elements.
 template <class Compute>
 __global__ void elements_kernel(long size, Compute compute) {
+  after_earlier_kernels();
   const long at = 4 * (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x);
   if (at < size) compute(at, size);
 }
@@ -252,6 +253,7 @@ __device__ inline int warp_lane() { return static_cast<int>(threadIdx.x) % warp;
 /// __restrict__: what is read is not what is written, so that a lane need not wait for one element before it asks for the next.
 template <class X, class Y>
 __global__ void gather_kernel(const X* __restrict__ x, const std::int32_t* __restrict__ indices, int count, int cols, Y* __restrict__ y) {
+  after_earlier_kernels();
   const int row = warp_row();
   if (row >= count) return;
   const X* from = x + static_cast<long>(indices[row]) * cols;
@@ -261,6 +263,7 @@ __global__ void gather_kernel(const X* __restrict__ x, const std::int32_t* __res
 /// x's row indices[i] += y's row i, where no index comes twice.
 template <class Y, class X>
 __global__ void scatter_kernel(const Y* y, const std::int32_t* indices, int count, int cols, X* x) {
+  after_earlier_kernels();
   const int row = warp_row();
   if (row >= count) return;
   X* to = x + static_cast<long>(indices[row]) * cols;
@@ -271,6 +274,7 @@ __global__ void scatter_kernel(const Y* y, const std::int32_t* indices, int coun
 /// in order: to x, where the part is the whole, or from 0 to partial [parts, rows of x, cols].
 template <class Y, class X>
 __global__ void scatter_by_target_kernel(const Y* y, const std::int32_t* indices, int count, int cols, int part, X* x, float* partial) {
+  after_earlier_kernels();
   const int target = static_cast<int>(blockIdx.x), threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   int* const own = shared_memory<int>();  // of a chunk of the list: which are for this row, in order
   int* const counts = own + threads;      // of each warp
@@ -379,6 +383,7 @@ inline int added_parts(int rows) { return std::clamp(rows / 16, 1, 264); }
 /// has up to added_columns of them, and some rows at once.
 template <class Compute>
 __global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, int cols, Compute compute, float* partial) {
+  after_earlier_kernels();
   constexpr int ahead = Compute::ahead;  // rows that are loaded before the first is waited for
   const int first = static_cast<int>(blockIdx.y) * added_columns, own = min(cols - first, added_columns), across = own / 8, at_once = added_threads / across;
   const int thread = static_cast<int>(threadIdx.x), line = thread / across, c = first + thread % across * 8;
@@ -410,6 +415,7 @@ __global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, 
 /// from `split` on at `rest`.
 template <class X>
 __global__ void column_sums_kernel(const X* x, int rows, int cols, int part, bool adds, int split, float* to, float* rest) {
+  after_earlier_kernels();
   const int c = static_cast<int>(blockIdx.x) * warp + warp_lane(), threads = static_cast<int>(blockDim.x);
   const int own = static_cast<int>(threadIdx.x) / warp, warps = threads / warp;
   const int first = static_cast<int>(blockIdx.y) * part, last = min(first + part, rows);
@@ -463,6 +469,7 @@ inline constexpr int rotate_rows = 4;
 template <int step, class T>
 __global__ void rotate_kernel(T* qkv, const std::int32_t* offsets, const std::int32_t* starts, int sequences, int rows, int width, int size, int rotated,
                               const float* table, float direction) {
+  after_earlier_kernels();
   using Elements = Neighbours<T, step>;
   constexpr int at_once = step < 4 ? step : 4;
   const int first = (static_cast<int>(blockIdx.x) * static_cast<int>(blockDim.x / warp) + static_cast<int>(threadIdx.x) / warp) * rotate_rows;
@@ -521,6 +528,7 @@ __device__ inline Best best_of(const float* row, int classes) {
 template <class = void>
 __global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* targets, const float* weights, int rows, int classes,
                                                     float* losses) {
+  after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
   if (row >= rows) return;
   float* const own = logits + static_cast<long>(row) * classes;
@@ -542,6 +550,7 @@ __global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* 
 /// best [rows, 2]: the class, and its probability. If they are there, `tokens` become the classes, and `starts` one more.
 template <class = void>
 __global__ void argmax_kernel(const float* logits, int rows, int classes, float* best, std::int32_t* tokens, std::int32_t* starts) {
+  after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
   if (row >= rows) return;
   const float* const own = logits + static_cast<long>(row) * classes;
@@ -558,6 +567,7 @@ __global__ void argmax_kernel(const float* logits, int rows, int classes, float*
 
 template <class = void>
 __global__ void softmax_kernel(float* y, int rows, int classes) {
+  after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
   if (row >= rows) return;
   float* const own = y + static_cast<long>(row) * classes;
@@ -570,6 +580,7 @@ __global__ void softmax_kernel(float* y, int rows, int classes) {
 
 template <class = void>
 __global__ void softmax_backward_kernel(const float* y, float* dy, int rows, int classes) {
+  after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
   if (row >= rows) return;
   const float* const p = y + static_cast<long>(row) * classes;
@@ -597,6 +608,7 @@ inline constexpr int piece_size = 4096;
 /// squares [pieces]
 template <class = void>  // templates may be defined in a header
 __global__ void squares_kernel(const Piece* pieces, float* squares) {
+  after_earlier_kernels();
   const Piece piece = pieces[blockIdx.x];
   float total = 0;
   for (int i = static_cast<int>(threadIdx.x); i < piece.size; i += static_cast<int>(blockDim.x)) total += piece.gradient[i] * piece.gradient[i];
@@ -607,6 +619,7 @@ __global__ void squares_kernel(const Piece* pieces, float* squares) {
 /// `decaying`: the step of parameters that decay, `plain` of the others.
 template <class = void>
 __global__ void adamw_kernel(const Piece* pieces, Adam decaying, Adam plain) {
+  after_earlier_kernels();
   const Piece piece = pieces[blockIdx.x];
   const AdamW step{piece.decays != 0 ? decaying : plain, piece.gradient, piece.weight, piece.first, piece.second};
   for (long at = 4L * threadIdx.x; at < piece.size; at += 4L * blockDim.x) {
