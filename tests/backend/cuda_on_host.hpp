@@ -402,6 +402,13 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
   });
   return cudaSuccess;
 }
+inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_apart, const void* from, std::size_t from_apart, std::size_t width, std::size_t rows,
+                                     cudaMemcpyKind, cudaStream_t) {
+  cuda_on_host::now_or_later([=] {
+    for (std::size_t r = 0; r < rows; ++r) std::memcpy(static_cast<char*>(to) + r * to_apart, static_cast<const char*>(from) + r * from_apart, width);
+  });
+  return cudaSuccess;
+}
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
   cuda_on_host::now_or_later([=] {
     if (bytes > 0) std::memset(to, value, bytes);

@@ -65,16 +65,17 @@ struct Convert {
   }
 };
 
-/// Rows of so many columns, as bf16 and further apart (a multiple of four), with zeros between them.
+/// Rows of so many columns, as bf16 and as far apart as is a multiple of four, with zeros between them.
+template <class From>
 struct ConvertRows {
-  const float* from;
-  int cols, apart;
+  const From* from;
+  int from_apart, cols, apart;
   bf16* to;
   __device__ void operator()(long at, long size) const {
     const long row = at / apart;
     const int c = static_cast<int>(at - row * apart);
     float x[4];
-    for (int i = 0; i < 4; ++i) x[i] = c + i < cols ? from[row * cols + c + i] : 0.0f;
+    for (int i = 0; i < 4; ++i) x[i] = c + i < cols ? number(from[row * from_apart + c + i]) : 0.0f;
     store(to, at, size, x);
   }
 };
@@ -412,7 +413,7 @@ __global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, 
 }
 
 /// The sums over a part of x's rows each: to [gridDim.y, cols]. Or, in one part, added to what is there: the first columns at `to`, those
-/// from `split` on at `rest`.
+/// from `split` on at `rest`, if that is there.
 template <class X>
 __global__ void column_sums_kernel(const X* x, int rows, int cols, int part, bool adds, int split, float* to, float* rest) {
   after_earlier_kernels();
@@ -431,7 +432,7 @@ __global__ void column_sums_kernel(const X* x, int rows, int cols, int part, boo
     to[static_cast<long>(blockIdx.y) * cols + c] = sum;
   } else if (c < split) {
     to[c] += sum;
-  } else {
+  } else if (rest != nullptr) {
     rest[c - split] += sum;
   }
 }
@@ -525,13 +526,32 @@ __device__ inline Best best_of(const float* row, int classes) {
   return best;
 }
 
+/// Rows of classes that are read and written in place: some elements apart, and the same once more as bf16, with zeros between them, if that
+/// is there.
+struct Classes {
+  float* elements;
+  bf16* converted;
+  int rows, classes, apart;
+
+  __device__ float* row(int row) const { return elements + static_cast<long>(row) * apart; }
+  /// Writes compute(class) to all of a row: a warp does.
+  template <class Compute>
+  __device__ void write(int row, Compute compute) const {
+    const long begin = static_cast<long>(row) * apart;
+    for (int c = warp_lane(); c < apart; c += warp) {
+      const float value = c < classes ? compute(c) : 0.0f;
+      elements[begin + c] = value;
+      if (converted != nullptr) converted[begin + c] = element<bf16>(value);
+    }
+  }
+};
+
 template <class = void>
-__global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* targets, const float* weights, int rows, int classes,
-                                                    float* losses) {
+__global__ void softmax_cross_entropy_kernel(Classes logits, const std::int32_t* targets, const float* weights, float* losses) {
   after_earlier_kernels();
-  const int row = warp_row(), lane = warp_lane();
-  if (row >= rows) return;
-  float* const own = logits + static_cast<long>(row) * classes;
+  const int row = warp_row(), lane = warp_lane(), classes = logits.classes;
+  if (row >= logits.rows) return;
+  const float* const own = logits.row(row);
   const int target = targets[row];
   const Best best = best_of(own, classes);
   const float wanted = own[target], weight = weights[row];
@@ -540,7 +560,7 @@ __global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* 
   total = sum_lanes(total);
   const float factor = weight / total;
   __syncwarp();  // all have read what is now written
-  for (int c = lane; c < classes; c += warp) own[c] = expf(own[c] - best.value) * factor - (c == target ? weight : 0.0f);
+  logits.write(row, [&](int c) { return expf(own[c] - best.value) * factor - (c == target ? weight : 0.0f); });
   if (lane == 0) {
     losses[2L * row] = logf(total) + best.value - wanted;
     losses[2L * row + 1] = best.at == target ? 1.0f : 0.0f;
@@ -549,11 +569,11 @@ __global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* 
 
 /// best [rows, 2]: the class, and its probability. If they are there, `tokens` become the classes, and `starts` one more.
 template <class = void>
-__global__ void argmax_kernel(const float* logits, int rows, int classes, float* best, std::int32_t* tokens, std::int32_t* starts) {
+__global__ void argmax_kernel(const float* logits, int rows, int classes, int apart, float* best, std::int32_t* tokens, std::int32_t* starts) {
   after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
   if (row >= rows) return;
-  const float* const own = logits + static_cast<long>(row) * classes;
+  const float* const own = logits + static_cast<long>(row) * apart;
   const Best top = best_of(own, classes);
   float total = 0;
   for (int c = lane; c < classes; c += warp) total += expf(own[c] - top.value);
@@ -566,29 +586,29 @@ __global__ void argmax_kernel(const float* logits, int rows, int classes, float*
 }
 
 template <class = void>
-__global__ void softmax_kernel(float* y, int rows, int classes) {
+__global__ void softmax_kernel(Classes y) {
   after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
-  if (row >= rows) return;
-  float* const own = y + static_cast<long>(row) * classes;
-  const float top = best_of(own, classes).value;
+  if (row >= y.rows) return;
+  float* const own = y.row(row);
+  const float top = best_of(own, y.classes).value;
   float total = 0;
-  for (int c = lane; c < classes; c += warp) total += own[c] = expf(own[c] - top);
+  for (int c = lane; c < y.classes; c += warp) total += own[c] = expf(own[c] - top);
   total = sum_lanes(total);
-  for (int c = lane; c < classes; c += warp) own[c] *= 1.0f / total;
+  y.write(row, [&](int c) { return own[c] * (1.0f / total); });
 }
 
 template <class = void>
-__global__ void softmax_backward_kernel(const float* y, float* dy, int rows, int classes) {
+__global__ void softmax_backward_kernel(const float* y, int apart, Classes dy) {
   after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
-  if (row >= rows) return;
-  const float* const p = y + static_cast<long>(row) * classes;
-  float* const d = dy + static_cast<long>(row) * classes;
+  if (row >= dy.rows) return;
+  const float* const p = y + static_cast<long>(row) * apart;
+  const float* const d = dy.row(row);
   float total = 0;
-  for (int c = lane; c < classes; c += warp) total += p[c] * d[c];
+  for (int c = lane; c < dy.classes; c += warp) total += p[c] * d[c];
   total = sum_lanes(total);
-  for (int c = lane; c < classes; c += warp) d[c] = p[c] * (d[c] - total);
+  dy.write(row, [&](int c) { return p[c] * (d[c] - total); });
 }
 
 // --- A step of the optimiser on all parameters at once. ---
