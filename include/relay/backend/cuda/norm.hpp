@@ -74,6 +74,8 @@ __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
   const long begin = static_cast<long>(row) * p.width;
   RowPart<fours> v, factor, term;
   v.load(p.base + begin, p.width);
+  factor.load(p.scale, p.width);  // on their way while the sums are made, which is time that nothing else hides where there are few rows
+  term.load(p.shift, p.width);
   if (p.branch != nullptr) {
     RowPart<fours> more;
     more.load(p.branch + begin, p.width);
@@ -87,8 +89,6 @@ __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
   const float mean = sum_lanes(total) / static_cast<float>(p.width);
   v.each([&](float x, int i, int j) { squares += v.column(i) + j < p.width ? (x - mean) * (x - mean) : 0.0f; });
   const float rstd = 1.0f / sqrtf(sum_lanes(squares) / static_cast<float>(p.width) + p.eps);
-  factor.load(p.scale, p.width);
-  term.load(p.shift, p.width);
   v.each([&](float& x, int i, int j) { x = (x - mean) * rstd * factor.x[i][j] + term.x[i][j]; });
   v.store(p.y + begin, p.width);
   if (warp_lane() == 0) {
