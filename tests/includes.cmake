@@ -68,6 +68,19 @@ foreach(header IN LISTS headers)
   endforeach()
 endforeach()
 
+# A kernel that does not wait first would read what is not there yet (after_earlier_kernels(), backend/cuda/runtime.hpp).
+foreach(header IN LISTS headers)
+  file(READ ${ROOT}/relay/${header} text)
+  string(REPLACE ";" "," text "${text}")
+  string(REGEX MATCHALL "__global__[^{]*{[^,{}]*" kernels "${text}")
+  foreach(kernel IN LISTS kernels)
+    if(NOT kernel MATCHES "{[ \n]*after_earlier_kernels\\(\\)$")
+      string(REGEX MATCH "[a-z_]+_kernel" name "${kernel}")
+      violation(relay/${header} "${name} does not begin with after_earlier_kernels()")
+    endif()
+  endforeach()
+endforeach()
+
 # The umbrella holds every header, once. The parts of a header, backend/cpu/*.hpp of backend/cpu.hpp, come with it: they
 # are not in the umbrella, but one of the family must include them.
 includes_of(relay.hpp umbrella)

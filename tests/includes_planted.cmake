@@ -38,6 +38,8 @@ plant("upward" layer/linear.hpp "#include <relay/train/loss.hpp>" EXPECT "layer 
 plant("upward, indented" core/require.hpp "  #  include  <relay/backend/cpu.hpp>  // why" EXPECT "core may include only itself")
 plant("task knows a layer" task/example.hpp "#include <relay/layer/linear.hpp>" EXPECT "task may include only itself")
 plant("upward from CUDA" backend/cuda.cuh "#include <relay/layer/linear.hpp>" EXPECT "backend may include only itself")
+plant("a kernel that does not wait" backend/cuda.cuh "template <class T>\n__global__ void some_kernel(T* x) {\n  ++*x, after_earlier_kernels()\n}"
+  EXPECT "some_kernel does not begin with after_earlier_kernels()")
 plant("Eigen outside the CPU backend" layer/linear.hpp "#include <Eigen/Dense>" EXPECT "only backend/cpu* knows Eigen")
 plant("a kernel's own include" backend/cpu/exp.hpp "#include <cmath>" EXPECT "what its levels need stands in backend/cpu/levels.hpp")
 plant("the umbrella inside" train/loss.hpp "#include <relay/relay.hpp>" EXPECT "includes the umbrella")

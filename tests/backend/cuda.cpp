@@ -3,6 +3,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
+
 #include "conformance.hpp"
 
 using namespace relay;
@@ -64,4 +67,56 @@ TEST_CASE("rows of a long list that come again and again are added in parts") {
   B::scatter_rows(y, 0, B::indices(list, {}), x);
   const auto got = B::download(x);
   for (std::size_t i = 0; i < got.size(); ++i) CHECK(static_cast<double>(got[i]) == doctest::Approx(expected[i]).epsilon(1e-4));
+}
+
+TEST_CASE("logits of an odd number of tokens lie in rows that tensor cores want, from the product to the products back") {
+  using N = Cuda<bf16>;
+  constexpr int rows = 5, width = 16, tokens = 13;
+  cuda::Memory memory;
+  const auto filled = [&](int r, int c) {
+    std::vector<float> values(static_cast<std::size_t>(r) * static_cast<std::size_t>(c));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(static_cast<int>(i * 37 % 23) - 11) / 16;
+    cuda::Tensor t(r, c, {&memory});
+    N::upload(values, t);
+    return t;
+  };
+  const cuda::Tensor x = filled(rows, width), bias = filled(1, tokens);
+  cuda::Tensor weight = filled(tokens, width), y(0, 0, {&memory}), losses(0, 0, {&memory});
+  N::prepare(weight);
+  REQUIRE(weight.converted(16, width) != nullptr);
+  for (int i = 0; i < 3 * width; ++i) CHECK(weight.converted(16, width)[tokens * width + i].bits == 0);
+
+  const long before = cuda_on_host::launches;
+  N::logits(x, weight, bias, y);
+  CHECK(cuda_on_host::launches == before + 1);  // x as bf16: the weight is ready
+  CHECK(y.apart() == 16);
+  std::vector<std::int32_t> best;
+  std::vector<double> probability;
+  N::argmax(y, best, probability);
+  CHECK(y.apart() == 16);
+  const std::vector<float> close = N::download(y);  // whoever does not know finds them side by side
+  CHECK(y.apart() == tokens);
+  REQUIRE(close.size() == rows * tokens);
+  for (int r = 0; r < rows; ++r) {
+    const auto first = close.begin() + r * tokens;
+    CHECK(best[static_cast<std::size_t>(r)] == std::max_element(first, first + tokens) - first);
+  }
+
+  const auto targets = N::indices(std::vector<std::int32_t>{0, 3, 12, 7, 1}, {&memory});
+  const std::vector<double> weights(rows, 0.5);
+  const auto backward = [&](bool spread) {
+    N::logits(x, weight, bias, y);
+    if (!spread) (void)N::download(y);
+    N::softmax_cross_entropy(y, targets, weights, losses);
+    CHECK((y.converted(rows, 16) != nullptr) == spread);
+    cuda::Tensor dx(0, 0, {&memory}), dweight(tokens, width, {&memory}), dbias(1, tokens, {&memory});
+    N::fill(dweight, 1);
+    N::fill(dbias, 2);
+    N::logits_backward(x, weight, y, dx, dweight, dbias);
+    CHECK(y.apart() == (spread ? 16 : tokens));
+    return std::array{N::download(losses), N::download(y), N::download(dx), N::download(dweight), N::download(dbias)};
+  };
+  const auto spread = backward(true), dense = backward(false);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(spread[i] == dense[i]);
+  for (std::size_t c = 0; c < tokens; ++c) CHECK(spread[4][c] == doctest::Approx(dense[4][c]));  // added in another order
 }

@@ -162,7 +162,7 @@ class Block {
   void run(const std::function<void()>& body) {
     body_ = &body;
     started_ = finished_ = 0;
-    at_barrier_ = 0;
+    at_barrier_ = after_earlier_ = 0;
     for (float& f : shared_) f = std::bit_cast<float>(0x7fc0dead);
     ready_.clear();
     Block* const before = std::exchange(current(), this);
@@ -181,6 +181,7 @@ class Block {
       scheduler_.switch_to(next->context);
     }
     current() = before;
+    if (after_earlier_ != threads_) throw std::logic_error("a kernel does not begin with after_earlier_kernels()");
     for (Copies& c : copies_) {
       if (!c.later.empty()) throw std::logic_error("a thread ends before its copies have arrived");
       c.groups = 0;
@@ -190,6 +191,7 @@ class Block {
   void* shared() { return shared_.data(); }
   unsigned thread() const { return static_cast<unsigned>(running_->thread); }
   unsigned threads() const { return static_cast<unsigned>(threads_); }
+  void waits_for_earlier() { ++after_earlier_; }
   Copies& copies() { return copies_[thread()]; }
 
   void barrier() {
@@ -286,7 +288,7 @@ class Block {
   Context scheduler_;
   Fiber* running_ = nullptr;
   const std::function<void()>* body_ = nullptr;
-  int started_ = 0, finished_ = 0, at_barrier_ = 0;
+  int started_ = 0, finished_ = 0, at_barrier_ = 0, after_earlier_ = 0;
 };
 
 inline uint3 block_index;
@@ -400,6 +402,13 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
   });
   return cudaSuccess;
 }
+inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_apart, const void* from, std::size_t from_apart, std::size_t width, std::size_t rows,
+                                     cudaMemcpyKind, cudaStream_t) {
+  cuda_on_host::now_or_later([=] {
+    for (std::size_t r = 0; r < rows; ++r) std::memcpy(static_cast<char*>(to) + r * to_apart, static_cast<const char*>(from) + r * from_apart, width);
+  });
+  return cudaSuccess;
+}
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
   cuda_on_host::now_or_later([=] {
     if (bytes > 0) std::memset(to, value, bytes);
@@ -464,6 +473,7 @@ T* shared_memory() {
   return static_cast<T*>(cuda_on_host::Block::current()->shared());
 }
 
+inline void after_earlier_kernels() { cuda_on_host::Block::current()->waits_for_earlier(); }
 
 /// As the PTX manual lays the fragments out: lane = 4 group + member; a's registers hold rows group, group + 8, columns 2 member + {0, 1}
 /// and those + 8; b's rows 2 member + {0, 1} and those + 8 of column group; d's rows group, group + 8, columns 2 member + {0, 1}.

@@ -81,41 +81,20 @@ struct Functions : ComposedOps<Self> {
 
   // Products. Weights are [outputs, inputs].
   /// y [rows, outputs] = x [rows, inputs] weight^T
-  static void product(const Tensor& x, const Tensor& weight, Tensor& y) { multiply_transposed(x, weight, nullptr, y, type_of<A>); }
+  static void product(const Tensor& x, const Tensor& weight, Tensor& y) { multiply_transposed(x, weight, nullptr, y, type_of<A>, true); }
   static void linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
-    multiply_transposed(x, weight, &bias, y, type_of<A>);
+    multiply_transposed(x, weight, &bias, y, type_of<A>, false);
   }
   /// The same with a result of float32, for the softmax.
   static void logits(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
-    multiply_transposed(x, weight, &bias, y, Type::float32);
-  }
-  /// Tensor cores want rows that begin at multiples of 16 bytes, but vocabularies have any number of tokens: here they get more, of zeros.
-  static void logits_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
-    if constexpr (!std::is_same_v<A, float>) {
-      const int classes = dy.cols(), room = (classes + 7) / 8 * 8, width = weight.cols();
-      if (classes != room && dy.type() == Type::float32 && x.rows() > 0) {
-        const Scratch<bf16> d(static_cast<long>(x.rows()) * room, dy.device()), w(static_cast<long>(room) * width, dy.device());
-        const Scratch<float> gradient(static_cast<long>(room) * width, dy.device());
-        over_elements(static_cast<long>(x.rows()) * room, ConvertRows{dy.as<float>(), classes, room, d.data()});
-        convert(weight.as<float>(), w.data(), weight.size());
-        check(cudaMemsetAsync(w.data() + weight.size(), 0, static_cast<std::size_t>(room - classes) * static_cast<std::size_t>(width) * sizeof(bf16), stream()),
-              "clear rows");
-        dx.resize_like(dy, dy.rows(), width, type_of<A>);
-        Products::instance()({.m = width, .n = dy.rows(), .k = room, .type = type_of<A>, .result = type_of<A>}, {.a = w.data(), .b = d.data(), .c = dx.data()});
-        const Operand from(x);
-        Products::instance()({.transpose_b = true, .m = width, .n = room, .k = x.rows(), .type = type_of<A>}, {.a = from.data, .b = d.data(), .c = gradient.data()});
-        over_elements(dweight.size(), Add<float, float>{gradient.data(), dweight.template as<float>()});
-        return add_column_sums(dy, dbias);
-      }
-    }
-    linear_backward(x, weight, dy, dx, dweight, dbias);
+    multiply_transposed(x, weight, &bias, y, Type::float32, true);
   }
   /// dx [rows, inputs] = dy [rows, outputs] weight
-  static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) { product_backward(dy, Operand(dy), weight, dx); }
+  static void product_backward(const Tensor& dy, const Tensor& weight, Tensor& dx) { product_backward(dy, Gradient(dy), weight, dx); }
   /// dweight [outputs, inputs] += dy^T x
-  static void add_outer_product(const Tensor& dy, const Tensor& x, Tensor& dweight) { add_outer_product(dy, Operand(dy), x, dweight); }
+  static void add_outer_product(const Tensor& dy, const Tensor& x, Tensor& dweight) { add_outer_product(dy, Gradient(dy), x, dweight); }
   static void linear_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight, Tensor& dbias) {
-    const Operand d(dy);  // once for both products
+    const Gradient d(dy);  // once for both products
     product_backward(dy, d, weight, dx);
     add_gradients(dy, d, x, weight, dweight, dbias);
   }
@@ -135,7 +114,7 @@ struct Functions : ComposedOps<Self> {
   }
   static void gelu_linear_backward(const Tensor& x, const Tensor& activated, const Tensor& weight, const Tensor& dy, Tensor& dx, Tensor& dweight,
                                    Tensor& dbias) {
-    const Operand d(dy);
+    const Gradient d(dy);
     product_backward(dy, d, weight, dx);
     if constexpr (keeps_activated)
       if (x.type() == type_of<A> && x.cols() % 8 == 0 && x.rows() > 0) {  // with the sums that the bias before wants
@@ -177,7 +156,7 @@ struct Functions : ComposedOps<Self> {
   }
   /// Writes the weight a second time as products want it, until it is written again.
   static void prepare(Tensor& weight) {
-    if constexpr (!std::is_same_v<A, float>) weight.convert([&](const float* from, bf16* to) { convert(from, to, weight.size()); });
+    if constexpr (!std::is_same_v<A, float>) weight.convert([&](const float* from, bf16* to) { convert(from, to, weight.size()); }, for_products(weight.rows()));
   }
 
   // Rows and elements.
@@ -195,13 +174,13 @@ struct Functions : ComposedOps<Self> {
     typed(y, [&](auto* to) { over_elements(y.size(), AddRow<Element<decltype(to)>>{row.as<float>(), y.cols(), to}); });
   }
   static void add_column_sums(const Tensor& x, Tensor& total) {
-    const int rows = x.rows(), cols = x.cols();
+    const int rows = x.rows(), cols = x.cols(), apart = x.apart();
     if (rows == 0) return;
-    if (cols % 8 == 0) {
+    if (apart % 8 == 0) {  // what lies between the rows is added, too, and not taken
       const int parts = added_parts(rows);
-      const Scratch<float> partial(static_cast<long>(parts) * cols, x.device());
-      typed(x, [&](const auto* from) { add_rows(rows, cols, Itself<Element<decltype(from)>>{from}, partial.data()); });
-      return add_parts(partial.data(), parts, cols, total);
+      const Scratch<float> partial(static_cast<long>(parts) * apart, x.device());
+      spread(x, [&](const auto* from) { add_rows(rows, apart, Itself<Element<decltype(from)>>{from}, partial.data()); });
+      return sum_columns(partial.data(), parts, apart, 1, parts, true, cols, total.as<float>(), nullptr);
     }
     constexpr int rows_of_part = 256;
     const int parts = std::min((rows + rows_of_part - 1) / rows_of_part, 256), part = (rows + parts - 1) / parts;
@@ -367,8 +346,8 @@ struct Functions : ComposedOps<Self> {
   /// that are one further.
   static void choose(const Tensor& logits, Tensor& found, Indices& tokens, Indices& starts) {
     found.resize_like(logits, logits.rows(), 2);
-    launch(argmax_kernel<>, row_blocks(logits.rows()), row_threads, 0, logits.as<float>(), logits.rows(), logits.cols(), found.as<float>(),
-           tokens.rewritten(), starts.rewritten());
+    launch(argmax_kernel<>, row_blocks(logits.rows()), row_threads, 0, logits.spread<float>(), logits.rows(), logits.cols(), logits.apart(),
+           found.as<float>(), tokens.rewritten(), starts.rewritten());
   }
   /// What was found in some steps, on its way to the host while the next is computed; read in the order of the steps, two of them behind at
   /// most.
@@ -412,8 +391,8 @@ struct Functions : ComposedOps<Self> {
     rounded.assign(weights.begin(), weights.end());
     const Scratch<float> factors(static_cast<long>(rounded.size()), logits.device());
     Staging::copy(rounded.data(), factors.data(), rounded.size() * sizeof(float));
-    launch(softmax_cross_entropy_kernel<>, row_blocks(logits.rows()), row_threads, 0, logits.as<float>(), targets.data(), factors.data(), logits.rows(),
-           logits.cols(), losses.as<float>());
+    launch(softmax_cross_entropy_kernel<>, row_blocks(logits.rows()), row_threads, 0, classes_of(logits), targets.data(), factors.data(),
+           losses.as<float>());
   }
   static void argmax(const Tensor& logits, std::vector<std::int32_t>& best, std::vector<double>& probability) {
     const int rows = logits.rows();
@@ -425,18 +404,18 @@ struct Functions : ComposedOps<Self> {
       from = &wide;
     }
     const Scratch<float> found(2L * rows, logits.device());
-    launch(argmax_kernel<>, row_blocks(rows), row_threads, 0, from->as<float>(), rows, logits.cols(), found.data(), nullptr, nullptr);
+    launch(argmax_kernel<>, row_blocks(rows), row_threads, 0, from->spread<float>(), rows, logits.cols(), from->apart(), found.data(), nullptr, nullptr);
     std::vector<float> read(static_cast<std::size_t>(2L * rows));
     copy_to_host(found.data(), read.data(), read.size() * sizeof(float));
     split(read.data(), rows, best, probability);
   }
   static void softmax(Tensor& y) {
     as_float32(y);
-    launch(softmax_kernel<>, row_blocks(y.rows()), row_threads, 0, y.as<float>(), y.rows(), y.cols());
+    launch(softmax_kernel<>, row_blocks(y.rows()), row_threads, 0, classes_of(y));
   }
   static void softmax_backward(const Tensor& y, Tensor& dy) {
     as_float32(dy);
-    launch(softmax_backward_kernel<>, row_blocks(y.rows()), row_threads, 0, y.as<float>(), dy.as<float>(), y.rows(), y.cols());
+    launch(softmax_backward_kernel<>, row_blocks(y.rows()), row_threads, 0, y.spread<float>(), y.apart(), classes_of(dy));
   }
 
   // The optimiser.
@@ -484,7 +463,7 @@ struct Functions : ComposedOps<Self> {
       float *const w = weight.as<float>(), *const m = first.as<float>(), *const v = second.as<float>();
       bf16* converted = nullptr;
       if constexpr (!std::is_same_v<A, float>)
-        weight.convert([&](const float*, bf16* to) { converted = to; });
+        weight.convert([&](const float*, bf16* to) { converted = to; }, for_products(weight.rows()));
       cut(weight, kept.pieces, [&](long at) {
         return Piece{gradient.as<float>() + at, w + at, m + at, v + at, converted == nullptr ? nullptr : converted + at, 0, decays(weight) ? 1 : 0};
       });
@@ -523,23 +502,46 @@ struct Functions : ComposedOps<Self> {
     f(x.template as<float>());
   }
 
+  /// The same of elements that may be further apart.
+  static void spread(auto& x, auto&& f) {
+    if constexpr (!std::is_same_v<A, float>)
+      if (x.type() == Type::bfloat16) return f(x.template spread<bf16>());
+    f(x.template spread<float>());
+  }
+
   template <class From, class To>
   static void convert(const From* from, To* to, long size) {
     over_elements(size, Convert<From, To>{from, to});
   }
 
+  /// So many columns of a result, or rows of a weight, are as good for products as any.
+  static int for_products(int count) { return std::is_same_v<A, float> || count == 1 ? count : whole_eights(count); }
+
+  /// x, to be read and written in place, and beside it what products want of it.
+  static Classes classes_of(Tensor& x) {
+    float* const elements = x.spread<float>();
+    bf16* converted = nullptr;
+    if constexpr (!std::is_same_v<A, float>)
+      if (x.apart() % 8 == 0) converted = x.make_converted(x.rows());
+    return {elements, converted, x.rows(), x.cols(), x.apart()};
+  }
+
   /// A tensor as products and attention want it: of A. What is not so is written a second time, for as long as this lives.
   struct Operand {
-    explicit Operand(const Tensor& x) {
+    explicit Operand(const Tensor& x) : Operand(x, x.rows()) {}
+    /// With rows of zeros below it, so many in all.
+    Operand(const Tensor& x, int rows) {
       if constexpr (std::is_same_v<A, float>) {
         data = x.data();
-      } else if (x.type() == Type::bfloat16) {
+      } else if (x.type() == Type::bfloat16 && rows == x.rows()) {
         data = x.data();
-      } else if (x.converted() != nullptr) {
-        data = x.converted();
+      } else if (const bf16* const ready = x.converted(std::max(rows, 1), x.cols())) {
+        data = ready;
       } else {
-        room.emplace(x.size(), x.device());
-        convert(x.template as<float>(), room->data(), x.size());
+        room.emplace(static_cast<long>(rows) * x.cols(), x.device());
+        typed(x, [&](const auto* from) { convert(from, room->data(), x.size()); });
+        const std::size_t more = static_cast<std::size_t>(rows - x.rows()) * static_cast<std::size_t>(x.cols()) * sizeof(bf16);
+        if (more > 0) check(cudaMemsetAsync(room->data() + x.size(), 0, more, stream()), "clear rows");
         data = room->data();
       }
     }
@@ -549,21 +551,52 @@ struct Functions : ComposedOps<Self> {
     const void* data = nullptr;
   };
 
-  static void product_backward(const Tensor& dy, const Operand& d, const Tensor& weight, Tensor& dx) {
+  /// The gradient of a product's result, as the products back want it: with zeros between its rows, if it has not the columns for them.
+  struct Gradient {
+    explicit Gradient(const Tensor& dy) : cols(for_products(dy.cols())) {
+      if (cols == dy.cols()) {
+        data = close.emplace(dy).data;
+        return;
+      }
+      if constexpr (!std::is_same_v<A, float>) {
+        data = dy.converted(std::max(dy.rows(), 1), cols);  // as a softmax writes it
+        if (data != nullptr) return;
+        const long size = static_cast<long>(dy.rows()) * cols;
+        room.emplace(size, dy.device());
+        spread(dy, [&](const auto* from) {
+          over_elements(size, ConvertRows<Element<decltype(from)>>{from, dy.apart(), dy.cols(), cols, room->data()});
+        });
+        data = room->data();
+      }
+    }
+
+    int cols;
+    std::optional<Operand> close;
+    std::optional<Scratch<bf16>> room;
+    const void* data = nullptr;
+  };
+
+  static void product_backward(const Tensor& dy, const Gradient& d, const Tensor& weight, Tensor& dx) {
     dx.resize_like(dy, dy.rows(), weight.cols(), type_of<A>);
-    const Operand w(weight);
-    Products::instance()({.m = weight.cols(), .n = dy.rows(), .k = weight.rows(), .type = type_of<A>, .result = type_of<A>},
+    const Operand w(weight, d.cols);
+    Products::instance()({.m = weight.cols(), .n = dy.rows(), .k = d.cols, .type = type_of<A>, .result = type_of<A>},
                          {.a = w.data, .b = d.data, .c = dx.data()});
   }
-  static void add_outer_product(const Tensor& dy, const Operand& d, const Tensor& x, Tensor& dweight) {
+  static void add_outer_product(const Tensor& dy, const Gradient& d, const Tensor& x, Tensor& dweight) {
     if (x.rows() == 0) return;
     const Operand from(x);
-    Products::instance()({.transpose_b = true, .m = x.cols(), .n = dy.cols(), .k = x.rows(), .type = type_of<A>, .adds = true},
-                         {.a = from.data, .b = d.data, .c = dweight.data()});
+    const Product product{.transpose_b = true, .m = x.cols(), .n = d.cols, .k = x.rows(), .type = type_of<A>, .adds = d.cols == dy.cols()};
+    if (product.adds) {
+      Products::instance()(product, {.a = from.data, .b = d.data, .c = dweight.data()});
+    } else {  // there is no room for rows of zeros
+      const Scratch<float> room(static_cast<long>(d.cols) * x.cols(), x.device());
+      Products::instance()(product, {.a = from.data, .b = d.data, .c = room.data()});
+      over_elements(dweight.size(), Add<float, float>{room.data(), dweight.template as<float>()});
+    }
   }
   /// dweight += dy^T x, dbias += the column sums of dy, which may have been made along with dy. (cuBLASLt's BGRADB reads dy again for them,
   /// in a kernel of its own.)
-  static void add_gradients(const Tensor& dy, const Operand& d, const Tensor& x, const Tensor& weight, Tensor& dweight, Tensor& dbias) {
+  static void add_gradients(const Tensor& dy, const Gradient& d, const Tensor& x, const Tensor& weight, Tensor& dweight, Tensor& dbias) {
     if (x.rows() == 0 || (applications != nullptr && applications->takes(&weight, x.data(), d.data, dweight, dbias))) return;
     add_outer_product(dy, d, x, dweight);
     if (dy.column_sums() != nullptr)
@@ -588,14 +621,19 @@ struct Functions : ComposedOps<Self> {
     return Products::instance()(product, operands);
   }
 
-  /// y = x weight^T + bias, if there is one: added by the product, if that can, or else after it.
-  static void multiply_transposed(const Tensor& x, const Tensor& weight, const Tensor* bias, Tensor& y, Type type) {
-    y.resize_like(x, x.rows(), weight.rows(), type);
+  /// y = x weight^T + bias, if there is one: added by the product, if that can, or else after it. `spreads`: where y has not the columns for
+  /// rows as products want them, they are further apart.
+  static void multiply_transposed(const Tensor& x, const Tensor& weight, const Tensor* bias, Tensor& y, Type type, bool spreads) {
+    const int cols = spreads ? for_products(weight.rows()) : weight.rows();
+    y.resize_like(x, x.rows(), weight.rows(), type, cols);
     if (x.rows() == 0) return;
-    const Operand w(weight), from(x);
-    const Operands operands{.a = w.data, .b = from.data, .c = y.data()};
-    if (bias != nullptr && with_bias(product_of(x, weight, type, Epilogue::bias), operands, *bias)) return;
-    Products::instance()(product_of(x, weight, type), operands);
+    const Operand w(weight, cols), from(x);
+    const Operands operands{.a = w.data, .b = from.data, .c = y.template spread<void>()};
+    Product product = product_of(x, weight, type, Epilogue::bias);
+    product.m = cols;
+    if (bias != nullptr && with_bias(product, operands, *bias)) return;
+    product.epilogue = Epilogue::none;
+    Products::instance()(product, operands);
     if (bias != nullptr) add_row(*bias, y);
   }
 
@@ -671,8 +709,8 @@ struct Functions : ComposedOps<Self> {
   static void as_float32(Tensor& x) {
     if (x.type() == Type::float32) return;
     Tensor wide;
-    wide.resize_like(x, x.rows(), x.cols());
-    convert(x.as<bf16>(), wide.as<float>(), x.size());
+    wide.resize_like(x, x.rows(), x.cols(), Type::float32, x.apart());
+    convert(std::as_const(x).template spread<bf16>(), wide.spread<float>(), static_cast<long>(x.rows()) * x.apart());
     x = std::move(wide);
   }
   /// A cache holds A. Filled from outside it was float32.
@@ -698,7 +736,7 @@ struct Functions : ComposedOps<Self> {
         if (next->drops())
           branch = dx.make_dropped(*next, place);
         else
-          dx.convert([&](const float*, bf16* room) { branch = room; }, place);
+          dx.convert([&](const float*, bf16* room) { branch = room; }, 0, place);
       }
     const Drop drop(next && next->drops() ? next->rate : 0, next && next->drops() ? *next->key : Key());
     std::optional<Scratch<float>> own;  // where nobody adds up those of all applications

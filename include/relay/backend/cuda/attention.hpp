@@ -537,6 +537,7 @@ struct ForwardRoom {
 
 template <class Products, int depth, int warps, class T>
 __global__ void __launch_bounds__(warps* warp, depth <= 64 ? 2 : 1) attention_kernel(Batch<T> batch, Cache<T> cache, T* out, float* lse) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Room = ForwardRoom<Products, depth, warps>;
   constexpr int next = Room::row, tile = tile_rows<Products, depth>;
@@ -611,6 +612,7 @@ struct ShortRoom {
 
 template <class Products, int depth, int most, class T>
 __global__ void __launch_bounds__(most* warp / 16) short_backward_kernel(Batch<T> batch, const float* lse, const T* dout, T* dqkv) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Room = ShortRoom<Products, depth, most>;
   constexpr int next = Room::row, score_next = pitch<Element, most>, spans = most / span;
@@ -703,6 +705,7 @@ struct alignas(16) Unit {
 /// one.
 template <class = void>
 __global__ void __launch_bounds__(order_threads) order_kernel(const std::int32_t* offsets, int sequences, int rows, int units, Unit* order) {
+  after_earlier_kernels();
   constexpr int warps = order_threads / warp;
   const int parts = static_cast<int>(gridDim.x - blockIdx.x), thread = static_cast<int>(threadIdx.x);
   const Lane lane;
@@ -914,6 +917,7 @@ __device__ void hide(float (&p)[groups][fragments][4], const Sight& sight, int r
 template <class Products, int depth, class T>
 __global__ void __launch_bounds__(ForwardLong<Products, depth>::threads, ForwardLong<Products, depth>::blocks)
     long_attention_kernel(Batch<T> batch, const Unit* order, T* out, float* lse) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Long = ForwardLong<Products, depth>;
   using Room = typename Long::Forward;
@@ -978,6 +982,7 @@ __global__ void __launch_bounds__(ForwardLong<Products, depth>::threads, Forward
 template <class Products, int depth, class T>
 __global__ void __launch_bounds__(QueryLong<Products, depth>::threads, QueryLong<Products, depth>::blocks)
     query_gradient_kernel(Batch<T> batch, const Unit* order, const float* lse, const T* out, const T* dout, float* means, T* dqkv) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Long = QueryLong<Products, depth>;
   using Room = typename Long::Backward;
@@ -1052,6 +1057,7 @@ __global__ void __launch_bounds__(QueryLong<Products, depth>::threads, QueryLong
 template <class Products, int depth, class T>
 __global__ void __launch_bounds__(KeyLong<Products, depth>::threads, KeyLong<Products, depth>::blocks)
     key_gradient_kernel(Batch<T> batch, const Unit* order, const float* lse, const T* dout, const float* means, T* dqkv) {
+  after_earlier_kernels();
   using Element = typename Products::Element;
   using Long = KeyLong<Products, depth>;
   using Room = typename Long::Backward;

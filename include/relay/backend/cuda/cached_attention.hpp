@@ -81,6 +81,7 @@ struct DecodeRoom {
 template <int depth, Lie lie, class T>
 __global__ void __launch_bounds__(Arrivals<lie, T>::threads, lie == Lie::any ? 4 : 8)
 decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
+  after_earlier_kernels();
   using Coming = Arrivals<lie, T>;
   using Room = DecodeRoom<depth, lie, T>;
   constexpr int threads = Coming::threads, lanes = depth / eight, groups = threads / lanes;
@@ -224,6 +225,7 @@ decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
 inline constexpr int append_rows = 4;
 template <class T>
 __global__ void append_kernel(Batch<T> batch, Cache<T> cache) {
+  after_earlier_kernels();
   const int sequence = static_cast<int>(blockIdx.x) / batch.blocks, first = static_cast<int>(blockIdx.x) % batch.blocks * append_rows;
   const int begin = batch.offsets[sequence], rows = batch.offsets[sequence + 1] - begin;
   if (rows == 1) return;

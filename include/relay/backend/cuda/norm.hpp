@@ -68,11 +68,14 @@ struct Norm {
 
 template <int fours, class Base, class Branch, class Y>
 __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
+  after_earlier_kernels();
   const int row = warp_row();
   if (row >= p.rows) return;
   const long begin = static_cast<long>(row) * p.width;
   RowPart<fours> v, factor, term;
   v.load(p.base + begin, p.width);
+  factor.load(p.scale, p.width);  // on their way while the sums are made, which is time that nothing else hides where there are few rows
+  term.load(p.shift, p.width);
   if (p.branch != nullptr) {
     RowPart<fours> more;
     more.load(p.branch + begin, p.width);
@@ -86,8 +89,6 @@ __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
   const float mean = sum_lanes(total) / static_cast<float>(p.width);
   v.each([&](float x, int i, int j) { squares += v.column(i) + j < p.width ? (x - mean) * (x - mean) : 0.0f; });
   const float rstd = 1.0f / sqrtf(sum_lanes(squares) / static_cast<float>(p.width) + p.eps);
-  factor.load(p.scale, p.width);
-  term.load(p.shift, p.width);
   v.each([&](float& x, int i, int j) { x = (x - mean) * rstd * factor.x[i][j] + term.x[i][j]; });
   v.store(p.y + begin, p.width);
   if (warp_lane() == 0) {
@@ -99,6 +100,7 @@ __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
 /// The same for wider rows, whose numbers are read again from memory.
 template <class Base, class Branch, class Y>
 __global__ void wide_norm_kernel(Norm<Base, Branch, Y> p) {
+  after_earlier_kernels();
   const int row = warp_row(), width = p.width;
   if (row >= p.rows) return;
   const long begin = static_cast<long>(row) * width;
@@ -180,6 +182,7 @@ inline int norm_backward_blocks(int rows) { return std::min((rows + norm_backwar
 
 template <int fours, class X, class D>
 __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) norm_backward_kernel(NormBackward<X, D> p) {
+  after_earlier_kernels();
   const int own = static_cast<int>(threadIdx.x) / warp, width = p.width;
   RowPart<fours> factor, scales{}, shifts{}, branches{};  // the sums of this warp
   factor.load(p.scale, width);
@@ -246,6 +249,7 @@ __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) nor
 /// The same for wider rows: a block has one after the other, its threads their columns.
 template <class X, class D>
 __global__ void wide_norm_backward_kernel(NormBackward<X, D> p) {
+  after_earlier_kernels();
   const int width = p.width, thread = static_cast<int>(threadIdx.x), step = 4 * norm_backward_threads;
   float* const sums = shared_memory<float>();  // of dy n, of dy, of the branch
   float* const room = sums + 3 * width;

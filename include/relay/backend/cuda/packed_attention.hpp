@@ -293,6 +293,7 @@ struct PackedRoom {
 
 template <int depth, int warps>
 __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kernel(Packed batch, bf16* out, float* lse) {
+  after_earlier_kernels();
   using Room = PackedRoom<depth, warps>;
   const Lane lane;
   const Part part = batch.part(warps, lane.own_warp);
@@ -413,6 +414,7 @@ struct QueryNumbers {
 template <int depth, int warps>
 __global__ void __launch_bounds__(warps* warp, warps == 8 ? 2 : 24 / warps)
     packed_backward_kernel(Packed batch, const bf16* out, const float* lse, const bf16* dout, bf16* dqkv) {
+  after_earlier_kernels();
   using Room = PackedRoom<depth, warps>;
   constexpr int next = Room::row, score_next = Room::score_row;
   const Lane lane;

@@ -49,6 +49,7 @@ struct Operands {
 /// The same, element by element: what cuBLASLt has no way for.
 template <class T, class R>
 __global__ void product_kernel(Product p, const T* a, const T* b, R* c) {
+  after_earlier_kernels();
   const long at = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x, i = at % p.m, j = at / p.m;
   if (j >= p.n) return;
   float sum = p.adds ? number(c[at]) : 0.0f;

@@ -44,6 +44,7 @@ __device__ inline void store(T* to, long at, long size, const float (&x)[4]) {
 /// compute(first, size) for every four of so many elements.
 template <class Compute>
 __global__ void elements_kernel(long size, Compute compute) {
+  after_earlier_kernels();
   const long at = 4 * (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x);
   if (at < size) compute(at, size);
 }
@@ -64,16 +65,17 @@ struct Convert {
   }
 };
 
-/// Rows of so many columns, as bf16 and further apart (a multiple of four), with zeros between them.
+/// Rows of so many columns, as bf16 and as far apart as is a multiple of four, with zeros between them.
+template <class From>
 struct ConvertRows {
-  const float* from;
-  int cols, apart;
+  const From* from;
+  int from_apart, cols, apart;
   bf16* to;
   __device__ void operator()(long at, long size) const {
     const long row = at / apart;
     const int c = static_cast<int>(at - row * apart);
     float x[4];
-    for (int i = 0; i < 4; ++i) x[i] = c + i < cols ? from[row * cols + c + i] : 0.0f;
+    for (int i = 0; i < 4; ++i) x[i] = c + i < cols ? number(from[row * from_apart + c + i]) : 0.0f;
     store(to, at, size, x);
   }
 };
@@ -252,6 +254,7 @@ __device__ inline int warp_lane() { return static_cast<int>(threadIdx.x) % warp;
 /// __restrict__: what is read is not what is written, so that a lane need not wait for one element before it asks for the next.
 template <class X, class Y>
 __global__ void gather_kernel(const X* __restrict__ x, const std::int32_t* __restrict__ indices, int count, int cols, Y* __restrict__ y) {
+  after_earlier_kernels();
   const int row = warp_row();
   if (row >= count) return;
   const X* from = x + static_cast<long>(indices[row]) * cols;
@@ -261,6 +264,7 @@ __global__ void gather_kernel(const X* __restrict__ x, const std::int32_t* __res
 /// x's row indices[i] += y's row i, where no index comes twice.
 template <class Y, class X>
 __global__ void scatter_kernel(const Y* y, const std::int32_t* indices, int count, int cols, X* x) {
+  after_earlier_kernels();
   const int row = warp_row();
   if (row >= count) return;
   X* to = x + static_cast<long>(indices[row]) * cols;
@@ -271,6 +275,7 @@ __global__ void scatter_kernel(const Y* y, const std::int32_t* indices, int coun
 /// in order: to x, where the part is the whole, or from 0 to partial [parts, rows of x, cols].
 template <class Y, class X>
 __global__ void scatter_by_target_kernel(const Y* y, const std::int32_t* indices, int count, int cols, int part, X* x, float* partial) {
+  after_earlier_kernels();
   const int target = static_cast<int>(blockIdx.x), threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   int* const own = shared_memory<int>();  // of a chunk of the list: which are for this row, in order
   int* const counts = own + threads;      // of each warp
@@ -379,6 +384,7 @@ inline int added_parts(int rows) { return std::clamp(rows / 16, 1, 264); }
 /// has up to added_columns of them, and some rows at once.
 template <class Compute>
 __global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, int cols, Compute compute, float* partial) {
+  after_earlier_kernels();
   constexpr int ahead = Compute::ahead;  // rows that are loaded before the first is waited for
   const int first = static_cast<int>(blockIdx.y) * added_columns, own = min(cols - first, added_columns), across = own / 8, at_once = added_threads / across;
   const int thread = static_cast<int>(threadIdx.x), line = thread / across, c = first + thread % across * 8;
@@ -408,9 +414,10 @@ __global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, 
 }
 
 /// The sums over a part of x's rows each: to [gridDim.y, cols]. Or, in one part, added to what is there: the first columns at `to`, those
-/// from `split` on at `rest`.
+/// from `split` on at `rest`, if that is there.
 template <class X>
 __global__ void column_sums_kernel(const X* x, int rows, int cols, int part, bool adds, int split, float* to, float* rest) {
+  after_earlier_kernels();
   const int c = static_cast<int>(blockIdx.x) * warp + warp_lane(), threads = static_cast<int>(blockDim.x);
   const int own = static_cast<int>(threadIdx.x) / warp, warps = threads / warp;
   const int first = static_cast<int>(blockIdx.y) * part, last = min(first + part, rows);
@@ -426,7 +433,7 @@ __global__ void column_sums_kernel(const X* x, int rows, int cols, int part, boo
     to[static_cast<long>(blockIdx.y) * cols + c] = sum;
   } else if (c < split) {
     to[c] += sum;
-  } else {
+  } else if (rest != nullptr) {
     rest[c - split] += sum;
   }
 }
@@ -464,6 +471,7 @@ inline constexpr int rotate_rows = 4;
 template <int step, class T>
 __global__ void rotate_kernel(T* qkv, const std::int32_t* offsets, const std::int32_t* starts, int sequences, int rows, int width, int size, int rotated,
                               const float* table, float direction) {
+  after_earlier_kernels();
   using Elements = Neighbours<T, step>;
   constexpr int at_once = step < 4 ? step : 4;
   const int first = (static_cast<int>(blockIdx.x) * static_cast<int>(blockDim.x / warp) + static_cast<int>(threadIdx.x) / warp) * rotate_rows;
@@ -519,12 +527,32 @@ __device__ inline Best best_of(const float* row, int classes) {
   return best;
 }
 
+/// Rows of classes that are read and written in place: some elements apart, and the same once more as bf16, with zeros between them, if that
+/// is there.
+struct Classes {
+  float* elements;
+  bf16* converted;
+  int rows, classes, apart;
+
+  __device__ float* row(int row) const { return elements + static_cast<long>(row) * apart; }
+  /// Writes compute(class) to all of a row: a warp does.
+  template <class Compute>
+  __device__ void write(int row, Compute compute) const {
+    const long begin = static_cast<long>(row) * apart;
+    for (int c = warp_lane(); c < apart; c += warp) {
+      const float value = c < classes ? compute(c) : 0.0f;
+      elements[begin + c] = value;
+      if (converted != nullptr) converted[begin + c] = element<bf16>(value);
+    }
+  }
+};
+
 template <class = void>
-__global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* targets, const float* weights, int rows, int classes,
-                                                    float* losses) {
-  const int row = warp_row(), lane = warp_lane();
-  if (row >= rows) return;
-  float* const own = logits + static_cast<long>(row) * classes;
+__global__ void softmax_cross_entropy_kernel(Classes logits, const std::int32_t* targets, const float* weights, float* losses) {
+  after_earlier_kernels();
+  const int row = warp_row(), lane = warp_lane(), classes = logits.classes;
+  if (row >= logits.rows) return;
+  const float* const own = logits.row(row);
   const int target = targets[row];
   const Best best = best_of(own, classes);
   const float wanted = own[target], weight = weights[row];
@@ -533,7 +561,7 @@ __global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* 
   total = sum_lanes(total);
   const float factor = weight / total;
   __syncwarp();  // all have read what is now written
-  for (int c = lane; c < classes; c += warp) own[c] = expf(own[c] - best.value) * factor - (c == target ? weight : 0.0f);
+  logits.write(row, [&](int c) { return expf(own[c] - best.value) * factor - (c == target ? weight : 0.0f); });
   if (lane == 0) {
     losses[2L * row] = logf(total) + best.value - wanted;
     losses[2L * row + 1] = best.at == target ? 1.0f : 0.0f;
@@ -542,10 +570,11 @@ __global__ void softmax_cross_entropy_kernel(float* logits, const std::int32_t* 
 
 /// best [rows, 2]: the class, and its probability. If they are there, `tokens` become the classes, and `starts` one more.
 template <class = void>
-__global__ void argmax_kernel(const float* logits, int rows, int classes, float* best, std::int32_t* tokens, std::int32_t* starts) {
+__global__ void argmax_kernel(const float* logits, int rows, int classes, int apart, float* best, std::int32_t* tokens, std::int32_t* starts) {
+  after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
   if (row >= rows) return;
-  const float* const own = logits + static_cast<long>(row) * classes;
+  const float* const own = logits + static_cast<long>(row) * apart;
   const Best top = best_of(own, classes);
   float total = 0;
   for (int c = lane; c < classes; c += warp) total += expf(own[c] - top.value);
@@ -558,27 +587,29 @@ __global__ void argmax_kernel(const float* logits, int rows, int classes, float*
 }
 
 template <class = void>
-__global__ void softmax_kernel(float* y, int rows, int classes) {
+__global__ void softmax_kernel(Classes y) {
+  after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
-  if (row >= rows) return;
-  float* const own = y + static_cast<long>(row) * classes;
-  const float top = best_of(own, classes).value;
+  if (row >= y.rows) return;
+  float* const own = y.row(row);
+  const float top = best_of(own, y.classes).value;
   float total = 0;
-  for (int c = lane; c < classes; c += warp) total += own[c] = expf(own[c] - top);
+  for (int c = lane; c < y.classes; c += warp) total += own[c] = expf(own[c] - top);
   total = sum_lanes(total);
-  for (int c = lane; c < classes; c += warp) own[c] *= 1.0f / total;
+  y.write(row, [&](int c) { return own[c] * (1.0f / total); });
 }
 
 template <class = void>
-__global__ void softmax_backward_kernel(const float* y, float* dy, int rows, int classes) {
+__global__ void softmax_backward_kernel(const float* y, int apart, Classes dy) {
+  after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane();
-  if (row >= rows) return;
-  const float* const p = y + static_cast<long>(row) * classes;
-  float* const d = dy + static_cast<long>(row) * classes;
+  if (row >= dy.rows) return;
+  const float* const p = y + static_cast<long>(row) * apart;
+  const float* const d = dy.row(row);
   float total = 0;
-  for (int c = lane; c < classes; c += warp) total += p[c] * d[c];
+  for (int c = lane; c < dy.classes; c += warp) total += p[c] * d[c];
   total = sum_lanes(total);
-  for (int c = lane; c < classes; c += warp) d[c] = p[c] * (d[c] - total);
+  dy.write(row, [&](int c) { return p[c] * (d[c] - total); });
 }
 
 // --- A step of the optimiser on all parameters at once. ---
@@ -600,6 +631,7 @@ inline constexpr int piece_size = 4096;
 /// squares [pieces]
 template <class = void>  // templates may be defined in a header
 __global__ void squares_kernel(const Piece* pieces, float* squares) {
+  after_earlier_kernels();
   const Piece piece = pieces[blockIdx.x];
   float total = 0;
   for (int i = static_cast<int>(threadIdx.x); i < piece.size; i += static_cast<int>(blockDim.x)) total += piece.gradient[i] * piece.gradient[i];
@@ -617,6 +649,7 @@ struct Clipped {
 /// One block, with room for a number of each thread. It adds in the same order always.
 template <class = void>
 __global__ void clip_kernel(const float* squares, int count, double clip, Clipped* clipped) {
+  after_earlier_kernels();
   double* const room = shared_memory<double>();
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   double total = 0;
@@ -634,6 +667,7 @@ __global__ void clip_kernel(const float* squares, int count, double clip, Clippe
 /// `decaying`: the step of parameters that decay, `plain` of the others. Weights for products are written in any case: they may be new.
 template <class = void>
 __global__ void adamw_kernel(const Piece* pieces, Adam decaying, Adam plain, const Clipped* clipped) {
+  after_earlier_kernels();
   const Piece piece = pieces[blockIdx.x];
   const bool steps = clipped->finite != 0;
   AdamW step{piece.decays != 0 ? decaying : plain, piece.gradient, piece.weight, piece.first, piece.second};

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <unordered_map>
 
 #include <relay/core/require.hpp>
 
@@ -19,6 +20,12 @@
 #include <cuda_runtime.h>
 #else
 #error "relay/backend/cuda.hpp is CUDA C++: compile what includes it with nvcc (CMake: relay_cuda_sources(file.cpp), and link relay::cuda)"
+#endif
+
+/// Whether kernels are launched before the one before them has ended (after_earlier_kernels()), on GPUs that can, Hopper and later. 0: never;
+/// 2: as soon as all blocks of that one run.
+#if !defined(RELAY_CUDA_DEPENDENT_LAUNCH)
+#define RELAY_CUDA_DEPENDENT_LAUNCH 1
 #endif
 
 namespace relay::cuda {
@@ -98,6 +105,32 @@ inline void synchronise(const char* what) { check(cudaStreamSynchronize(stream()
 inline constexpr int warp = 32;
 inline constexpr unsigned whole_warp = 0xffffffffu;
 
+#if !defined(RELAY_CUDA_RUNTIME)
+/// Every kernel begins with this, before it reads or writes anything. For a kernel is launched while the one before it still ends, so that
+/// its blocks are there when that has ended: here they wait until all that was asked of the device before is done and can be read. One that
+/// did not wait would not only read what is not there yet: the kernels behind it would take it for done what nobody waited for.
+__device__ inline void after_earlier_kernels() {
+#if RELAY_CUDA_DEPENDENT_LAUNCH && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#if RELAY_CUDA_DEPENDENT_LAUNCH >= 2
+  asm volatile("griddepcontrol.launch_dependents;\n");  // not before the wait: whoever begins then relies on what this has waited for
+#endif
+#endif
+}
+
+/// Whether the code of a kernel that this device runs has that wait: not what was compiled for older ones, even where it is translated.
+inline bool waits_for_earlier(const void* kernel) {
+  static thread_local std::unordered_map<const void*, bool> known;
+  const auto [found, fresh] = known.try_emplace(kernel, false);
+  if (fresh) {
+    cudaFuncAttributes code;
+    check(cudaFuncGetAttributes(&code, kernel), "find a kernel");
+    found->second = code.ptxVersion >= 90;
+  }
+  return found->second;
+}
+#endif
+
 /// Runs kernel(arguments...) on blocks of `threads` threads (a multiple of a warp), each block with `shared` bytes of shared memory.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, std::size_t shared, Arguments... arguments) {
@@ -107,8 +140,22 @@ void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, std::size_t
 #else
   if (shared > 48 * 1024)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "give a kernel so much shared memory");
+#if RELAY_CUDA_DEPENDENT_LAUNCH
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t how{};
+  how.gridDim = blocks;
+  how.blockDim = dim3(static_cast<unsigned>(threads));
+  how.dynamicSmemBytes = shared;
+  how.stream = stream();
+  how.attrs = &early;
+  how.numAttrs = waits_for_earlier(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+  check(cudaLaunchKernelEx(&how, kernel, static_cast<Parameters>(arguments)...), "launch a kernel");
+#else
   kernel<<<blocks, static_cast<unsigned>(threads), shared, stream()>>>(static_cast<Parameters>(arguments)...);
   check(cudaGetLastError(), "launch a kernel");
+#endif
 #endif
 }
 

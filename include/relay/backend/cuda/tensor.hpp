@@ -143,10 +143,16 @@ inline constexpr std::size_t size_of(Type type) { return type == Type::float32 ?
 template <class T>
 inline constexpr Type type_of = std::is_same_v<T, float> ? Type::float32 : Type::bfloat16;
 
+/// Tensor cores want rows that begin at multiples of 16 bytes, but vocabularies have any number of tokens: so many columns give them such rows.
+inline constexpr int whole_eights(int cols) { return (cols + 7) / 8 * 8; }
+
 /// A row-major matrix [rows, cols] on the device. Copies are deep. New elements are not initialised.
 ///
-/// Beside a matrix may lie what whoever wrote it has made of it along with it: the same as bf16, for products; what dropout leaves of it, as
-/// bf16; the sums of its columns over some parts of its rows, or those of what dropout leaves. Whoever asks for the elements to write them
+/// Its rows may be written further apart than they are long, apart() elements from one to the next; what lies between them is anything then.
+/// Those who know of it ask for spread(); for all others they close up at once.
+///
+/// Beside a matrix may lie what whoever wrote it has made of it along with it: the same as bf16, for products, with zeros between its rows, and
+/// below them where more were asked for; what dropout leaves of it, as bf16; the sums of its columns over some parts of its rows, or those of what dropout leaves. Whoever asks for the elements to write them
 /// makes all that stale. A copy has nothing beside it.
 class Tensor {
  public:
@@ -170,9 +176,13 @@ class Tensor {
 
   void* data() {
     forget();
+    close_up();
     return buffer_.data();
   }
-  const void* data() const { return buffer_.data(); }
+  const void* data() const {
+    close_up();
+    return buffer_.data();
+  }
   /// Of the type that the elements have.
   template <class T>
   T* as() {
@@ -183,6 +193,18 @@ class Tensor {
     return static_cast<const T*>(data());
   }
 
+  /// The same without closing up.
+  int apart() const { return apart_; }
+  template <class T>
+  T* spread() {
+    forget();
+    return static_cast<T*>(buffer_.data());
+  }
+  template <class T>
+  const T* spread() const {
+    return static_cast<const T*>(buffer_.data());
+  }
+
   /// Another shape; the elements are lost. As everybody outside knows tensors, they are float32.
   void resize(int rows, int cols, Device device) {
     if (buffer_.pool() != device.memory) buffer_.move_to(device.memory);
@@ -190,10 +212,11 @@ class Tensor {
     resize(rows, cols, Type::float32);
   }
   void resize_like(const Tensor& other, int rows, int cols) { resize_like(other, rows, cols, Type::float32); }
-  void resize_like(const Tensor& other, int rows, int cols, Type type) {
+  void resize_like(const Tensor& other, int rows, int cols, Type type) { resize_like(other, rows, cols, type, cols); }
+  void resize_like(const Tensor& other, int rows, int cols, Type type, int apart) {
     if (buffer_.pool() != other.buffer_.pool()) buffer_.move_to(other.buffer_.pool());
     threads_ = other.threads_;
-    resize(rows, cols, type);
+    resize(rows, cols, type, apart);
   }
   /// The first rows of another tensor.
   void assign(const Tensor& other, int rows) {
@@ -204,23 +227,36 @@ class Tensor {
   /// Has its elements at a place of somebody else's from now on, if that is large enough for the next that are written; null: at its own.
   void place(void* at, std::size_t bytes, Device device) {
     forget();
-    rows_ = cols_ = 0;
+    rows_ = cols_ = apart_ = 0;
     if (at == nullptr) return buffer_.return_borrowed();
     buffer_.move_to(device.memory);
     buffer_.borrow(at, bytes);
   }
   bool is_placed() const { return buffer_.is_borrowed(); }
 
-  /// The same as bf16, null when it is not there.
-  const bf16* converted() const { return converted_ ? static_cast<const bf16*>(beside_.data()) : nullptr; }
-  /// Has make(elements, bf16 elements) write it, unless it is there.
-  void convert(auto&& make, void* place = nullptr) {
-    if (converted_ || type_ == Type::bfloat16 || size() == 0) return;
+  /// The same as bf16, with rows so far apart, and so many of them, if no fewer: null when that is not there.
+  const bf16* converted(int rows, int apart) const {
+    return rows <= converted_ && apart == apart_ ? static_cast<const bf16*>(beside_.data()) : nullptr;
+  }
+  const bf16* converted() const { return converted(std::max(rows_, 1), cols_); }
+  /// Has make(elements, bf16 elements) write it, unless it is there. If more rows than there are are asked for, the others are zeros.
+  void convert(auto&& make, int rows = 0, void* place = nullptr) {
+    rows = std::max(rows, rows_);
+    if (converted_ >= rows || type_ == Type::bfloat16 || size() == 0) return;
+    close_up();
+    const std::size_t more = static_cast<std::size_t>(rows - rows_) * static_cast<std::size_t>(cols_) * sizeof(bf16);
+    bf16* const to = make_converted(rows, place);
+    make(static_cast<const float*>(buffer_.data()), to);
+    if (more > 0) check(cudaMemsetAsync(to + size(), 0, more, stream()), "clear rows");
+  }
+  /// For whoever writes it along with the elements.
+  bf16* make_converted(int rows, void* place = nullptr) {
+    const std::size_t bytes = static_cast<std::size_t>(rows) * static_cast<std::size_t>(apart_) * sizeof(bf16);
     if (beside_.pool() != buffer_.pool()) beside_.move_to(buffer_.pool());
-    if (place != nullptr) beside_.borrow(place, static_cast<std::size_t>(size()) * sizeof(bf16));
-    beside_.grow(static_cast<std::size_t>(size()) * sizeof(bf16));
-    make(static_cast<const float*>(buffer_.data()), static_cast<bf16*>(beside_.data()));
-    converted_ = true;
+    if (place != nullptr) beside_.borrow(place, bytes);
+    beside_.grow(bytes);
+    converted_ = rows;
+    return static_cast<bf16*>(beside_.data());
   }
 
   /// Room for what dropout leaves, and for the sums of that, or else of the elements.
@@ -247,7 +283,7 @@ class Tensor {
     from.dropping_.reset();
     threads_ = from.threads_;
     rows_ = from.rows_;
-    cols_ = from.cols_;
+    cols_ = apart_ = from.cols_;
     type_ = Type::bfloat16;
     return true;
   }
@@ -256,13 +292,16 @@ class Tensor {
   int column_parts() const { return dropping_ ? 0 : parts_; }
 
  private:
-  void resize(int rows, int cols, Type type) {
+  void resize(int rows, int cols, Type type) { resize(rows, cols, type, cols); }
+  void resize(int rows, int cols, Type type, int apart) {
     require(rows >= 0 && cols >= 0, "a tensor cannot have ", rows, " rows and ", cols, " columns");
-    rows_ = cols_ = 0;  // and so they stay, if there is not enough memory
+    rows_ = cols_ = apart_ = 0;  // and so they stay, if there is not enough memory
     forget();
-    buffer_.grow(static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols) * size_of(type));
+    // The last eight are whole, so that a bias may be read with columns that a product has more.
+    buffer_.grow((static_cast<std::size_t>(rows) * static_cast<std::size_t>(apart) + 7) / 8 * 8 * size_of(type));
     rows_ = rows;
     cols_ = cols;
+    apart_ = apart;
     type_ = type;
   }
   void swap(Tensor& other) noexcept {
@@ -275,24 +314,38 @@ class Tensor {
     std::swap(threads_, other.threads_);
     std::swap(rows_, other.rows_);
     std::swap(cols_, other.cols_);
+    std::swap(apart_, other.apart_);
     std::swap(type_, other.type_);
     std::swap(converted_, other.converted_);
   }
 
+  void close_up() const {
+    if (apart_ == cols_) return;
+    Buffer<DeviceMemory> close(buffer_.pool());
+    close.grow(bytes());
+    const std::size_t row = static_cast<std::size_t>(cols_) * size_of(type_), apart = static_cast<std::size_t>(apart_) * size_of(type_);
+    if (size() > 0)
+      check(cudaMemcpy2DAsync(close.data(), row, buffer_.data(), apart, row, static_cast<std::size_t>(rows_), cudaMemcpyDeviceToDevice, stream()),
+            "copy a tensor");
+    buffer_.swap(close);
+    apart_ = cols_;
+    converted_ = 0;
+  }
   void forget() {
-    converted_ = false;
+    converted_ = 0;
     dropping_.reset();
     parts_ = 0;
   }
 
-  Buffer<DeviceMemory> buffer_, beside_;
+  mutable Buffer<DeviceMemory> buffer_;
+  Buffer<DeviceMemory> beside_;
   mutable Buffer<DeviceMemory> dropped_, sums_;
   mutable std::optional<Dropping> dropping_;
   mutable int parts_ = 0;
   Threads* threads_ = nullptr;
   int rows_ = 0, cols_ = 0;
+  mutable int apart_ = 0, converted_ = 0;  // rows, of what is converted
   Type type_ = Type::float32;
-  bool converted_ = false;
 };
 
 /// A list of numbers T on the device, which the host has written at first.
