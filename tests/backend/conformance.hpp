@@ -620,7 +620,7 @@ class Conformance {
   void residual_norm() {
     const double eps = 1e-5;
     const Key key(9);
-    for (const int width : {7, 12, 132, 300, 1100})
+    for (const int width : {7, 12, 128, 256, 300, 512, 1100})
       for (const double rate : {0.0, 0.3}) {
         const Matrix x = random(5, width), branch = random(5, width), scale = random(1, width), shift = random(1, width), dy = random(5, width);
         const Matrix dscale0 = random(1, width), dshift0 = random(1, width);
@@ -640,7 +640,7 @@ class Conformance {
         expect("layer_norm_backward_add, dshift", dshift, reference::sum(dshift0, gradient.dshift), 4);
       }
     // What goes around it ends before the others, and dropout comes next, and a linear layer.
-    for (const int width : {12, 264, 600})
+    for (const int width : {12, 128, 256, 512, 600})
       for (const int around : {0, 3, 40})
         for (const std::optional<relay::Dropping>& next :
              {std::optional<relay::Dropping>{}, std::optional(relay::Dropping{0.3, key}), std::optional(relay::Dropping{0.3, std::nullopt})}) {

@@ -120,8 +120,9 @@ struct Functions : ComposedOps<Self> {
       if (x.type() == type_of<A> && x.cols() % 8 == 0 && x.rows() > 0) {  // with the sums that the bias before wants
         add_gradients(dy, d, activated, weight, dweight, dbias);
         A* const to = dx.template as<A>();
-        float* const sums = dx.is_placed() ? nullptr : dx.make_column_sums(added_parts(x.rows()));  // placed: of all applications, later
-        return add_rows(x.rows(), x.cols(), GeluSlope<A>{x.template as<A>(), to}, sums);
+        const void* const next = dx.placed_for();
+        float* const sums = next != nullptr ? applications->sums(next, most_added_parts, x.cols(), nullptr, nullptr) : dx.make_column_sums(added_parts(x.rows()));
+        return add_rows(x.rows(), x.cols(), GeluSlope<A>{x.template as<A>(), to}, sums, next != nullptr);
       }
     Tensor again;
     gelu_backward(x, dx, dx, again);
@@ -136,22 +137,24 @@ struct Functions : ComposedOps<Self> {
   }
   static void place_gradient(const Tensor& weight, Tensor& dy) {
     if (applications == nullptr) return dy.place(nullptr, 0, {});
-    dy.place(applications->gradient(weight, type_of<A>), applications->bytes(weight.rows(), type_of<A>), applications->device());
+    dy.place(applications->gradient(weight, type_of<A>), applications->bytes(weight.rows(), type_of<A>), applications->device(), &weight);
   }
   static void add_gradients(Applications& from) {
-    from.finish([](const Applications::Layer& layer, int first, int rows) {
+    from.finish([](const Applications::Layer& layer, int first, int rows, bool sums_bias) {
       const int inputs = layer.x.cols(), outputs = layer.dy.cols();
       const A* const x = layer.x.template as<A>() + static_cast<long>(first) * inputs;
       const A* const dy = layer.dy.template as<A>() + static_cast<long>(first) * outputs;
       Products::instance()({.transpose_b = true, .m = inputs, .n = outputs, .k = rows, .type = type_of<A>, .adds = true},
                            {.a = x, .b = dy, .c = layer.dweight->data()});
+      if (sums_bias) return;
       const int parts = added_parts(rows);
       const Scratch<float> partial(static_cast<long>(parts) * outputs, layer.dy.device());
       add_rows(rows, outputs, Itself<A>{dy}, partial.data());
       add_parts(partial.data(), parts, outputs, *layer.dbias);
-    }, [](Applications::Norm& norm) {
-      const int parts = norm.partial.rows(), cols = norm.partial.cols();
-      sum_columns(norm.partial.template as<float>(), parts, cols, 1, parts, true, cols / 2, norm.dscale->template as<float>(), norm.dshift->template as<float>());
+    }, [](Applications::Sums& sums) {
+      const int parts = sums.partial.rows(), cols = sums.partial.cols();
+      float* const second = sums.second == nullptr ? nullptr : sums.second->template as<float>();
+      sum_columns(sums.partial.template as<float>(), parts, cols, 1, parts, true, second == nullptr ? cols : cols / 2, sums.first->template as<float>(), second);
     });
   }
   /// Writes the weight a second time as products want it, until it is written again.
@@ -166,6 +169,7 @@ struct Functions : ComposedOps<Self> {
   }
   static void copy(const Tensor& x, Tensor& y) { y.assign(x, x.rows()); }
   static void copy_first(const Tensor& x, int count, Tensor& y) { y.assign(x, count); }
+  static void view_first(const Tensor& x, int count, Tensor& y) { y.view(x, count); }
   static void add(const Tensor& x, Tensor& y) {
     const long size = std::min(x.size(), y.size());
     typed(x, [&](const auto* from) { typed(y, [&](auto* to) { over_elements(size, Add<Element<decltype(from)>, Element<decltype(to)>>{from, to}); }); });
@@ -599,6 +603,7 @@ struct Functions : ComposedOps<Self> {
   static void add_gradients(const Tensor& dy, const Gradient& d, const Tensor& x, const Tensor& weight, Tensor& dweight, Tensor& dbias) {
     if (x.rows() == 0 || (applications != nullptr && applications->takes(&weight, x.data(), d.data, dweight, dbias))) return;
     add_outer_product(dy, d, x, dweight);
+    if (applications != nullptr && applications->sums_bias(&weight, dbias)) return;
     if (dy.column_sums() != nullptr)
       add_parts(dy.column_sums(), dy.column_parts(), dy.cols(), dbias);
     else
@@ -742,15 +747,20 @@ struct Functions : ComposedOps<Self> {
     std::optional<Scratch<float>> own;  // where nobody adds up those of all applications
     float* partial = nullptr;
     if (applications != nullptr)
-      partial = applications->sums(&scale, most_norm_backward_blocks, 2 * width, dscale, dshift);
+      partial = applications->sums(&scale, most_norm_backward_blocks, 2 * width, &dscale, &dshift);
     else
       partial = own.emplace(2L * blocks * width, x.device()).data();
+    float* branch_partial = nullptr;
+    if (branch != nullptr && place != nullptr)
+      branch_partial = applications->sums(next->weight, most_norm_backward_blocks, width, nullptr, nullptr);
+    else if (branch != nullptr)
+      branch_partial = dx.make_column_sums(blocks);
     const bool skips = skip != nullptr && skip->rows() > 0;
     typed(x, [&](const auto* from) {
       typed(dy, [&](const auto* d) {
         normalise_backward(NormBackward<Element<decltype(from)>, Element<decltype(d)>>{
             from, statistics.as<float>(), scale.as<float>(), d, skips ? skip->template as<float>() : nullptr, skips ? skip->rows() : 0, x.rows(), width, drop, to,
-            branch, partial, applications != nullptr, branch == nullptr || place != nullptr ? nullptr : dx.make_column_sums(blocks)});
+            branch, partial, applications != nullptr, branch_partial, place != nullptr});
       });
     });
     if (own) sum_columns(partial, blocks, 2 * width, 1, blocks, true, width, dscale.as<float>(), dshift.as<float>());
@@ -759,11 +769,11 @@ struct Functions : ComposedOps<Self> {
   static void add_parts(const float* from, int parts, int cols, Tensor& to) {
     sum_columns(from, parts, cols, 1, parts, true, cols, to.template as<float>(), nullptr);
   }
-  /// partial [added_parts(rows), cols]
+  /// partial [added_parts(rows), cols] = what it adds up, or += that.
   template <class Compute>
-  static void add_rows(int rows, int cols, Compute compute, float* partial) {
+  static void add_rows(int rows, int cols, Compute compute, float* partial, bool adds = false) {
     const dim3 blocks(static_cast<unsigned>(added_parts(rows)), static_cast<unsigned>((cols + added_columns - 1) / added_columns));
-    launch(added_rows_kernel<Compute>, blocks, added_threads, 8 * added_threads * sizeof(float), rows, cols, compute, partial);
+    launch(added_rows_kernel<Compute>, blocks, added_threads, 8 * added_threads * sizeof(float), rows, cols, compute, partial, adds);
   }
   template <class X>
   static void sum_columns(const X* x, int rows, int cols, int parts, int part, bool adds, int split, float* to, float* rest) {

@@ -117,6 +117,9 @@ struct ComposedOps {
   static void place_input(const auto& /*weight*/, auto& /*x*/) {}
   static void place_gradient(const auto& /*weight*/, auto& /*dy*/) {}
 
+  /// y = the first rows of x, for as long as x stays as it is: a backend need not copy them.
+  static void view_first(const auto& x, int count, auto& y) { Backend::copy_first(x, count, y); }
+
   /// y = x + dropout(branch)
   static void residual(const auto& x, const auto& branch, double rate, const std::optional<Key>& key, auto& y) {
     if (key && rate > 0)

@@ -217,6 +217,8 @@ class Looped {
       const Application& before = trace.application(t - 1);
       if (feedback.active())
         feedback.forward(before.norm.y, live.count(), u);
+      else if (trace.keep == Keep::everything && !config_.inject && !config_.signal)  // it stays, and is what u is
+        Backend::view_first(config_.normalise ? before.norm.y : BlockT::output(before.block), live.count(), u);
       else
         Backend::copy_first(config_.normalise ? before.norm.y : BlockT::output(before.block), live.count(), u);
       if (config_.inject) Backend::add(h0, u);

@@ -22,12 +22,12 @@ class Applications {
     std::vector<std::pair<int, int>> parts;  // first rows, and how many, of which the gradient is yet to be added
   };
 
-  /// Of a layer norm: sums over parts of the rows, to which every application adds.
-  struct Norm {
-    const void* scale = nullptr;
-    Tensor partial;  // [parts, 2 width]
-    Tensor *dscale = nullptr, *dshift = nullptr;
-    bool begun = false;  // else what is there is of another pass
+  /// Sums over parts of the rows of something [parts, cols], to which every application adds.
+  struct Sums {
+    const void* of = nullptr;
+    Tensor partial;
+    Tensor *first = nullptr, *second = nullptr;  // what they are added to: half of the columns each, where there is a second
+    bool begun = false;                          // else what is there is of another pass
   };
 
   /// A new pass, whose applications have so many rows in all.
@@ -35,7 +35,7 @@ class Applications {
     rows_ = rows;
     device_ = device;
     for (auto& layer : layers_) layer->parts.clear();
-    for (auto& norm : norms_) norm->begun = false;
+    for (auto& sums : sums_) sums->begun = false;
   }
   /// Which application is computed now.
   void set(int first, int rows) {
@@ -71,35 +71,45 @@ class Applications {
     return true;
   }
 
-  /// Where the norm of this scale adds up so many parts [parts, cols], which are 0 at first.
-  float* sums(const void* scale, int parts, int cols, Tensor& dscale, Tensor& dshift) {
-    auto found = std::find_if(norms_.begin(), norms_.end(), [&](const auto& norm) { return norm->scale == scale; });
-    if (found == norms_.end()) {
-      found = norms_.insert(found, std::make_unique<Norm>());
-      (*found)->scale = scale;
+  /// Where sums of this (the scale of a norm, the weight of a linear layer) are added up, 0 at first.
+  float* sums(const void* of, int parts, int cols, Tensor* first, Tensor* second) {
+    Sums& sums = sums_of(of);
+    if (!sums.begun) {
+      sums.partial.resize(parts, cols, device_);
+      check(cudaMemsetAsync(sums.partial.data(), 0, sums.partial.bytes(), stream()), "clear sums");
+      sums.begun = true;
     }
-    Norm& norm = **found;
-    if (!norm.begun) {
-      norm.partial.resize(parts, cols, device_);
-      check(cudaMemsetAsync(norm.partial.data(), 0, norm.partial.bytes(), stream()), "clear sums");
-      norm.begun = true;
-    }
-    norm.dscale = &dscale;
-    norm.dshift = &dshift;
-    return norm.partial.template as<float>();
+    sums.first = first;
+    sums.second = second;
+    return sums.partial.template as<float>();
   }
 
-  /// add(layer, first row, rows) and add(norm) for what was taken.
-  void finish(auto&& add_layer, auto&& add_norm) {
+  /// Whether there are sums for the bias of this weight's layer, which are added later then.
+  bool sums_bias(const void* weight, Tensor& dbias) {
+    Sums& bias = sums_of(weight);
+    if (bias.begun) bias.first = &dbias;
+    return bias.begun;
+  }
+
+  /// add(layer, first row, rows, whether its bias has sums of its own) and add(sums) for what was taken.
+  void finish(auto&& add_layer, auto&& add_sums) {
     for (auto& layer : layers_) {
-      for (const auto& [first, rows] : layer->parts) add_layer(*layer, first, rows);
+      for (const auto& [first, rows] : layer->parts) add_layer(*layer, first, rows, sums_bias(layer->weight, *layer->dbias));
       layer->parts.clear();
     }
-    for (auto& norm : norms_)
-      if (std::exchange(norm->begun, false)) add_norm(*norm);
+    for (auto& sums : sums_)
+      if (std::exchange(sums->begun, false) && sums->first != nullptr) add_sums(*sums);
   }
 
  private:
+  Sums& sums_of(const void* of) {
+    auto found = std::find_if(sums_.begin(), sums_.end(), [&](const auto& sums) { return sums->of == of; });
+    if (found == sums_.end()) {
+      found = sums_.insert(found, std::make_unique<Sums>());
+      (*found)->of = of;
+    }
+    return **found;
+  }
   std::vector<std::unique_ptr<Layer>>::iterator find(const void* weight) {
     return std::find_if(layers_.begin(), layers_.end(), [&](const auto& layer) { return layer->weight == weight; });
   }
@@ -128,7 +138,7 @@ class Applications {
   }
 
   std::vector<std::unique_ptr<Layer>> layers_;
-  std::vector<std::unique_ptr<Norm>> norms_;
+  std::vector<std::unique_ptr<Sums>> sums_;
   Device device_;
   int rows_ = 0, first_ = 0, count_ = 0;
 };

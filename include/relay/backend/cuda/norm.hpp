@@ -8,43 +8,50 @@
 
 namespace relay::cuda {
 
-/// Rows of so many columns at most are kept in registers: a lane has `fours` times four neighbours, each a whole warp of fours after the last.
-inline constexpr int widest_in_registers = 4 * warp_of_fours;
-
-/// f(fours) for rows of this width, as a constant; 0 if they are too wide.
+/// f(fours) for rows that a warp has in registers, as a constant: a lane has so many times four neighbours, each a whole warp of fours after
+/// the last. For rows of other widths 0: their numbers are read again from memory. (With registers for any width every load would have a
+/// branch of its own, and wait for the one before.)
 template <class F>
 void with_fours(int width, F&& f) {
-  if (width <= warp_of_fours)
+  if (width == warp_of_fours)
     f(std::integral_constant<int, 1>());
-  else if (width <= 2 * warp_of_fours)
+  else if (width == 2 * warp_of_fours)
     f(std::integral_constant<int, 2>());
-  else if (width <= widest_in_registers)
+  else if (width == 4 * warp_of_fours)
     f(std::integral_constant<int, 4>());
   else
     f(std::integral_constant<int, 0>());
 }
 
-/// A lane's part of a row.
+/// A lane's part of a row, as it lies in memory.
+template <int fours, class T>
+struct LoadedPart {
+  Four<T> part[fours];
+
+  __device__ void load(const T* row) {
+    for (int i = 0; i < fours; ++i) part[i] = *reinterpret_cast<const Four<T>*>(row + first_column() + i * warp_of_fours);
+  }
+  __device__ float operator()(int i, int j) const { return number(part[i].element[j]); }
+};
+
+/// And as numbers.
 template <int fours>
 struct RowPart {
   float x[fours][4];
 
-  static __device__ int column(int i) { return first_column() + i * warp_of_fours; }
-
   template <class T>
-  __device__ void load(const T* row, int width) {
-    for (int i = 0; i < fours; ++i)
-      if (column(i) < width)
-        load_of_row(row, column(i), width, x[i]);
-      else
-        for (float& v : x[i]) v = 0;
+  __device__ void store(T* row) const {
+    for (int i = 0; i < fours; ++i) {
+      Four<T> four;
+      for (int j = 0; j < 4; ++j) four.element[j] = element<T>(x[i][j]);
+      *reinterpret_cast<Four<T>*>(row + first_column() + i * warp_of_fours) = four;
+    }
   }
-  template <class T>
-  __device__ void store(T* row, int width) const {
-    for (int i = 0; i < fours; ++i)
-      if (column(i) < width) store_of_row(row, column(i), width, x[i]);
+  /// `begin`: the place of the row's first element in its tensor.
+  __device__ void drop(const Drop& drop, long begin) {
+    for (int i = 0; i < fours; ++i) drop(begin + first_column() + i * warp_of_fours, x[i]);
   }
-  /// f(element, its place) for all of them, also what is beyond the row, which is 0.
+  /// f(element, its place) for all of them.
   template <class F>
   __device__ void each(F&& f) {
     for (int i = 0; i < fours; ++i)
@@ -71,33 +78,40 @@ __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
   after_earlier_kernels();
   const int row = warp_row();
   if (row >= p.rows) return;
-  const long begin = static_cast<long>(row) * p.width;
-  RowPart<fours> v, factor, term;
-  v.load(p.base + begin, p.width);
-  factor.load(p.scale, p.width);  // on their way while the sums are made, which is time that nothing else hides where there are few rows
-  term.load(p.shift, p.width);
+  constexpr int width = fours * warp_of_fours;
+  const long begin = static_cast<long>(row) * width;
+  LoadedPart<fours, Base> base;
+  LoadedPart<fours, float> factor, term;
+  RowPart<fours> v;
+  base.load(p.base + begin);
   if (p.branch != nullptr) {
-    RowPart<fours> more;
-    more.load(p.branch + begin, p.width);
-    for (int i = 0; i < fours; ++i)
-      if (more.column(i) < p.width) p.drop(begin + more.column(i), more.x[i]);
-    v.each([&](float& x, int i, int j) { x += more.x[i][j]; });
-    v.store(p.sum + begin, p.width);
+    LoadedPart<fours, Branch> branch;
+    branch.load(p.branch + begin);
+    factor.load(p.scale);  // on their way while the sums are made, which is time that nothing else hides where there are few rows
+    term.load(p.shift);
+    v.each([&](float& x, int i, int j) { x = branch(i, j); });
+    v.drop(p.drop, begin);
+    v.each([&](float& x, int i, int j) { x += base(i, j); });
+    v.store(p.sum + begin);
+  } else {
+    factor.load(p.scale);
+    term.load(p.shift);
+    v.each([&](float& x, int i, int j) { x = base(i, j); });
   }
   float total = 0, squares = 0;
   v.each([&](float x, int, int) { total += x; });
-  const float mean = sum_lanes(total) / static_cast<float>(p.width);
-  v.each([&](float x, int i, int j) { squares += v.column(i) + j < p.width ? (x - mean) * (x - mean) : 0.0f; });
-  const float rstd = 1.0f / sqrtf(sum_lanes(squares) / static_cast<float>(p.width) + p.eps);
-  v.each([&](float& x, int i, int j) { x = (x - mean) * rstd * factor.x[i][j] + term.x[i][j]; });
-  v.store(p.y + begin, p.width);
+  const float mean = sum_lanes(total) / width;
+  v.each([&](float x, int, int) { squares += (x - mean) * (x - mean); });
+  const float rstd = 1.0f / sqrtf(sum_lanes(squares) / width + p.eps);
+  v.each([&](float& x, int i, int j) { x = (x - mean) * rstd * factor(i, j) + term(i, j); });
+  v.store(p.y + begin);
   if (warp_lane() == 0) {
     p.statistics[2L * row] = mean;
     p.statistics[2L * row + 1] = rstd;
   }
 }
 
-/// The same for wider rows, whose numbers are read again from memory.
+/// The same for rows of any width, whose numbers are read again from memory.
 template <class Base, class Branch, class Y>
 __global__ void wide_norm_kernel(Norm<Base, Branch, Y> p) {
   after_earlier_kernels();
@@ -171,6 +185,7 @@ struct NormBackward {
   float* partial;
   bool adds;              // to what partial has
   float* branch_partial;  // may be null
+  bool branch_adds;
 };
 
 inline constexpr int norm_backward_threads = 256, norm_backward_warps = norm_backward_threads / warp;
@@ -183,56 +198,58 @@ inline int norm_backward_blocks(int rows) { return std::min((rows + norm_backwar
 template <int fours, class X, class D>
 __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) norm_backward_kernel(NormBackward<X, D> p) {
   after_earlier_kernels();
-  const int own = static_cast<int>(threadIdx.x) / warp, width = p.width;
-  RowPart<fours> factor, scales{}, shifts{}, branches{};  // the sums of this warp
-  factor.load(p.scale, width);
+  constexpr int width = fours * warp_of_fours;
+  const int own = static_cast<int>(threadIdx.x) / warp, step = static_cast<int>(gridDim.x) * norm_backward_warps;
+  RowPart<fours> scales{}, shifts{}, branches{};  // the sums of this warp
+  LoadedPart<fours, float> factor;
+  factor.load(p.scale);
   struct Row {
-    RowPart<fours> n, d, around;
-    float mean, rstd;
-    __device__ Row(const NormBackward<X, D>& p, int row) {
+    LoadedPart<fours, X> x;
+    LoadedPart<fours, D> dy;
+    LoadedPart<fours, float> around;
+    struct alignas(8) Statistics {
+      float mean, rstd;
+    } statistics;
+    __device__ void load(const NormBackward<X, D>& p, int row) {
       if (row >= p.rows) return;
-      const long begin = static_cast<long>(row) * p.width;
-      n.load(p.x + begin, p.width);
-      d.load(p.dy + begin, p.width);
-      if (p.skip != nullptr && row < p.skip_rows)
-        around.load(p.skip + begin, p.width);
-      else
-        around = {};
-      mean = p.statistics[2L * row];
-      rstd = p.statistics[2L * row + 1];
+      const long begin = static_cast<long>(row) * width;
+      x.load(p.x + begin);
+      dy.load(p.dy + begin);
+      around = {};
+      if (row < p.skip_rows) around.load(p.skip + begin);
+      statistics = reinterpret_cast<const Statistics*>(p.statistics)[row];
     }
   };
-  const int step = static_cast<int>(gridDim.x) * norm_backward_warps;
   int row = static_cast<int>(blockIdx.x) * norm_backward_warps + own;
-  Row ahead(p, row);  // the next row is on its way while this one is computed
+  Row ahead;  // the next row is on its way while this one is computed
+  ahead.load(p, row);
   for (; row < p.rows; row += step) {
     const long begin = static_cast<long>(row) * width;
-    Row at = ahead;
-    ahead = Row(p, row + step);
-    RowPart<fours>&n = at.n, &d = at.d, &around = at.around;
-    const float mean = at.mean, rstd = at.rstd;
+    const Row at = ahead;
+    ahead.load(p, row + step);
+    const float mean = at.statistics.mean, rstd = at.statistics.rstd;
+    const auto normal = [&](int i, int j) { return (at.x(i, j) - mean) * rstd; };
+    RowPart<fours> d;
     float sum_g = 0, sum_gn = 0;
-    d.each([&](float& x, int i, int j) {  // beyond the row it is 0
-      float& normal = n.x[i][j];
-      normal = (normal - mean) * rstd;
-      scales.x[i][j] += x * normal;
-      shifts.x[i][j] += x;
-      x *= factor.x[i][j];
+    d.each([&](float& x, int i, int j) {
+      const float given = at.dy(i, j), n = normal(i, j);
+      scales.x[i][j] += given * n;
+      shifts.x[i][j] += given;
+      x = given * factor(i, j);
       sum_g += x;
-      sum_gn += x * normal;
+      sum_gn += x * n;
     });
-    const float mean_g = sum_lanes(sum_g) / static_cast<float>(width), mean_gn = sum_lanes(sum_gn) / static_cast<float>(width);
-    d.each([&](float& x, int i, int j) { x = (x - mean_g - n.x[i][j] * mean_gn) * rstd + around.x[i][j]; });
-    d.store(p.dx + begin, width);
+    const float mean_g = sum_lanes(sum_g) / width, mean_gn = sum_lanes(sum_gn) / width;
+    d.each([&](float& x, int i, int j) { x = (x - mean_g - normal(i, j) * mean_gn) * rstd + at.around(i, j); });
+    d.store(p.dx + begin);
     if (p.branch == nullptr) continue;
-    for (int i = 0; i < fours; ++i)
-      if (d.column(i) < width) p.drop(begin + d.column(i), d.x[i]);
-    d.store(p.branch + begin, width);
+    d.drop(p.drop, begin);
+    d.store(p.branch + begin);
     d.each([&](float x, int i, int j) { branches.x[i][j] += x; });
   }
   float* const sums = shared_memory<float>();  // [warps, width]
   const auto add_up = [&](const RowPart<fours>& part, bool adds, float* to) {
-    part.store(sums + own * width, width);
+    part.store(sums + own * width);
     __syncthreads();
     for (int c = static_cast<int>(threadIdx.x); c < width; c += norm_backward_threads) {
       float sum = adds ? to[c] : 0.0f;
@@ -243,10 +260,10 @@ __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) nor
   };
   add_up(scales, p.adds, p.partial + 2L * blockIdx.x * width);
   add_up(shifts, p.adds, p.partial + (2L * blockIdx.x + 1) * width);
-  if (p.branch_partial != nullptr) add_up(branches, false, p.branch_partial + static_cast<long>(blockIdx.x) * width);
+  if (p.branch_partial != nullptr) add_up(branches, p.branch_adds, p.branch_partial + static_cast<long>(blockIdx.x) * width);
 }
 
-/// The same for wider rows: a block has one after the other, its threads their columns.
+/// The same for rows of any width: a block has one after the other, its threads their columns.
 template <class X, class D>
 __global__ void wide_norm_backward_kernel(NormBackward<X, D> p) {
   after_earlier_kernels();
@@ -294,7 +311,10 @@ __global__ void wide_norm_backward_kernel(NormBackward<X, D> p) {
     to = (p.adds ? to : 0.0f) + sums[c];
   }
   if (p.branch_partial != nullptr)
-    for (int c = thread; c < width; c += norm_backward_threads) p.branch_partial[static_cast<long>(blockIdx.x) * width + c] = sums[2 * width + c];
+    for (int c = thread; c < width; c += norm_backward_threads) {
+      float& to = p.branch_partial[static_cast<long>(blockIdx.x) * width + c];
+      to = (p.branch_adds ? to : 0.0f) + sums[2 * width + c];
+    }
 }
 
 template <class X, class D>

@@ -378,12 +378,13 @@ struct GeluSlope {
 inline constexpr int added_threads = 512, added_columns = 8 * added_threads;
 
 /// So many parts of the rows have sums of their own.
-inline int added_parts(int rows) { return std::clamp(rows / 16, 1, 264); }
+inline constexpr int most_added_parts = 264;
+inline int added_parts(int rows) { return std::clamp(rows / 16, 1, most_added_parts); }
 
-/// partial [gridDim.x, cols], unless it is null, = the sums over a part of the rows of what `compute` makes of each. The columns are a multiple of eight; a block
+/// partial [gridDim.x, cols] = the sums, or += them, over a part of the rows of what `compute` makes of each. The columns are a multiple of eight; a block
 /// has up to added_columns of them, and some rows at once.
 template <class Compute>
-__global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, int cols, Compute compute, float* partial) {
+__global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, int cols, Compute compute, float* partial, bool adds) {
   after_earlier_kernels();
   constexpr int ahead = Compute::ahead;  // rows that are loaded before the first is waited for
   const int first = static_cast<int>(blockIdx.y) * added_columns, own = min(cols - first, added_columns), across = own / 8, at_once = added_threads / across;
@@ -402,14 +403,14 @@ __global__ void __launch_bounds__(added_threads, 2) added_rows_kernel(int rows, 
         for (int j = 0; j < 8; ++j) sums[j] += x[j];
       }
     }
-  if (partial == nullptr) return;
   float* const shared = shared_memory<float>();  // [8, threads]
   for (int j = 0; j < 8; ++j) shared[j * added_threads + thread] = sums[j];
   __syncthreads();
   for (int i = thread; i < own; i += added_threads) {
-    float sum = 0;
+    float& to = partial[static_cast<long>(blockIdx.x) * cols + first + i];
+    float sum = adds ? to : 0.0f;
     for (int l = 0; l < at_once; ++l) sum += shared[i % 8 * added_threads + l * across + i / 8];
-    partial[static_cast<long>(blockIdx.x) * cols + first + i] = sum;
+    to = sum;
   }
 }
 

@@ -112,22 +112,33 @@ inline constexpr unsigned whole_warp = 0xffffffffu;
 __device__ inline void after_earlier_kernels() {
 #if RELAY_CUDA_DEPENDENT_LAUNCH && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;\n" ::: "memory");
-#if RELAY_CUDA_DEPENDENT_LAUNCH >= 2
-  asm volatile("griddepcontrol.launch_dependents;\n");  // not before the wait: whoever begins then relies on what this has waited for
-#endif
 #endif
 }
 
-/// Whether the code of a kernel that this device runs has that wait: not what was compiled for older ones, even where it is translated.
-inline bool waits_for_earlier(const void* kernel) {
-  static thread_local std::unordered_map<const void*, bool> known;
-  const auto [found, fresh] = known.try_emplace(kernel, false);
+/// What is known of a kernel.
+struct KernelState {
+  bool waits = false;      // whether the code that this device runs has that wait: not what was compiled for older ones, even where it is translated
+  std::size_t shared = 0;  // memory that it may have
+};
+
+/// The kernel, made ready for so much shared memory.
+inline const KernelState& ready(const void* kernel, std::size_t shared) {
+  static thread_local std::unordered_map<const void*, KernelState> known;
+  const auto [found, fresh] = known.try_emplace(kernel);
+  KernelState& state = found->second;
   if (fresh) {
     cudaFuncAttributes code;
     check(cudaFuncGetAttributes(&code, kernel), "find a kernel");
-    found->second = code.ptxVersion >= 90;
+    state.waits = code.ptxVersion >= 90;
   }
-  return found->second;
+  if (shared > state.shared) {
+    if (shared > 48 * 1024)
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "give a kernel so much shared memory");
+    if (shared > 16 * 1024)  // rather than to the cache: more blocks at a time
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "prefer shared memory");
+    state.shared = shared;
+  }
+  return state;
 }
 #endif
 
@@ -138,8 +149,7 @@ void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, std::size_t
 #if defined(RELAY_CUDA_RUNTIME)
   run_on_host(kernel, blocks, threads, shared, static_cast<Parameters>(arguments)...);
 #else
-  if (shared > 48 * 1024)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "give a kernel so much shared memory");
+  const KernelState& state = ready(reinterpret_cast<const void*>(kernel), shared);
 #if RELAY_CUDA_DEPENDENT_LAUNCH
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -150,9 +160,10 @@ void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, std::size_t
   how.dynamicSmemBytes = shared;
   how.stream = stream();
   how.attrs = &early;
-  how.numAttrs = waits_for_earlier(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+  how.numAttrs = state.waits ? 1 : 0;
   check(cudaLaunchKernelEx(&how, kernel, static_cast<Parameters>(arguments)...), "launch a kernel");
 #else
+  (void)state;
   kernel<<<blocks, static_cast<unsigned>(threads), shared, stream()>>>(static_cast<Parameters>(arguments)...);
   check(cudaGetLastError(), "launch a kernel");
 #endif

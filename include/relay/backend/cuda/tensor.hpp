@@ -225,14 +225,22 @@ class Tensor {
   }
 
   /// Has its elements at a place of somebody else's from now on, if that is large enough for the next that are written; null: at its own.
-  void place(void* at, std::size_t bytes, Device device) {
+  void place(void* at, std::size_t bytes, Device device, const void* whose = nullptr) {
     forget();
+    whose_ = whose;
     rows_ = cols_ = apart_ = 0;
     if (at == nullptr) return buffer_.return_borrowed();
     buffer_.move_to(device.memory);
     buffer_.borrow(at, bytes);
   }
-  bool is_placed() const { return buffer_.is_borrowed(); }
+  /// Becomes the first rows of x, which must not be written meanwhile.
+  void view(const Tensor& x, int rows) {
+    x.close_up();
+    place(x.buffer_.data(), (static_cast<std::size_t>(x.size()) + 7) / 8 * 8 * size_of(x.type_), x.device());
+    resize_like(x, rows, x.cols_, x.type_);
+  }
+  /// Whose that is; null where it is nobody's.
+  const void* placed_for() const { return buffer_.is_borrowed() ? whose_ : nullptr; }
 
   /// The same as bf16, with rows so far apart, and so many of them, if no fewer: null when that is not there.
   const bf16* converted(int rows, int apart) const {
@@ -311,6 +319,7 @@ class Tensor {
     sums_.swap(other.sums_);
     std::swap(dropping_, other.dropping_);
     std::swap(parts_, other.parts_);
+    std::swap(whose_, other.whose_);
     std::swap(threads_, other.threads_);
     std::swap(rows_, other.rows_);
     std::swap(cols_, other.cols_);
@@ -342,6 +351,7 @@ class Tensor {
   mutable Buffer<DeviceMemory> dropped_, sums_;
   mutable std::optional<Dropping> dropping_;
   mutable int parts_ = 0;
+  const void* whose_ = nullptr;
   Threads* threads_ = nullptr;
   int rows_ = 0, cols_ = 0;
   mutable int apart_ = 0, converted_ = 0;  // rows, of what is converted
