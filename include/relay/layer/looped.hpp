@@ -40,7 +40,7 @@ struct NoFeedback {
 };
 
 /// What a forward pass through the loop keeps: what backward needs, only each iteration's input (backward applies the block
-/// again: the same bits for about a third more time), or nothing (inference). What is not kept is computed forward only.
+/// again: the same bits for about a third more time; on a GPU the same but for the order of some sums), or nothing (inference). What is not kept is computed forward only.
 enum class Keep { everything, inputs, nothing };
 
 template <class BlockT, int Iterations = dynamic_iterations>

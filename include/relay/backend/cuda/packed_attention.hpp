@@ -102,10 +102,10 @@ struct Packed {
     return part.first < rows ? part : Part(std::uint64_t{0});
   }
   __device__ const float* table() const { return head() < rotation.heads ? rotation.table : nullptr; }
-  /// Where the rows of a part begin in a matrix [rows, parts width], and how far it is from one to the next.
+  /// Where the rows of a part begin in one of `side_by_side` matrices [rows, width] that lie beside each other.
   template <class U>
-  __device__ U* at(U* matrix, const Part& own, int parts, int part) const {
-    return matrix + own.first * static_cast<long>(parts * width) + part * width + head() * size;
+  __device__ U* at(U* matrix, const Part& own, int side_by_side, int which) const {
+    return matrix + own.first * static_cast<long>(side_by_side * width) + which * width + head() * size;
   }
   __device__ long of_row(const Part& own, int row) const { return static_cast<long>(own.first + row) * heads.count + head(); }
 };

@@ -118,7 +118,7 @@ __device__ inline void after_earlier_kernels() {
 /// What is known of a kernel.
 struct KernelState {
   bool waits = false;      // whether the code that this device runs has that wait: not what was compiled for older ones, even where it is translated
-  std::size_t shared = 0;  // memory that it may have
+  std::size_t shared = std::size_t{48} << 10;  // memory that it may have
 };
 
 /// The kernel, made ready for so much shared memory.
@@ -132,10 +132,7 @@ inline const KernelState& ready(const void* kernel, std::size_t shared) {
     state.waits = code.ptxVersion >= 90;
   }
   if (shared > state.shared) {
-    if (shared > 48 * 1024)
-      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "give a kernel so much shared memory");
-    if (shared > 16 * 1024)  // rather than to the cache: more blocks at a time
-      check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), "prefer shared memory");
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "give a kernel so much shared memory");
     state.shared = shared;
   }
   return state;

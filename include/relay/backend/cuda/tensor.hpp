@@ -152,8 +152,8 @@ inline constexpr int whole_eights(int cols) { return (cols + 7) / 8 * 8; }
 /// Those who know of it ask for spread(); for all others they close up at once.
 ///
 /// Beside a matrix may lie what whoever wrote it has made of it along with it: the same as bf16, for products, with zeros between its rows, and
-/// below them where more were asked for; what dropout leaves of it, as bf16; the sums of its columns over some parts of its rows, or those of what dropout leaves. Whoever asks for the elements to write them
-/// makes all that stale. A copy has nothing beside it.
+/// below them where more were asked for; what dropout leaves of it, as bf16; the sums of its columns over some parts of its rows, or those of
+/// what dropout leaves. Whoever asks for the elements to write them makes all that stale. A copy has nothing beside it.
 class Tensor {
  public:
   using Scalar = float;
@@ -227,17 +227,19 @@ class Tensor {
   /// Has its elements at a place of somebody else's from now on, if that is large enough for the next that are written; null: at its own.
   void place(void* at, std::size_t bytes, Device device, const void* whose = nullptr) {
     forget();
+    views_ = false;
     whose_ = whose;
     rows_ = cols_ = apart_ = 0;
     if (at == nullptr) return buffer_.return_borrowed();
     buffer_.move_to(device.memory);
     buffer_.borrow(at, bytes);
   }
-  /// Becomes the first rows of x, which must not be written meanwhile.
+  /// Becomes the first rows of x, until it gets another shape. Neither may be written meanwhile.
   void view(const Tensor& x, int rows) {
     x.close_up();
     place(x.buffer_.data(), (static_cast<std::size_t>(x.size()) + 7) / 8 * 8 * size_of(x.type_), x.device());
     resize_like(x, rows, x.cols_, x.type_);
+    views_ = true;
   }
   /// Whose that is; null where it is nobody's.
   const void* placed_for() const { return buffer_.is_borrowed() ? whose_ : nullptr; }
@@ -305,6 +307,7 @@ class Tensor {
     require(rows >= 0 && cols >= 0, "a tensor cannot have ", rows, " rows and ", cols, " columns");
     rows_ = cols_ = apart_ = 0;  // and so they stay, if there is not enough memory
     forget();
+    if (std::exchange(views_, false)) buffer_.return_borrowed();
     // The last eight are whole, so that a bias may be read with columns that a product has more.
     buffer_.grow((static_cast<std::size_t>(rows) * static_cast<std::size_t>(apart) + 7) / 8 * 8 * size_of(type));
     rows_ = rows;
@@ -320,6 +323,7 @@ class Tensor {
     std::swap(dropping_, other.dropping_);
     std::swap(parts_, other.parts_);
     std::swap(whose_, other.whose_);
+    std::swap(views_, other.views_);
     std::swap(threads_, other.threads_);
     std::swap(rows_, other.rows_);
     std::swap(cols_, other.cols_);
@@ -352,6 +356,7 @@ class Tensor {
   mutable std::optional<Dropping> dropping_;
   mutable int parts_ = 0;
   const void* whose_ = nullptr;
+  bool views_ = false;
   Threads* threads_ = nullptr;
   int rows_ = 0, cols_ = 0;
   mutable int apart_ = 0, converted_ = 0;  // rows, of what is converted
