@@ -294,7 +294,7 @@ def build_of(library):
 
 def revision():
     done = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return done.stdout.strip() or "of no known revision"
+    return os.environ.get("RELAY_COMMIT") or done.stdout.strip() or "of no known revision"
 
 
 def positive_integer(text):
