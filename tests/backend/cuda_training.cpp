@@ -75,19 +75,22 @@ TEST_CASE("the same bits again, in whatever order a block's threads run") {
 }
 
 TEST_CASE("a causal model writes as on the CPU") {
-  const auto write = [&]<class B>(std::vector<std::vector<double>>& probabilities) {
-    const TransformerConfig config{.width = 32, .layers = 2, .heads = 2, .rotary_base = 100, .positions = 64};
-    const CausalTransformer<B> model(config, task.vocabulary().size(), Seed{5});
-    std::vector<Tokens> prompts;
-    for (const Example& e : batch_of(7)) prompts.push_back(e.problem);
-    return generate<B>(model, prompts, {.batch = 4, .new_tokens = 12, .stop = -1}, {}, nullptr, &probabilities);
-  };
-  std::vector<std::vector<double>> cpu, gpu, narrow;
-  CHECK(write.operator()<Cuda<float>>(gpu) == write.operator()<Cpu<float>>(cpu));
-  for (std::size_t i = 0; i < cpu.size(); ++i)
-    for (std::size_t k = 0; k < cpu[i].size(); ++k) CHECK(gpu[i][k] == doctest::Approx(cpu[i][k]).epsilon(1e-4));
-  write.operator()<Cuda<bf16>>(narrow);
-  CHECK(narrow[0][0] == doctest::Approx(cpu[0][0]).epsilon(5e-2));
+  for (const int layers : {1, 2, 3, 4}) {
+    CAPTURE(layers);
+    const auto write = [&]<class B>(std::vector<std::vector<double>>& probabilities) {
+      const TransformerConfig config{.width = 32, .layers = layers, .heads = 2, .rotary_base = 100, .positions = 64};
+      const CausalTransformer<B> model(config, task.vocabulary().size(), Seed{5});
+      std::vector<Tokens> prompts;
+      for (const Example& e : batch_of(7)) prompts.push_back(e.problem);
+      return generate<B>(model, prompts, {.batch = 4, .new_tokens = 12, .stop = -1}, {}, nullptr, &probabilities);
+    };
+    std::vector<std::vector<double>> cpu, gpu, narrow;
+    CHECK(write.operator()<Cuda<float>>(gpu) == write.operator()<Cpu<float>>(cpu));
+    for (std::size_t i = 0; i < cpu.size(); ++i)
+      for (std::size_t k = 0; k < cpu[i].size(); ++k) CHECK(gpu[i][k] == doctest::Approx(cpu[i][k]).epsilon(1e-4));
+    write.operator()<Cuda<bf16>>(narrow);
+    CHECK(narrow[0][0] == doctest::Approx(cpu[0][0]).epsilon(5e-2));
+  }
 }
 
 // Steps of generation are recorded and replayed; with few slots, prompts that wait take the places of what has ended.

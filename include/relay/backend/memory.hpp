@@ -150,7 +150,10 @@ class Buffer {
 
  private:
   void release() noexcept {
-    if (block_.bytes == 0) return;
+    if (block_.bytes == 0) {
+      borrowed_ = false;
+      return;
+    }
     if (pool_ && !borrowed_)
       pool_->give_back(block_);
     else if (!borrowed_)

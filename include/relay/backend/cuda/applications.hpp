@@ -4,7 +4,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <relay/backend/cuda/tensor.hpp>
@@ -19,6 +21,7 @@ class Applications {
     const void* weight = nullptr;
     Tensor x, dy;  // [rows of all applications, inputs], [.., outputs]
     Tensor *dweight = nullptr, *dbias = nullptr;
+    int taken = -1;  // the first row of the application that was taken last
     std::vector<std::pair<int, int>> parts;  // first rows, and how many, of which the gradient is yet to be added
   };
 
@@ -34,7 +37,10 @@ class Applications {
   void begin(int rows, Device device) {
     rows_ = rows;
     device_ = device;
-    for (auto& layer : layers_) layer->parts.clear();
+    for (auto& layer : layers_) {
+      layer->parts.clear();
+      layer->taken = -1;
+    }
     for (auto& sums : sums_) sums->begun = false;
   }
   /// Which application is computed now.
@@ -59,7 +65,9 @@ class Applications {
     const auto found = find(weight);
     if (found == layers_.end()) return false;
     Layer& layer = **found;
+    require(layer.taken != first_, "a linear layer was applied twice in one iteration of a loop, for which the GPU has one place: use Keep::inputs");
     if (x != at(layer.x) || dy != at(layer.dy) || x == nullptr || dy == nullptr) return false;
+    layer.taken = first_;
     layer.dweight = &dweight;
     layer.dbias = &dbias;
     if (!layer.parts.empty() && layer.parts.back().first == first_ + count_) {  // backward comes from the last to the first
@@ -96,6 +104,7 @@ class Applications {
     for (auto& layer : layers_) {
       for (const auto& [first, rows] : layer->parts) add_layer(*layer, first, rows, sums_bias(layer->weight, *layer->dbias));
       layer->parts.clear();
+      layer->taken = -1;
     }
     for (auto& sums : sums_)
       if (std::exchange(sums->begun, false) && sums->first != nullptr) add_sums(*sums);

@@ -22,8 +22,7 @@
 #error "relay/backend/cuda.hpp is CUDA C++: compile what includes it with nvcc (CMake: relay_cuda_sources(file.cpp), and link relay::cuda)"
 #endif
 
-/// Whether kernels are launched before the one before them has ended (after_earlier_kernels()), on GPUs that can, Hopper and later. 0: never;
-/// 2: as soon as all blocks of that one run.
+/// Whether kernels are launched before the one before them has ended (after_earlier_kernels()), on GPUs that can, Hopper and later. 0: never.
 #if !defined(RELAY_CUDA_DEPENDENT_LAUNCH)
 #define RELAY_CUDA_DEPENDENT_LAUNCH 1
 #endif

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -226,6 +227,7 @@ class Tensor {
 
   /// Has its elements at a place of somebody else's from now on, if that is large enough for the next that are written; null: at its own.
   void place(void* at, std::size_t bytes, Device device, const void* whose = nullptr) {
+    if (at == nullptr && !buffer_.is_borrowed()) return;  // it is at its own already, and what is there stays
     forget();
     views_ = false;
     whose_ = whose;
