@@ -2,6 +2,11 @@
 # accept the library without one.
 cmake_minimum_required(VERSION 3.24)
 
+file(GLOB there *)
+if(there)
+  message(FATAL_ERROR "includes_planted.cmake writes and deletes include/ in the current directory: run it in an empty one")
+endif()
+
 function(plant name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "EXPECT" "")
   file(REMOVE_RECURSE include)

@@ -3,7 +3,8 @@
 // A plan runs the objective once, on the largest share of a batch that a lane is dealt, with a model of the backend Shapes
 // (backend/shapes.hpp): shapes are made as in a training, nothing is computed, and what the memory counted is the plan. It holds for any
 // model, layer or objective, and is what Trainer::reserve then takes, within some hundred KiB a lane: what an operation of the CPU
-// packs for itself is an estimate, and products of bf16 pack up to 512 bytes a row besides. Lists of the host are not in it.
+// packs for itself is an estimate, and products of bf16 pack up to 512 bytes a row besides. Lists of the host are not in it, nor what the
+// CUDA backend keeps besides: GELU's results, and of each linear layer of a loop the gradients of all iterations (backend/cuda/applications.hpp).
 #pragma once
 
 #include <cstddef>
@@ -69,7 +70,7 @@ inline void require_fits(std::string_view what, const MemoryPlan& plan, std::opt
 }
 
 /// What a loop keeps under `limit` bytes: everything if that fits, else the inputs of its iterations, if that fits; throws where
-/// neither does. The bits of the result are the same.
+/// neither does. The bits of the result are the same (on a GPU but for the order of some sums).
 inline Keep choose_keep(std::string_view what, const MemoryPlan& everything, const MemoryPlan& inputs,
                         std::optional<std::size_t> limit) {
   if (!limit || everything.total() <= *limit) return Keep::everything;

@@ -83,8 +83,6 @@ class Packing {
 
 namespace detail {
 
-inline constexpr float log2_of_e = 1.44269504f;
-
 /// What both kernels are given.
 struct Packed {
   const bf16* qkv;
@@ -405,7 +403,7 @@ struct QueryNumbers {
     }
     if (lane.member == lane.group / 2)
       for (int half = 0; half < 2; ++half) {
-        exponents[row + 8 * half] = fmaf(-log2_of_e, log_sum[half], log_scale);
+        exponents[row + 8 * half] = fmaf(-log2_e, log_sum[half], log_scale);
         means[row + 8 * half] = lane.group % 2 == 0 ? -d[half][2 * half] : -d[half][2 * half + 1];
       }
   }
@@ -540,7 +538,7 @@ bool with_packed(int size, const Packing& packing, int sequences, bool wide, F&&
 inline Packed packed(const bf16* qkv, const Packing& packing, int rows, int width, const Heads& heads, const Rotation& rotation) {
   const int size = width / heads.count;
   return {.qkv = qkv, .parts = packing.parts(), .rows = rows, .heads = heads, .width = width, .size = size,
-          .scale = 1 / std::sqrt(static_cast<float>(size)), .exponent = log2_of_e / std::sqrt(static_cast<float>(size)),
+          .scale = 1 / std::sqrt(static_cast<float>(size)), .exponent = log2_e / std::sqrt(static_cast<float>(size)),
           .log_scale = -0.5f * std::log2(static_cast<float>(size)), .inverse_scale = std::sqrt(static_cast<float>(size)), .rotation = rotation};
 }
 

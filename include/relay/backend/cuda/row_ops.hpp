@@ -439,17 +439,7 @@ __global__ void column_sums_kernel(const X* x, int rows, int cols, int part, boo
   }
 }
 
-/// The sequence that a row is of, found in the rows that sequences begin with.
-__device__ inline int sequence_of(int row, const std::int32_t* offsets, int sequences) {
-  int low = 0, high = sequences;  // offsets[low] <= row < offsets[high]
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (offsets[middle] <= row ? low : high) = middle;
-  }
-  return low;
-}
-
-/// The same by a whole warp, whose lanes look at as many sequences at a time.
+/// The sequence that a row is of, found in the rows that sequences begin with by a whole warp, whose lanes look at as many at a time.
 __device__ inline int sequence_of_warp(int row, const std::int32_t* offsets, int sequences) {
   int low = 0, high = sequences;
   while (high - low > 1) {
