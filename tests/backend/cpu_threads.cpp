@@ -60,7 +60,7 @@ std::vector<typename B::Scalar> computed(const std::vector<int>& lengths, typena
   keep(y);
 
   Tensor qkv = normal(count, 3 * width), out, lse, keys, values;
-  const Rotary<B> rotary(size, 300, 100);
+  const Rotary<B> rotary(size, 400, 100);
   std::vector<std::int32_t> slots, starts;
   for (int s = 0; s < rows.sequences(); ++s) {
     slots.push_back(rows.sequences() - 1 - s);
@@ -72,12 +72,17 @@ std::vector<typename B::Scalar> computed(const std::vector<int>& lengths, typena
     B::attention(qkv, rows, kind, out, lse);
     keep(out), keep(lse);
   }
-  B::make_cache(rows.sequences(), 300, width, heads, device, keys, values);
+  B::make_cache(rows.sequences(), 400, width, heads, device, keys, values);
   B::attention_cached(qkv, rows, B::indices(slots, device), B::indices(starts, device), heads, keys, values, out);
   keep(out);
   for (int s = 0; s < rows.sequences(); ++s) starts[static_cast<std::size_t>(s)] = lengths[static_cast<std::size_t>(s)];
   B::rotate(qkv, rows, heads, heads, rotary.table(), +1, B::indices(starts, device));
   B::attention_cached(qkv, rows, B::indices(slots, device), B::indices(starts, device), heads, keys, values, out);
+  keep(out);
+  // A token more for each, as when text is generated: few rows, which see much where the sequences are long.
+  const Ragged<B> tokens(std::vector<int>(lengths.size(), 1), device);
+  for (int& start : starts) start *= 2;
+  B::attention_cached(normal(rows.sequences(), 3 * width), Rows<B>(tokens), B::indices(slots, device), B::indices(starts, device), heads, keys, values, out);
   keep(out);
 
   const Tensor logits = normal(count, classes);
@@ -95,7 +100,7 @@ std::vector<typename B::Scalar> computed(const std::vector<int>& lengths, typena
 
 TEST_CASE_TEMPLATE("threads that share an operation change no bit", B, Cpu<float>, Cpu<bf16>, Cpu<double>) {
   // One row, too few rows to be shared, and more; one sequence, sequences that parts cut in two, sequences of one row.
-  for (const auto& lengths : {std::vector<int>{1}, {7}, {16}, {57}, {20, 1, 33}, {1, 1, 1, 100, 2}, std::vector<int>(40, 1)}) {
+  for (const auto& lengths : {std::vector<int>{1}, {7}, {16}, {57}, {180}, {20, 1, 33}, {1, 1, 1, 100, 2}, std::vector<int>(40, 1)}) {
     cpu::Memory memory;
     const auto alone = computed<B>(lengths, {&memory});
     for (const int count : {2, 3, 5}) {

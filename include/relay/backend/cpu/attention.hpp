@@ -110,9 +110,8 @@ const F* as_factors(const S* row, int count, [[maybe_unused]] S* room) {
   }
 }
 
-/// Calls f(part, first, last) for the heads of all sequences, in order, a part on each thread (over_rows).
-void over_heads(const Device& device, const auto& rows, int heads, auto&& f) {
-  const int parts = row_parts(device, rows.count());
+/// Calls f(part, first, last) for the heads of all sequences, in order, in so many parts, each on a thread.
+void over_heads(const Device& device, const auto& rows, int heads, int parts, auto&& f) {
   const long all = static_cast<long>(rows.sequences()) * heads;
   const auto part = [&](int i) { f(i, static_cast<int>(all * i / parts), static_cast<int>(all * (i + 1) / parts)); };
   if (parts == 1) return part(0);
@@ -186,9 +185,10 @@ void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tenso
   lse.resize_like(qkv, qkv.rows(), heads.count);
   S *const to = out.data(), *const kept = lse.data();
   const long room = detail::Forward<S>::room(rows.longest(), size);
-  detail::Scratch<S> memory(room * row_parts(qkv.device(), rows.count()), qkv.device());
+  const int parts = row_parts(qkv.device(), rows.count());
+  detail::Scratch<S> memory(room * parts, qkv.device());
   S* const scratch = memory.begin();
-  detail::over_heads(qkv.device(), rows, heads.count, [&](int part, int first, int last) {
+  detail::over_heads(qkv.device(), rows, heads.count, parts, [&](int part, int first, int last) {
     detail::Forward<S> forward(rows.longest(), size, scratch + part * room);
     for (int i = first; i < last; ++i) {
       const int sequence = i / heads.count, begin = rows.begin(sequence);

@@ -58,6 +58,9 @@ void make_cache(int slots, int positions, int width, int heads, Device device, T
   values.resize(slots * heads, layout.values(positions), device);
 }
 
+/// Fewer bytes of keys and values are read in less time than it takes to share them among threads.
+inline constexpr long shared_cache = 1 << 17;
+
 /// Sequence s of `rows` continues slot slots[s], which holds starts[s] positions: its keys and values are appended and it
 /// attends, causally, to all that is there. A sequence that starts (a prompt) attends to itself, in one pass.
 template <class P, class S, class Index>
@@ -70,20 +73,24 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   const CacheLayout<F> layout(size);
   out.resize_like(qkv, qkv.rows(), width);
   int longest_prompt = 0, longest = 0;
+  long seen = 0;  // positions, by all rows
   for (int s = 0; s < rows.sequences(); ++s) {
     const int n = rows.end(s) - rows.begin(s), start = starts[static_cast<std::size_t>(s)];
     if (start == 0 && n > 1) longest_prompt = std::max(longest_prompt, n);
     longest = std::max(longest, start + n);
+    seen += static_cast<long>(n) * (start + n);
   }
   require(layout.keys(longest) <= keys.cols() && layout.values(longest) <= values.cols(), "a cache has no room for ", longest,
           " positions: make it for as many as will be written");
   const long capacity = CacheLayout<F>::capacity(longest), prompt_room = detail::Forward<S>::room(longest_prompt, size);
   const long room = prompt_room + 2 * capacity + 2 * layout.padded();
-  detail::Scratch<S> memory(room * row_parts(qkv.device(), rows.count()), qkv.device());
+  const bool shared = qkv.device().threads && 2 * seen * width * static_cast<long>(sizeof(P)) >= shared_cache;
+  const int parts = shared ? std::min(qkv.device().threads->count(), rows.sequences() * heads) : row_parts(qkv.device(), rows.count());
+  detail::Scratch<S> memory(room * parts, qkv.device());
   S* const scratch = memory.begin();
   S *const all_keys = keys.data(), *const all_values = values.data(), *const to = out.data();
   const long keys_stride = keys.cols(), values_stride = values.cols();
-  detail::over_heads(qkv.device(), rows, heads, [&](int part, int first, int last) {
+  detail::over_heads(qkv.device(), rows, heads, parts, [&](int part, int first, int last) {
     S* const p = scratch + part * room;
     S* const p_factors = p + capacity;
     S* const q_factors = p_factors + capacity;
