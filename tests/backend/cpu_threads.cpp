@@ -133,11 +133,11 @@ TEST_CASE("sequences at once: what the cache holds, and at least what rows can b
   CHECK(B::rows_at_once(256, {}) == 170);
   CHECK(B::rows_at_once(1 << 20, {}) == 1);
   CHECK(B::sequences_at_once(1, {}) == 64);
-  CHECK(B::sequences_at_once(1 << 17, {}) == 16);  // half a MiB each
-  CHECK(B::sequences_at_once(1L << 40, {}) == 6);
+  CHECK(B::sequences_at_once(1 << 17, {}) == 8);  // half a MiB each
+  CHECK(B::sequences_at_once(1L << 40, {}) == 4);
   CHECK(B::sequences_at_once(1L << 40, {nullptr, &threads}) == 32);
-  CHECK(B::sequences_at_once(1 << 17, {nullptr, &threads}) == 64);
-  CHECK(Cpu<bf16>::sequences_at_once(1 << 17, {}) == 32);
+  CHECK(B::sequences_at_once(1 << 16, {nullptr, &threads}) == 64);
+  CHECK(Cpu<bf16>::sequences_at_once(1 << 17, {}) == 16);
 }
 
 TEST_CASE("a tensor keeps its threads as it keeps its memory") {

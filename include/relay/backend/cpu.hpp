@@ -144,13 +144,13 @@ struct Functions : ComposedOps<Self> {
   }
   /// Few enough for all that two transformer blocks of this width write (some 24 numbers for each of a row) to stay in 4 MiB.
   static int rows_at_once(int width, const Device&) { return std::max(1, (4 << 20) / (24 * width * static_cast<int>(sizeof(S)))); }
-  /// Every token reads all that its sequence has cached: several times faster from the processor's cache, of which 8 MiB are
-  /// taken for a core's share, than from memory. But the weights are read once for all sequences, products want a whole tile
-  /// of rows, and threads want rows that they can share.
+  /// Every token reads all that its sequence has cached: several times faster from the processor's cache, of which 4 MiB are
+  /// taken for a core's share, than from memory. But the weights are read once for all sequences, products of fewer than four rows
+  /// only wait for them, and threads want rows that they can share.
   static int sequences_at_once(long elements, const Device& device) {
-    constexpr long share = 8 << 20, tile = 6, most = 64;
+    constexpr long share = 4 << 20, few = 4, most = 64;
     const long threads = device.threads ? device.threads->count() : 1, bytes = std::max(1L, elements * long{sizeof(P)});
-    const long least = threads == 1 ? tile : cpu::rows_of_a_part * threads;
+    const long least = threads == 1 ? few : cpu::rows_of_a_part * threads;
     return static_cast<int>(std::clamp(threads * share / bytes, least, std::max(least, most)));
   }
   static void dropout(const Tensor& x, double rate, Key key, Tensor& y) {
