@@ -273,6 +273,22 @@ TEST_CASE("the optimiser's list goes to the GPU once, and again where a paramete
   CHECK(B::download(layer.weight) == B::download(other.weight));
 }
 
+TEST_CASE("after a step that could not be asked for, products read the weights and not the copies of older ones") {
+  using B = Cuda<bf16>;
+  Linear<B> layer(70, 90, Key(1)), gradient(70, 90, Key(2)), elsewhere = gradient;
+  AdamW optimiser(layer, {.rate = 0.1});
+  optimiser.step(layer, gradient, 1);  // now there are copies
+  initialise_normal<B>(layer.weight, 1, Key(3));
+  cuda_on_host::refuses_uploads = true;
+  CHECK_THROWS_AS(optimiser.step(layer, elsewhere, 1), Error);  // its list has changed
+  cuda_on_host::refuses_uploads = false;
+  B::Tensor x(3, 70), y, expected;
+  initialise_normal<B>(x, 1, Key(4));
+  B::linear(x, layer.weight, layer.bias, y);
+  B::linear(x, B::Tensor(layer.weight), layer.bias, expected);
+  CHECK(B::download(y) == B::download(expected));
+}
+
 TEST_CASE("a step asks for no memory once it is warm, and waits for the host three times") {
   Threads threads(1);
   LoopedTransformer<Cuda<bf16>> model(small, {.normalise = true}, task.vocabulary().size(), Seed{3});

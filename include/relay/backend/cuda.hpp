@@ -467,7 +467,7 @@ struct Functions : ComposedOps<Self> {
       float *const w = weight.as<float>(), *const m = first.as<float>(), *const v = second.as<float>();
       bf16* converted = nullptr;
       if constexpr (!std::is_same_v<A, float>)
-        weight.convert([&](const float*, bf16* to) { converted = to; }, for_products(weight.rows()));
+        converted = weight.room_for_converted(for_products(weight.rows()));
       cut(weight, kept.pieces, [&](long at) {
         return Piece{gradient.as<float>() + at, w + at, m + at, v + at, converted == nullptr ? nullptr : converted + at, 0, decays(weight) ? 1 : 0};
       });
@@ -482,6 +482,8 @@ struct Functions : ComposedOps<Self> {
     launch(clip_kernel<>, dim3(1), threads, threads * sizeof(double), kept.squares(), static_cast<int>(kept.pieces.size()), clip, kept.clipped());
     kept.found.begin(kept.clipped(), sizeof(Clipped));
     launch(adamw_kernel<>, blocks, threads, 0, kept.on_device(), Adam(step), Adam(plain), kept.clipped());
+    if constexpr (!std::is_same_v<A, float>)  // not before: where something throws, the copies are those of other weights
+      parameters.visit(nullptr, [](std::size_t, Tensor& weight, auto&...) { weight.set_converted(for_products(weight.rows())); });
     return kept.found.template wait<Clipped>()->norm;
   }
 
@@ -526,7 +528,10 @@ struct Functions : ComposedOps<Self> {
     float* const elements = x.spread<float>();
     bf16* converted = nullptr;
     if constexpr (!std::is_same_v<A, float>)
-      if (x.apart() % 8 == 0) converted = x.make_converted(x.rows());
+      if (x.apart() % 8 == 0) {
+        converted = x.room_for_converted(x.rows());
+        x.set_converted(x.rows());
+      }
     return {elements, converted, x.rows(), x.cols(), x.apart()};
   }
 
