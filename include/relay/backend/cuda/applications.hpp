@@ -18,10 +18,11 @@ class Applications {
  public:
   /// Of a linear layer.
   struct Layer {
-    const void* weight = nullptr;
+    const void* of = nullptr;  // its weight
     Tensor x, dy;  // [rows of all applications, inputs], [.., outputs]
     Tensor *dweight = nullptr, *dbias = nullptr;
     int taken = -1;  // the first row of the application that was taken last
+    bool used = false;                       // in this pass
     std::vector<std::pair<int, int>> parts;  // first rows, and how many, of which the gradient is yet to be added
   };
 
@@ -31,12 +32,16 @@ class Applications {
     Tensor partial;
     Tensor *first = nullptr, *second = nullptr;  // what they are added to: half of the columns each, where there is a second
     bool begun = false;                          // else what is there is of another pass
+    bool used = false;                           // in this pass
   };
 
-  /// A new pass, whose applications have so many rows in all.
+  /// A new pass, whose applications have so many rows in all. What the last one did not use goes: it is of a model that is no more, or not here.
   void begin(int rows, Device device) {
     rows_ = rows;
     device_ = device;
+    const auto unused = [](const auto& kept) { return !std::exchange(kept->used, false); };
+    std::erase_if(layers_, unused);
+    std::erase_if(sums_, unused);
     for (auto& layer : layers_) {
       layer->parts.clear();
       layer->taken = -1;
@@ -52,19 +57,19 @@ class Applications {
   /// Where the rows of this application lie in what the layer of this weight reads, and in the gradient of what it gives; null for rows that
   /// products would not find aligned.
   void* input(const Tensor& weight, Type type) {
-    return aligned(weight, type) ? place(layer_of(&weight).x, weight.cols(), type) : nullptr;
+    return aligned(weight, type) ? place(used(layers_, &weight).x, weight.cols(), type) : nullptr;
   }
   void* gradient(const Tensor& weight, Type type) {
-    return aligned(weight, type) ? place(layer_of(&weight).dy, weight.rows(), type) : nullptr;
+    return aligned(weight, type) ? place(used(layers_, &weight).dy, weight.rows(), type) : nullptr;
   }
   Device device() const { return device_; }
   std::size_t bytes(int cols, Type type) const { return static_cast<std::size_t>(count_) * static_cast<std::size_t>(cols) * size_of(type); }
 
   /// Whether x and dy are in their places; the gradients of weight and bias are added later then.
   bool takes(const void* weight, const void* x, const void* dy, Tensor& dweight, Tensor& dbias) {
-    const auto found = find(weight);
-    if (found == layers_.end()) return false;
-    Layer& layer = **found;
+    Layer* const found = find(layers_, weight);
+    if (found == nullptr) return false;
+    Layer& layer = *found;
     require(layer.taken != first_, "a linear layer was applied twice in one iteration of a loop, for which the GPU has one place: use Keep::inputs");
     if (x != at(layer.x) || dy != at(layer.dy) || x == nullptr || dy == nullptr) return false;
     layer.taken = first_;
@@ -81,7 +86,7 @@ class Applications {
 
   /// Where sums of this (the scale of a norm, the weight of a linear layer) are added up, 0 at first.
   float* sums(const void* of, int parts, int cols, Tensor* first, Tensor* second) {
-    Sums& sums = sums_of(of);
+    Sums& sums = used(sums_, of);
     if (!sums.begun) {
       sums.partial.resize(parts, cols, device_);
       check(cudaMemsetAsync(sums.partial.data(), 0, sums.partial.bytes(), stream()), "clear sums");
@@ -94,15 +99,16 @@ class Applications {
 
   /// Whether there are sums for the bias of this weight's layer, which are added later then.
   bool sums_bias(const void* weight, Tensor& dbias) {
-    Sums& bias = sums_of(weight);
-    if (bias.begun) bias.first = &dbias;
-    return bias.begun;
+    Sums* const bias = find(sums_, weight);
+    if (bias == nullptr || !bias->begun) return false;
+    bias->first = &dbias;
+    return true;
   }
 
   /// add(layer, first row, rows, whether its bias has sums of its own) and add(sums) for what was taken.
   void finish(auto&& add_layer, auto&& add_sums) {
     for (auto& layer : layers_) {
-      for (const auto& [first, rows] : layer->parts) add_layer(*layer, first, rows, sums_bias(layer->weight, *layer->dbias));
+      for (const auto& [first, rows] : layer->parts) add_layer(*layer, first, rows, sums_bias(layer->of, *layer->dbias));
       layer->parts.clear();
       layer->taken = -1;
     }
@@ -111,23 +117,22 @@ class Applications {
   }
 
  private:
-  Sums& sums_of(const void* of) {
-    auto found = std::find_if(sums_.begin(), sums_.end(), [&](const auto& sums) { return sums->of == of; });
-    if (found == sums_.end()) {
-      found = sums_.insert(found, std::make_unique<Sums>());
-      (*found)->of = of;
+  /// Null where it is not there.
+  template <class Of>
+  static Of* find(const std::vector<std::unique_ptr<Of>>& list, const void* of) {
+    const auto found = std::find_if(list.begin(), list.end(), [of](const auto& one) { return one->of == of; });
+    return found == list.end() ? nullptr : found->get();
+  }
+  /// Which this pass uses.
+  template <class Of>
+  static Of& used(std::vector<std::unique_ptr<Of>>& list, const void* of) {
+    Of* one = find(list, of);
+    if (one == nullptr) {
+      one = list.emplace_back(std::make_unique<Of>()).get();
+      one->of = of;
     }
-    return **found;
-  }
-  std::vector<std::unique_ptr<Layer>>::iterator find(const void* weight) {
-    return std::find_if(layers_.begin(), layers_.end(), [&](const auto& layer) { return layer->weight == weight; });
-  }
-  Layer& layer_of(const void* weight) {
-    const auto found = find(weight);
-    if (found != layers_.end()) return **found;
-    layers_.push_back(std::make_unique<Layer>());
-    layers_.back()->weight = weight;
-    return *layers_.back();
+    one->used = true;
+    return *one;
   }
   /// Products are planned for rows that begin at multiples of so many bytes.
   static bool aligned(const Tensor& weight, Type type) {
