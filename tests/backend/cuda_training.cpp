@@ -26,6 +26,16 @@ std::vector<Example> batch_of(int step) {
   return batch;
 }
 
+/// Adds the values of all parameters.
+template <class Layer>
+void append(const Layer& layer, std::vector<float>& all) {
+  for_each_parameter(
+      [&](const auto& tensor) {
+        for (const auto v : Layer::Backend::download(tensor)) all.push_back(static_cast<float>(v));
+      },
+      layer);
+}
+
 struct Trained {
   std::vector<double> losses;
   std::vector<float> parameters;
@@ -40,12 +50,15 @@ Trained train_looped(int lanes = 1) {
   Trainer trainer(model, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, lanes);
   Trained result;
   for (int step = 0; step < 3; ++step) result.losses.push_back(trainer.step(batch_of(step)).losses.objective);
-  for_each_parameter(
-      [&](const auto& tensor) {
-        for (const auto v : B::download(tensor)) result.parameters.push_back(static_cast<float>(v));
-      },
-      model);
+  append(model, result.parameters);
   return result;
+}
+
+template <class B>
+typename B::Tensor normal(int rows, int cols, Key key) {
+  typename B::Tensor x(rows, cols);
+  initialise_normal<B>(x, 1, key);
+  return x;
 }
 
 double difference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -53,6 +66,91 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {
   double worst = 0;
   for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, static_cast<double>(std::abs(a[i] - b[i])));
   return worst;
+}
+
+float largest(const std::vector<float>& values) {
+  float most = 0;
+  for (const float v : values) most = std::max(most, std::abs(v));
+  return most;
+}
+
+constexpr TransformerConfig wide{.width = 128, .layers = 1, .heads = 2, .hidden = 128, .rotary_base = 100, .positions = 64};
+
+template <class B>
+Stack<TransformerBlock<B>> wide_block(double dropout) {
+  TransformerConfig config = wide;
+  config.dropout = dropout;
+  return transformer_stack<B>(config, Mask::none, Key(3));
+}
+
+/// A block twice in one iteration: one after the other, or side by side on the same input.
+template <class Inner>
+struct Twice {
+  using Backend = typename Inner::Backend;
+  using Tensor = typename Backend::Tensor;
+  using Input = Tensor;
+  using Output = Tensor;
+  struct Trace {
+    typename Inner::Trace first, second;
+    Tensor y;
+  };
+
+  Inner inner;
+  bool beside;
+
+  static const Tensor& output(const Trace& trace) { return trace.y; }
+  static void each(auto&& visit, auto&... layer) { visit("inner", layer.inner...); }
+
+  const Tensor& forward(const Tensor& x, const Rows<Backend>& rows, Trace& trace) const {
+    const Tensor& first = inner.forward(x, rows.fold(0), trace.first);
+    Backend::copy(inner.forward(beside ? x : first, rows.fold(1), trace.second), trace.y);
+    if (beside) Backend::add(first, trace.y);
+    return trace.y;
+  }
+  Tensor backward(const Tensor& x, const Rows<Backend>& rows, const Trace& trace, const Tensor& dy, Twice& grad) const {
+    Tensor d = inner.backward(beside ? x : Inner::output(trace.first), rows.fold(1), trace.second, dy, grad.inner);
+    Tensor dx = inner.backward(x, rows.fold(0), trace.first, beside ? dy : d, grad.inner);
+    if (beside) Backend::add(d, dx);
+    return dx;
+  }
+  Dropping dropping(const Rows<Backend>& rows) const { return inner.dropping(rows.fold(1)); }
+};
+
+/// The gradient of a loop's parameters, and of h_0, from two passes, the second of which adds to the first, with other numbers of rows.
+template <class Block>
+std::vector<float> loop_gradient(Block block, const LoopConfig& config, Keep keep) {
+  using B = typename Block::Backend;
+  const Looped<Block> loop(std::move(block), wide.width, config);
+  auto grad = zeros_like(loop);
+  typename Looped<Block>::Trace trace;
+  std::vector<float> all;
+  for (const int more : {0, 3}) {
+    trace.keep = keep;
+    const std::vector<int> lengths{5 + more, 3, 6 - more}, counts{5, 3, 1 + more / 3};
+    const Ragged<B> batch(lengths);
+    const Rows<B> rows(batch, Key(8));
+    const auto h0 = normal<B>(batch.rows(), wide.width, Key(1));
+    loop.forward(h0, rows, counts, trace, [](int, const auto&, const auto&) {});
+    const auto give = [](int t, const auto&, auto& dy) {
+      B::add(normal<B>(dy.rows(), dy.cols(), Key(2).fold(static_cast<std::uint64_t>(t))), dy);
+    };
+    for (const auto v : B::download(loop.backward(h0, rows, trace, give, grad))) all.push_back(static_cast<float>(v));
+  }
+  append(grad, all);
+  return all;
+}
+
+/// make(backend) gives the block.
+void check_loop(auto&& make, const LoopConfig& config) {
+  const auto gradient = [&]<class B>(std::type_identity<B> backend, Keep keep = Keep::everything) {
+    return loop_gradient(make(backend), config, keep);
+  };
+  const std::type_identity<Cuda<bf16>> half;
+  const auto cpu = gradient(std::type_identity<Cpu<float>>()), gpu = gradient(std::type_identity<Cuda<float>>());
+  CHECK(difference(cpu, gpu) < 1e-5 * largest(cpu));
+  const auto narrow = gradient(half);
+  CHECK(difference(cpu, narrow) < 2e-2 * largest(cpu));
+  CHECK(difference(narrow, gradient(half, Keep::inputs)) < 1e-3 * largest(cpu));  // nearly the same numbers, added in another order
 }
 
 }  // namespace
@@ -303,9 +401,9 @@ TEST_CASE("a step asks for no memory once it is warm, and waits for the host thr
 
 // A loop's weight gradients are one product over all iterations, where rows are wide enough; a causal model's of the same widths are not.
 TEST_CASE("weight gradients of all iterations at once") {
-  const TransformerConfig wide{.width = 128, .layers = 2, .heads = 4, .hidden = 256, .dropout = 0.1, .rotary_base = 100, .positions = 64};
+  const TransformerConfig deep{.width = 128, .layers = 2, .heads = 4, .hidden = 256, .dropout = 0.1, .rotary_base = 100, .positions = 64};
   const auto gradient = [&]<class B>(std::type_identity<B>, double dropout, Keep keep) {
-    TransformerConfig config = wide;
+    TransformerConfig config = deep;
     config.dropout = dropout;
     const LoopedTransformer<B> model(config, {}, task.vocabulary().size(), Seed{3});
     const auto objective = loop_objective(model, Aligned{}, {}, {}, 0, keep);
@@ -318,11 +416,7 @@ TEST_CASE("weight gradients of all iterations at once") {
       for (std::size_t i = step; i < batch.size(); ++i) examples.push_back(&batch[i]);
       objective(model, examples, 6, Key(7), workspace, grad);
     }
-    for_each_parameter(
-        [&](const auto& tensor) {
-          for (const auto v : B::download(tensor)) all.push_back(static_cast<float>(v));
-        },
-        grad);
+    append(grad, all);
     return all;
   };
   for (const double dropout : {0.0, 0.1}) {
@@ -340,4 +434,13 @@ TEST_CASE("weight gradients of all iterations at once") {
   const long together = cuda_on_host::products - before;
   gradient(std::type_identity<Cuda<bf16>>(), 0.1, Keep::inputs);
   CHECK(together < cuda_on_host::products - before - together);  // (which also applies every iteration again)
+}
+
+TEST_CASE("a block that is applied twice in one iteration: the second application is not among those of all iterations") {
+  for (const bool beside : {false, true})
+    for (const double dropout : {0.0, 0.1}) {
+      CAPTURE(beside);
+      CAPTURE(dropout);
+      check_loop([&]<class B>(std::type_identity<B>) { return Twice<Stack<TransformerBlock<B>>>{wide_block<B>(dropout), beside}; }, {});
+    }
 }

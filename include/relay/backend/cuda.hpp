@@ -121,7 +121,8 @@ struct Functions : ComposedOps<Self> {
         add_gradients(dy, d, activated, weight, dweight, dbias);
         A* const to = dx.template as<A>();
         const void* const next = dx.placed_for();
-        float* const sums = next != nullptr ? applications->sums(next, most_added_parts, x.cols(), nullptr, nullptr) : dx.make_column_sums(added_parts(x.rows()));
+        float* const sums = next != nullptr ? applications->bias_sums(next, most_added_parts, x.cols())
+                                            : dx.make_column_sums(added_parts(x.rows()));
         return add_rows(x.rows(), x.cols(), GeluSlope<A>{x.template as<A>(), to}, sums, next != nullptr);
       }
     Tensor again;
@@ -140,21 +141,22 @@ struct Functions : ComposedOps<Self> {
     dy.place(applications->gradient(weight, type_of<A>), applications->bytes(weight.rows(), type_of<A>), applications->device(), &weight);
   }
   static void add_gradients(Applications& from) {
-    from.finish([](const Applications::Layer& layer, int first, int rows, bool sums_bias) {
+    from.finish([](const Applications::Layer& layer, const Applications::Part& part) {
       const int inputs = layer.x.cols(), outputs = layer.dy.cols();
-      const A* const x = layer.x.template as<A>() + static_cast<long>(first) * inputs;
-      const A* const dy = layer.dy.template as<A>() + static_cast<long>(first) * outputs;
-      Products::instance()({.transpose_b = true, .m = inputs, .n = outputs, .k = rows, .type = type_of<A>, .adds = true},
+      const A* const x = layer.x.template as<A>() + static_cast<long>(part.first) * inputs;
+      const A* const dy = layer.dy.template as<A>() + static_cast<long>(part.first) * outputs;
+      Products::instance()({.transpose_b = true, .m = inputs, .n = outputs, .k = part.rows, .type = type_of<A>, .adds = true},
                            {.a = x, .b = dy, .c = layer.dweight->data()});
-      if (sums_bias) return;
-      const int parts = added_parts(rows);
+      if (part.summed) return;
+      const int parts = added_parts(part.rows);
       const Scratch<float> partial(static_cast<long>(parts) * outputs, layer.dy.device());
-      add_rows(rows, outputs, Itself<A>{dy}, partial.data());
+      add_rows(part.rows, outputs, Itself<A>{dy}, partial.data());
       add_parts(partial.data(), parts, outputs, *layer.dbias);
     }, [](Applications::Sums& sums) {
       const int parts = sums.partial.rows(), cols = sums.partial.cols();
       float* const second = sums.second == nullptr ? nullptr : sums.second->template as<float>();
-      sum_columns(sums.partial.template as<float>(), parts, cols, 1, parts, true, second == nullptr ? cols : cols / 2, sums.first->template as<float>(), second);
+      sum_columns(sums.partial.template as<float>(), parts, cols, 1, parts, true, second == nullptr ? cols : cols / 2,
+                  sums.first->template as<float>(), second);
     });
   }
   /// Writes the weight a second time as products want it, until it is written again.
@@ -608,7 +610,7 @@ struct Functions : ComposedOps<Self> {
   static void add_gradients(const Tensor& dy, const Gradient& d, const Tensor& x, const Tensor& weight, Tensor& dweight, Tensor& dbias) {
     if (x.rows() == 0 || (applications != nullptr && applications->takes(&weight, x.data(), d.data, dweight, dbias))) return;
     add_outer_product(dy, d, x, dweight);
-    if (applications != nullptr && applications->sums_bias(&weight, dbias)) return;
+    if (applications != nullptr && applications->takes_sums(&weight, d.data, dbias)) return;
     if (dy.column_sums() != nullptr)
       add_parts(dy.column_sums(), dy.column_parts(), dy.cols(), dbias);
     else
@@ -757,7 +759,7 @@ struct Functions : ComposedOps<Self> {
       partial = own.emplace(2L * blocks * width, x.device()).data();
     float* branch_partial = nullptr;
     if (branch != nullptr && place != nullptr)
-      branch_partial = applications->sums(next->weight, most_norm_backward_blocks, width, nullptr, nullptr);
+      branch_partial = applications->bias_sums(next->weight, most_norm_backward_blocks, width);
     else if (branch != nullptr)
       branch_partial = dx.make_column_sums(blocks);
     const bool skips = skip != nullptr && skip->rows() > 0;
