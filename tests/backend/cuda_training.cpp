@@ -3,6 +3,7 @@
 #include <relay/backend/cuda.hpp>
 #include <relay/model/generate.hpp>
 #include <relay/task/arithmetic.hpp>
+#include <relay/train/memory_plan.hpp>
 #include <relay/train/next_token.hpp>
 #include <relay/train/trainer.hpp>
 #include <relay/train/unroll.hpp>
@@ -447,4 +448,44 @@ TEST_CASE("a block that is applied twice in one iteration: the second applicatio
       CAPTURE(dropout);
       check_loop([&]<class B>(std::type_identity<B>) { return Twice<Stack<TransformerBlock<B>>>{wide_block<B>(dropout), beside}; }, {});
     }
+}
+
+TEST_CASE("the plan of a loop's memory on a GPU, weight gradients of all iterations and all") {
+  TransformerConfig config = wide;
+  config.layers = 2;
+  config.dropout = 0.1;
+  Random random(Key(5));
+  const Example largest = task.generate(3, random);
+  constexpr int batch = 6;
+  const auto check = [&]<class B>(std::type_identity<B>, Keep keep) {
+    using Planned = Shapes<float, keeping_of<B>()>;
+    const auto make = [&]<class On>(std::type_identity<On>, typename On::Device device) {
+      return LoopedTransformer<On>(config, {.normalise = true}, task.vocabulary().size(), Seed{1}, device);
+    };
+    const auto objective_of = [&](const auto& model) { return loop_objective(model, Aligned{}, {}, {}, 0, keep); };
+    const auto planned = [&](auto on) {
+      using On = typename decltype(on)::type;
+      return plan_memory([&](typename On::Device device) { return make(on, device); }, objective_of(make(on, {})), largest, batch, 1);
+    };
+    const MemoryPlan plan = planned(std::type_identity<Planned>());
+    auto model = make(std::type_identity<B>(), {});
+    const auto objective = objective_of(model);
+    Threads threads(1);
+    Trainer trainer(model, objective, {}, {.steps = 100}, Seed{5}, threads, 1);
+    trainer.reserve(largest, batch);
+    const double bytes = static_cast<double>(plan.activations), taken = static_cast<double>(trainer.bytes());
+    CAPTURE(bytes);
+    CAPTURE(taken);
+    CHECK(std::abs(taken - bytes) <= 0.01 * taken + 65536);
+    trainer.step(std::vector<Example>(batch, largest));
+    CHECK(static_cast<double>(trainer.bytes()) == taken);
+    if (keep == Keep::everything) {
+      const double on_cpu = static_cast<double>(planned(std::type_identity<Shapes<float>>()).activations);
+      CHECK(on_cpu < taken - 2 * 65536);  // more than could be overlooked
+    }
+  };
+  for (const Keep keep : {Keep::everything, Keep::inputs}) {
+    check(std::type_identity<Cuda<bf16>>(), keep);
+    check(std::type_identity<Cuda<float>>(), keep);
+  }
 }

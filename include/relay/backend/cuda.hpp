@@ -17,6 +17,7 @@
 #include <relay/backend/cuda/product.hpp>
 #include <relay/backend/cuda/row_ops.hpp>
 #include <relay/backend/cuda/tensor.hpp>
+#include <relay/backend/keeping.hpp>
 #include <relay/backend/ops.hpp>
 #include <relay/core/bf16.hpp>
 #include <relay/core/ragged.hpp>
@@ -99,7 +100,9 @@ struct Functions : ComposedOps<Self> {
     add_gradients(dy, d, x, weight, dweight, dbias);
   }
   /// GELU goes along with bf16's products: its approximation (row_ops.hpp). It is kept then, for to make it again is a pass of its own.
-  static constexpr bool keeps_activated = !std::is_same_v<A, float>;
+  static constexpr Keeping keeping = keeping_on_gpu<A>;
+  static_assert(keeping.aligned == row_alignment && keeping.parts >= std::max(most_norm_backward_blocks, most_added_parts));
+  static constexpr bool keeps_activated = keeping.activated;
   static void linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& up, Tensor& y) {
     if constexpr (keeps_activated) {
       up.resize_like(x, x.rows(), weight.rows(), type_of<A>);

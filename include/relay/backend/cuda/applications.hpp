@@ -13,6 +13,9 @@
 
 namespace relay::cuda {
 
+/// Products are planned for rows that begin at multiples of so many bytes.
+inline constexpr std::size_t row_alignment = 256;
+
 /// The applications of one pass forward and backward. What is placed here belongs to it: it must live as long as what borrows from it.
 class Applications {
  public:
@@ -150,9 +153,8 @@ class Applications {
     one->used = true;
     return *one;
   }
-  /// Products are planned for rows that begin at multiples of so many bytes.
   static bool aligned(const Tensor& weight, Type type) {
-    const auto whole = [type](int cols) { return static_cast<std::size_t>(cols) * size_of(type) % 256 == 0; };
+    const auto whole = [type](int cols) { return static_cast<std::size_t>(cols) * size_of(type) % row_alignment == 0; };
     return whole(weight.rows()) && whole(weight.cols());
   }
   void* place(Tensor& all, int cols, Type type) {
