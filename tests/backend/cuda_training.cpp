@@ -141,17 +141,18 @@ std::vector<float> loop_gradient(Block block, const LoopConfig& config, Keep kee
   return all;
 }
 
-/// make(backend) gives the block.
-void check_loop(auto&& make, const LoopConfig& config) {
-  const auto gradient = [&]<class B>(std::type_identity<B> backend, Keep keep = Keep::everything) {
-    return loop_gradient(make(backend), config, keep);
-  };
+/// gradient(backend, what is kept) on the GPU, where all iterations' come at once or each by itself, against the CPU's.
+void check_gradient_of(auto&& gradient) {
   const std::type_identity<Cuda<bf16>> half;
-  const auto cpu = gradient(std::type_identity<Cpu<float>>()), gpu = gradient(std::type_identity<Cuda<float>>());
+  const auto cpu = gradient(std::type_identity<Cpu<float>>(), Keep::everything), gpu = gradient(std::type_identity<Cuda<float>>(), Keep::everything);
   CHECK(difference(cpu, gpu) < 1e-5 * largest(cpu));
-  const auto narrow = gradient(half);
+  const auto narrow = gradient(half, Keep::everything);
   CHECK(difference(cpu, narrow) < 2e-2 * largest(cpu));
   CHECK(difference(narrow, gradient(half, Keep::inputs)) < 1e-3 * largest(cpu));  // nearly the same numbers, added in another order
+}
+/// make(backend) gives the block.
+void check_loop(auto&& make, const LoopConfig& config) {
+  check_gradient_of([&]<class B>(std::type_identity<B> backend, Keep keep) { return loop_gradient(make(backend), config, keep); });
 }
 
 }  // namespace
@@ -305,7 +306,8 @@ TEST_CASE("a batch that is made ready a step before: the same bits") {
     using Model = decltype(model);
     Threads threads(1);
     auto other = model;
-    Trainer ready(model, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2), plain(other, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2);
+    Trainer ready(model, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2);
+    Trainer plain(other, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2);
     std::vector<std::vector<Example>> batches;
     for (int i = 0; i < 4; ++i) batches.push_back(batch_of(i));
     for (std::size_t i = 0; i < 4; ++i) {
@@ -338,7 +340,10 @@ TEST_CASE("a gradient that is not finite stops the training on the GPU, and noth
         values[33] = bad;
         B::upload(values, gradient.bias);
         CHECK_THROWS_WITH_AS(optimiser.step(layer, gradient, 1),
-                             message("the gradient is not finite at step ", before_that + 1, ": lower the learning rate, or look for bad values in the data").c_str(), Error);
+                             message("the gradient is not finite at step ", before_that + 1,
+                                     ": lower the learning rate, or look for bad values in the data")
+                                 .c_str(),
+                             Error);
         CHECK(same(layer, weights));
         CHECK(same(optimiser.first, first));
         CHECK(same(optimiser.second, second));
@@ -407,10 +412,8 @@ TEST_CASE("a step asks for no memory once it is warm, and waits for the host thr
 // A loop's weight gradients are one product over all iterations, where rows are wide enough; a causal model's of the same widths are not.
 TEST_CASE("weight gradients of all iterations at once") {
   const TransformerConfig deep{.width = 128, .layers = 2, .heads = 4, .hidden = 256, .dropout = 0.1, .rotary_base = 100, .positions = 64};
-  const auto gradient = [&]<class B>(std::type_identity<B>, double dropout, Keep keep) {
-    TransformerConfig config = deep;
-    config.dropout = dropout;
-    const LoopedTransformer<B> model(config, {}, task.vocabulary().size(), Seed{3});
+  const auto gradient = [&]<class B>(std::type_identity<B>, const TransformerConfig& config, const LoopConfig& loop, Keep keep) {
+    const LoopedTransformer<B> model(config, loop, task.vocabulary().size(), Seed{3});
     const auto objective = loop_objective(model, Aligned{}, {}, {}, 0, keep);
     LoopedTransformer<B> grad = zeros_like(model);
     typename decltype(objective)::Workspace workspace(typename B::Device{});
@@ -424,21 +427,77 @@ TEST_CASE("weight gradients of all iterations at once") {
     append(grad, all);
     return all;
   };
-  for (const double dropout : {0.0, 0.1}) {
-    const auto cpu = gradient(std::type_identity<Cpu<float>>(), dropout, Keep::everything), gpu = gradient(std::type_identity<Cuda<float>>(), dropout, Keep::everything);
-    float largest = 0;
-    for (const float v : cpu) largest = std::max(largest, std::abs(v));
-    CHECK(difference(cpu, gpu) < 1e-5 * largest);
-    const auto narrow = gradient(std::type_identity<Cuda<bf16>>(), dropout, Keep::everything), each = gradient(std::type_identity<Cuda<bf16>>(), dropout, Keep::inputs);
-    CHECK(difference(cpu, narrow) < 2e-2 * largest);
-    CHECK(difference(narrow, each) < 1e-3 * largest);  // nearly the same numbers, added in another order
-    CHECK(narrow == gradient(std::type_identity<Cuda<bf16>>(), dropout, Keep::everything));
-  }
+  const auto check = [&](const TransformerConfig& config, const LoopConfig& loop) {
+    check_gradient_of([&](auto backend, Keep keep) { return gradient(backend, config, loop, keep); });
+  };
+  TransformerConfig whole = deep;
+  whole.dropout = 0;
+  check(whole, {});
+  check(deep, {});
+  check(wide, {.inject = true, .reembed = true, .window = 2});
+
+  const std::type_identity<Cuda<bf16>> half;
+  CHECK(gradient(half, wide, {}, Keep::everything) == gradient(half, wide, {}, Keep::everything));
   const long before = cuda_on_host::products;
-  gradient(std::type_identity<Cuda<bf16>>(), 0.1, Keep::everything);
+  gradient(half, deep, {}, Keep::everything);
   const long together = cuda_on_host::products - before;
-  gradient(std::type_identity<Cuda<bf16>>(), 0.1, Keep::inputs);
+  gradient(half, deep, {}, Keep::inputs);
   CHECK(together < cuda_on_host::products - before - together);  // (which also applies every iteration again)
+}
+
+TEST_CASE("the gradient of a loop that is cut, feeds back, or is inside another") {
+  for (const LoopConfig& config :
+       {LoopConfig{.window = 2}, LoopConfig{.inject = true, .signal = true}, LoopConfig{.inject = true, .normalise = true, .window = 2}}) {
+    CAPTURE(config.inject);
+    CAPTURE(config.window);
+    check_loop([]<class B>(std::type_identity<B>) { return wide_block<B>(0.1); }, config);
+  }
+  for (const bool normalise : {false, true})
+    check_loop(
+        [&]<class B>(std::type_identity<B>) {
+          return Looped<Stack<TransformerBlock<B>>, 2>(wide_block<B>(0.1), wide.width, {.normalise = normalise});
+        },
+        {.normalise = normalise});
+}
+
+TEST_CASE("a pass after one that had no backward pass, or that an exception ended, is as any other") {
+  using B = Cuda<bf16>;
+  using Loop = Looped<Stack<TransformerBlock<B>>>;
+  const Loop loop(wide_block<B>(0.1), wide.width, {.normalise = true});
+  const std::vector<int> lengths{4, 3}, counts{4, 2};
+  const Ragged<B> batch(lengths);
+  const Rows<B> rows(batch, Key(8));
+  const auto h0 = normal<B>(batch.rows(), wide.width, Key(1));
+  // Throws when it comes to an iteration, forward or backward; there is none of number 0.
+  const auto pass = [&](Loop::Trace& trace, int forward_until = 0, int backward_until = 0) {
+    Loop grad = zeros_like(loop);
+    loop.forward(h0, rows, counts, trace, [&](int t, const auto&, const auto&) { require(t != forward_until, "that is all"); });
+    const auto give = [&](int t, const auto&, auto& dy) {
+      require(t != backward_until, "that is all");
+      B::add(normal<B>(dy.rows(), dy.cols(), Key(2).fold(static_cast<std::uint64_t>(t))), dy);
+    };
+    std::vector<float> all = B::download(loop.backward(h0, rows, trace, give, grad));
+    append(grad, all);
+    return all;
+  };
+  Loop::Trace fresh, trace;
+  const auto expected = pass(fresh);
+  CHECK(pass(fresh) == expected);
+  loop.forward(h0, rows, counts, trace, [](int, const auto&, const auto&) {});
+  CHECK(pass(trace) == expected);
+  for (const int t : {1, 3}) {
+    CHECK_THROWS_AS(pass(trace, t), Error);
+    CHECK(cuda::applications == nullptr);
+    CHECK(pass(trace) == expected);
+    CHECK_THROWS_AS(pass(trace, 0, t), Error);
+    CHECK(cuda::applications == nullptr);
+    CHECK(pass(trace) == expected);
+  }
+  // A larger batch leaves places for more rows.
+  const std::vector<int> longer{6, 5};
+  const Ragged<B> more(longer);
+  loop.forward(normal<B>(more.rows(), wide.width, Key(3)), more, counts, trace, [](int, const auto&, const auto&) {});
+  CHECK(pass(trace) == expected);
 }
 
 TEST_CASE("a block that is applied twice in one iteration: the second application is not among those of all iterations") {
