@@ -190,11 +190,18 @@ void report(const Options& options) {
   print(report_tables(read_report_data(directory.path())) + "\n" + directory.report_file() + "\n");
 }
 
+/// On either backend, whether there is a GPU here or not.
+std::vector<StagePlan> plan_of(const PipelineConfig& config, std::string_view backend) {
+  if (backend == "cpu") return plan_stages<float>(config.mixture(), config);
+  return config.precision == Precision::bf16 ? plan_stages<float, keeping_on_gpu<bf16>>(config.mixture(), config)
+                                             : plan_stages<float, keeping_on_gpu<float>>(config.mixture(), config);
+}
+
 void plan(const Options& options) {
   PipelineConfig config = preset(options.preset);
   set_all(config, options.settings);
   config.check();
-  const auto stages = plan_stages<float>(config.mixture(), config);
+  const auto stages = plan_of(config, options.backend);
   print(plan_table(stages, config));
   for (const StagePlan& stage : stages) stage.keep(config);  // throws where nothing fits
 }
@@ -319,10 +326,13 @@ int run(int argc, char** argv) {
   Options options;
   CLI::App app("Looped transformers aligned with chains of thought, and auto-regressive models taught by them.", "relay");
   app.require_subcommand(1);
+  const auto backend_option = [&](CLI::App* command) {
+    command->add_option("--backend", options.backend, "where to compute: cpu, or cuda, a GPU (default: cpu)");
+  };
   const auto machine_options = [&](CLI::App* command) {
     command->add_option("--threads", options.threads, "threads to compute with; changes no result (default: all cores; with a GPU two)")
         ->check(CLI::Range(1, 1024));
-    command->add_option("--backend", options.backend, "where to compute: cpu, or cuda, a GPU (default: cpu)");
+    backend_option(command);
   };
   const auto minutes_option = [&](CLI::App* command) {
     command
@@ -353,6 +363,7 @@ int run(int argc, char** argv) {
   CLI::App* plan_command = app.add_subcommand("plan", "print the memory that each training needs, before it runs");
   plan_command->add_option("--preset", options.preset, "the configuration to start from: a name, or a file");
   plan_command->add_option("--set", options.settings, "key=value, e.g. memory_limit=100 (MiB); the keys are those of config.json");
+  backend_option(plan_command);
 
   CLI::App* report_command = app.add_subcommand("report", "write report.html of a finished run, and print its main figures");
   report_command->add_option("--run", options.directory, "the directory of the run")->required();
@@ -392,7 +403,7 @@ int run(int argc, char** argv) {
     require(!command->parsed() || !options.directory.empty(), command == pipeline || command == train_command ? "--out" : "--run",
             " is empty: give the path of a folder");
   require(options.backend == "cpu" || options.backend == "cuda", "--backend is '", options.backend, "', but must be cpu or cuda");
-  if (options.backend == "cuda")  // before anything is written
+  if (options.backend == "cuda" && !plan_command->parsed())  // before anything is written
     if (const std::string why = why_no_gpu(); !why.empty()) fail("--backend cuda: ", why);
   options.seed_given = seed->count() > 0 || train_seed->count() > 0;
   if (train_command->parsed() && train_command->count("--preset") == 0) options.preset = "own_data";

@@ -36,6 +36,7 @@
 #include <relay/backend/ops.hpp>
 #include <relay/backend/backend.hpp>
 #include <relay/backend/memory.hpp>
+#include <relay/backend/keeping.hpp>
 #ifdef __CUDACC__  // What nvcc compiles has the GPU's backend, everything else the CPU's; a program of both has a file for each.
 #include <relay/backend/cuda.hpp>
 #else

@@ -53,7 +53,7 @@ struct Graph {
   std::vector<std::unique_ptr<char[]>> memory;  // that was asked for meanwhile
 };
 inline Graph* captured = nullptr;  // the one that is being captured
-inline bool refuses_graphs = false;  // set by a test
+inline bool refuses_graphs = false, refuses_uploads = false;  // set by a test
 
 /// Does it, or, while a graph is captured, has it done later.
 template <class F>
@@ -396,6 +396,7 @@ inline cudaError_t cudaFree(void* block) { return std::free(block), cudaSuccess;
 inline cudaError_t cudaMallocHost(void** to, std::size_t bytes) { return cudaMalloc(to, bytes); }
 inline cudaError_t cudaFreeHost(void* block) { return cudaFree(block); }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  if (kind == cudaMemcpyHostToDevice && cuda_on_host::refuses_uploads) return cudaErrorMemoryAllocation;
   cuda_on_host::uploads += kind == cudaMemcpyHostToDevice;
   cuda_on_host::now_or_later([=] {
     if (bytes > 0) std::memcpy(to, from, bytes);

@@ -3,6 +3,7 @@
 #include <relay/backend/cuda.hpp>
 #include <relay/model/generate.hpp>
 #include <relay/task/arithmetic.hpp>
+#include <relay/train/memory_plan.hpp>
 #include <relay/train/next_token.hpp>
 #include <relay/train/trainer.hpp>
 #include <relay/train/unroll.hpp>
@@ -26,6 +27,16 @@ std::vector<Example> batch_of(int step) {
   return batch;
 }
 
+/// Adds the values of all parameters.
+template <class Layer>
+void append(const Layer& layer, std::vector<float>& all) {
+  for_each_parameter(
+      [&](const auto& tensor) {
+        for (const auto v : Layer::Backend::download(tensor)) all.push_back(static_cast<float>(v));
+      },
+      layer);
+}
+
 struct Trained {
   std::vector<double> losses;
   std::vector<float> parameters;
@@ -40,12 +51,15 @@ Trained train_looped(int lanes = 1) {
   Trainer trainer(model, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, lanes);
   Trained result;
   for (int step = 0; step < 3; ++step) result.losses.push_back(trainer.step(batch_of(step)).losses.objective);
-  for_each_parameter(
-      [&](const auto& tensor) {
-        for (const auto v : B::download(tensor)) result.parameters.push_back(static_cast<float>(v));
-      },
-      model);
+  append(model, result.parameters);
   return result;
+}
+
+template <class B>
+typename B::Tensor normal(int rows, int cols, Key key) {
+  typename B::Tensor x(rows, cols);
+  initialise_normal<B>(x, 1, key);
+  return x;
 }
 
 double difference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -53,6 +67,92 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {
   double worst = 0;
   for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, static_cast<double>(std::abs(a[i] - b[i])));
   return worst;
+}
+
+float largest(const std::vector<float>& values) {
+  float most = 0;
+  for (const float v : values) most = std::max(most, std::abs(v));
+  return most;
+}
+
+constexpr TransformerConfig wide{.width = 128, .layers = 1, .heads = 2, .hidden = 128, .rotary_base = 100, .positions = 64};
+
+template <class B>
+Stack<TransformerBlock<B>> wide_block(double dropout) {
+  TransformerConfig config = wide;
+  config.dropout = dropout;
+  return transformer_stack<B>(config, Mask::none, Key(3));
+}
+
+/// A block twice in one iteration: one after the other, or side by side on the same input.
+template <class Inner>
+struct Twice {
+  using Backend = typename Inner::Backend;
+  using Tensor = typename Backend::Tensor;
+  using Input = Tensor;
+  using Output = Tensor;
+  struct Trace {
+    typename Inner::Trace first, second;
+    Tensor y;
+  };
+
+  Inner inner;
+  bool beside;
+
+  static const Tensor& output(const Trace& trace) { return trace.y; }
+  static void each(auto&& visit, auto&... layer) { visit("inner", layer.inner...); }
+
+  const Tensor& forward(const Tensor& x, const Rows<Backend>& rows, Trace& trace) const {
+    const Tensor& first = inner.forward(x, rows.fold(0), trace.first);
+    Backend::copy(inner.forward(beside ? x : first, rows.fold(1), trace.second), trace.y);
+    if (beside) Backend::add(first, trace.y);
+    return trace.y;
+  }
+  Tensor backward(const Tensor& x, const Rows<Backend>& rows, const Trace& trace, const Tensor& dy, Twice& grad) const {
+    Tensor d = inner.backward(beside ? x : Inner::output(trace.first), rows.fold(1), trace.second, dy, grad.inner);
+    Tensor dx = inner.backward(x, rows.fold(0), trace.first, beside ? dy : d, grad.inner);
+    if (beside) Backend::add(d, dx);
+    return dx;
+  }
+  Dropping dropping(const Rows<Backend>& rows) const { return inner.dropping(rows.fold(1)); }
+};
+
+/// The gradient of a loop's parameters, and of h_0, from two passes, the second of which adds to the first, with other numbers of rows.
+template <class Block>
+std::vector<float> loop_gradient(Block block, const LoopConfig& config, Keep keep) {
+  using B = typename Block::Backend;
+  const Looped<Block> loop(std::move(block), wide.width, config);
+  auto grad = zeros_like(loop);
+  typename Looped<Block>::Trace trace;
+  std::vector<float> all;
+  for (const int more : {0, 3}) {
+    trace.keep = keep;
+    const std::vector<int> lengths{5 + more, 3, 6 - more}, counts{5, 3, 1 + more / 3};
+    const Ragged<B> batch(lengths);
+    const Rows<B> rows(batch, Key(8));
+    const auto h0 = normal<B>(batch.rows(), wide.width, Key(1));
+    loop.forward(h0, rows, counts, trace, [](int, const auto&, const auto&) {});
+    const auto give = [](int t, const auto&, auto& dy) {
+      B::add(normal<B>(dy.rows(), dy.cols(), Key(2).fold(static_cast<std::uint64_t>(t))), dy);
+    };
+    for (const auto v : B::download(loop.backward(h0, rows, trace, give, grad))) all.push_back(static_cast<float>(v));
+  }
+  append(grad, all);
+  return all;
+}
+
+/// gradient(backend, what is kept) on the GPU, where all iterations' come at once or each by itself, against the CPU's.
+void check_gradient_of(auto&& gradient) {
+  const std::type_identity<Cuda<bf16>> half;
+  const auto cpu = gradient(std::type_identity<Cpu<float>>(), Keep::everything), gpu = gradient(std::type_identity<Cuda<float>>(), Keep::everything);
+  CHECK(difference(cpu, gpu) < 1e-5 * largest(cpu));
+  const auto narrow = gradient(half, Keep::everything);
+  CHECK(difference(cpu, narrow) < 2e-2 * largest(cpu));
+  CHECK(difference(narrow, gradient(half, Keep::inputs)) < 1e-3 * largest(cpu));  // nearly the same numbers, added in another order
+}
+/// make(backend) gives the block.
+void check_loop(auto&& make, const LoopConfig& config) {
+  check_gradient_of([&]<class B>(std::type_identity<B> backend, Keep keep) { return loop_gradient(make(backend), config, keep); });
 }
 
 }  // namespace
@@ -173,28 +273,32 @@ TEST_CASE("while the same sequences run, the host uploads nothing") {
 // What a GPU is asked for in one more iteration of the paper's block: each launch takes as long as a small product.
 TEST_CASE("an iteration's launches, forward and backward") {
   using B = Cuda<bf16>;
-  const TransformerConfig config{.width = 64, .layers = 3, .heads = 4, .dropout = 0.1, .positions = 64};
-  LoopedTransformer<B> model(config, {.normalise = true}, 20, Seed{3});
-  auto grad = zeros_like(model);
-  prepare(model);
-  const std::vector<int> lengths{9, 5};
-  const Ragged<B> batch(lengths);
-  const Rows<B> rows(batch, Key(1));
-  const auto x = B::indices(std::vector<std::int32_t>(14, 3), {});
-  Embedding<B>::Trace embedded;
-  const auto& h0 = model.embedding.forward(x, rows, embedded);
-  const auto count = [&](int iterations) {
-    LoopedTransformer<B>::Loop::Trace trace;
-    const long kernels = cuda_on_host::launches, products = cuda_on_host::products;
-    const std::vector<int> counts(2, iterations);
-    model.loop.forward(h0, rows, counts, trace, [](int, const auto&, const auto&) {});
-    model.loop.backward(h0, rows, trace, [](int, const auto&, auto&) {}, grad.loop);
-    return std::pair{cuda_on_host::launches - kernels, cuda_on_host::products - products};
-  };
-  const auto [kernels3, products3] = count(3);
-  const auto [kernels2, products2] = count(2);
-  CHECK(products3 - products2 == 3 * 12);
-  CHECK(kernels3 - kernels2 == 42);
+  for (const int width : {64, 128}) {
+    CAPTURE(width);
+    const TransformerConfig config{.width = width, .layers = 3, .heads = 4, .dropout = 0.1, .positions = 64};
+    LoopedTransformer<B> model(config, {.normalise = true}, 20, Seed{3});
+    auto grad = zeros_like(model);
+    prepare(model);
+    const std::vector<int> lengths{9, 5};
+    const Ragged<B> batch(lengths);
+    const Rows<B> rows(batch, Key(1));
+    const auto x = B::indices(std::vector<std::int32_t>(14, 3), {});
+    Embedding<B>::Trace embedded;
+    const auto& h0 = model.embedding.forward(x, rows, embedded);
+    const auto count = [&](int iterations) {
+      LoopedTransformer<B>::Loop::Trace trace;
+      const long kernels = cuda_on_host::launches, products = cuda_on_host::products;
+      const std::vector<int> counts(2, iterations);
+      model.loop.forward(h0, rows, counts, trace, [](int, const auto&, const auto&) {});
+      model.loop.backward(h0, rows, trace, [](int, const auto&, auto&) {}, grad.loop);
+      return std::pair{cuda_on_host::launches - kernels, cuda_on_host::products - products};
+    };
+    const auto [kernels3, products3] = count(3);
+    const auto [kernels2, products2] = count(2);
+    // With rows that are wide enough, weights' gradients are of all iterations at once.
+    CHECK(products3 - products2 == 3 * (width == 128 ? 8 : 12));
+    CHECK(kernels3 - kernels2 == (width == 128 ? 25 : 40));
+  }
 }
 
 TEST_CASE("a batch that is made ready a step before: the same bits") {
@@ -202,7 +306,8 @@ TEST_CASE("a batch that is made ready a step before: the same bits") {
     using Model = decltype(model);
     Threads threads(1);
     auto other = model;
-    Trainer ready(model, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2), plain(other, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2);
+    Trainer ready(model, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2);
+    Trainer plain(other, objective, {.rate = 1e-2}, {.steps = 100}, Seed{1}, threads, 2);
     std::vector<std::vector<Example>> batches;
     for (int i = 0; i < 4; ++i) batches.push_back(batch_of(i));
     for (std::size_t i = 0; i < 4; ++i) {
@@ -235,7 +340,10 @@ TEST_CASE("a gradient that is not finite stops the training on the GPU, and noth
         values[33] = bad;
         B::upload(values, gradient.bias);
         CHECK_THROWS_WITH_AS(optimiser.step(layer, gradient, 1),
-                             message("the gradient is not finite at step ", before_that + 1, ": lower the learning rate, or look for bad values in the data").c_str(), Error);
+                             message("the gradient is not finite at step ", before_that + 1,
+                                     ": lower the learning rate, or look for bad values in the data")
+                                 .c_str(),
+                             Error);
         CHECK(same(layer, weights));
         CHECK(same(optimiser.first, first));
         CHECK(same(optimiser.second, second));
@@ -273,6 +381,22 @@ TEST_CASE("the optimiser's list goes to the GPU once, and again where a paramete
   CHECK(B::download(layer.weight) == B::download(other.weight));
 }
 
+TEST_CASE("after a step that could not be asked for, products read the weights and not the copies of older ones") {
+  using B = Cuda<bf16>;
+  Linear<B> layer(70, 90, Key(1)), gradient(70, 90, Key(2)), elsewhere = gradient;
+  AdamW optimiser(layer, {.rate = 0.1});
+  optimiser.step(layer, gradient, 1);  // now there are copies
+  initialise_normal<B>(layer.weight, 1, Key(3));
+  cuda_on_host::refuses_uploads = true;
+  CHECK_THROWS_AS(optimiser.step(layer, elsewhere, 1), Error);  // its list has changed
+  cuda_on_host::refuses_uploads = false;
+  B::Tensor x(3, 70), y, expected;
+  initialise_normal<B>(x, 1, Key(4));
+  B::linear(x, layer.weight, layer.bias, y);
+  B::linear(x, B::Tensor(layer.weight), layer.bias, expected);
+  CHECK(B::download(y) == B::download(expected));
+}
+
 TEST_CASE("a step asks for no memory once it is warm, and waits for the host three times") {
   Threads threads(1);
   LoopedTransformer<Cuda<bf16>> model(small, {.normalise = true}, task.vocabulary().size(), Seed{3});
@@ -287,11 +411,9 @@ TEST_CASE("a step asks for no memory once it is warm, and waits for the host thr
 
 // A loop's weight gradients are one product over all iterations, where rows are wide enough; a causal model's of the same widths are not.
 TEST_CASE("weight gradients of all iterations at once") {
-  const TransformerConfig wide{.width = 128, .layers = 2, .heads = 4, .hidden = 256, .dropout = 0.1, .rotary_base = 100, .positions = 64};
-  const auto gradient = [&]<class B>(std::type_identity<B>, double dropout, Keep keep) {
-    TransformerConfig config = wide;
-    config.dropout = dropout;
-    const LoopedTransformer<B> model(config, {}, task.vocabulary().size(), Seed{3});
+  const TransformerConfig deep{.width = 128, .layers = 2, .heads = 4, .hidden = 256, .dropout = 0.1, .rotary_base = 100, .positions = 64};
+  const auto gradient = [&]<class B>(std::type_identity<B>, const TransformerConfig& config, const LoopConfig& loop, Keep keep) {
+    const LoopedTransformer<B> model(config, loop, task.vocabulary().size(), Seed{3});
     const auto objective = loop_objective(model, Aligned{}, {}, {}, 0, keep);
     LoopedTransformer<B> grad = zeros_like(model);
     typename decltype(objective)::Workspace workspace(typename B::Device{});
@@ -302,26 +424,127 @@ TEST_CASE("weight gradients of all iterations at once") {
       for (std::size_t i = step; i < batch.size(); ++i) examples.push_back(&batch[i]);
       objective(model, examples, 6, Key(7), workspace, grad);
     }
-    for_each_parameter(
-        [&](const auto& tensor) {
-          for (const auto v : B::download(tensor)) all.push_back(static_cast<float>(v));
-        },
-        grad);
+    append(grad, all);
     return all;
   };
-  for (const double dropout : {0.0, 0.1}) {
-    const auto cpu = gradient(std::type_identity<Cpu<float>>(), dropout, Keep::everything), gpu = gradient(std::type_identity<Cuda<float>>(), dropout, Keep::everything);
-    float largest = 0;
-    for (const float v : cpu) largest = std::max(largest, std::abs(v));
-    CHECK(difference(cpu, gpu) < 1e-5 * largest);
-    const auto narrow = gradient(std::type_identity<Cuda<bf16>>(), dropout, Keep::everything), each = gradient(std::type_identity<Cuda<bf16>>(), dropout, Keep::inputs);
-    CHECK(difference(cpu, narrow) < 2e-2 * largest);
-    CHECK(difference(narrow, each) < 1e-3 * largest);  // nearly the same numbers, added in another order
-    CHECK(narrow == gradient(std::type_identity<Cuda<bf16>>(), dropout, Keep::everything));
-  }
+  const auto check = [&](const TransformerConfig& config, const LoopConfig& loop) {
+    check_gradient_of([&](auto backend, Keep keep) { return gradient(backend, config, loop, keep); });
+  };
+  TransformerConfig whole = deep;
+  whole.dropout = 0;
+  check(whole, {});
+  check(deep, {});
+  check(wide, {.inject = true, .reembed = true, .window = 2});
+
+  const std::type_identity<Cuda<bf16>> half;
+  CHECK(gradient(half, wide, {}, Keep::everything) == gradient(half, wide, {}, Keep::everything));
   const long before = cuda_on_host::products;
-  gradient(std::type_identity<Cuda<bf16>>(), 0.1, Keep::everything);
+  gradient(half, deep, {}, Keep::everything);
   const long together = cuda_on_host::products - before;
-  gradient(std::type_identity<Cuda<bf16>>(), 0.1, Keep::inputs);
+  gradient(half, deep, {}, Keep::inputs);
   CHECK(together < cuda_on_host::products - before - together);  // (which also applies every iteration again)
+}
+
+TEST_CASE("the gradient of a loop that is cut, feeds back, or is inside another") {
+  for (const LoopConfig& config :
+       {LoopConfig{.window = 2}, LoopConfig{.inject = true, .signal = true}, LoopConfig{.inject = true, .normalise = true, .window = 2}}) {
+    CAPTURE(config.inject);
+    CAPTURE(config.window);
+    check_loop([]<class B>(std::type_identity<B>) { return wide_block<B>(0.1); }, config);
+  }
+  for (const bool normalise : {false, true})
+    check_loop(
+        [&]<class B>(std::type_identity<B>) {
+          return Looped<Stack<TransformerBlock<B>>, 2>(wide_block<B>(0.1), wide.width, {.normalise = normalise});
+        },
+        {.normalise = normalise});
+}
+
+TEST_CASE("a pass after one that had no backward pass, or that an exception ended, is as any other") {
+  using B = Cuda<bf16>;
+  using Loop = Looped<Stack<TransformerBlock<B>>>;
+  const Loop loop(wide_block<B>(0.1), wide.width, {.normalise = true});
+  const std::vector<int> lengths{4, 3}, counts{4, 2};
+  const Ragged<B> batch(lengths);
+  const Rows<B> rows(batch, Key(8));
+  const auto h0 = normal<B>(batch.rows(), wide.width, Key(1));
+  // Throws when it comes to an iteration, forward or backward; there is none of number 0.
+  const auto pass = [&](Loop::Trace& trace, int forward_until = 0, int backward_until = 0) {
+    Loop grad = zeros_like(loop);
+    loop.forward(h0, rows, counts, trace, [&](int t, const auto&, const auto&) { require(t != forward_until, "that is all"); });
+    const auto give = [&](int t, const auto&, auto& dy) {
+      require(t != backward_until, "that is all");
+      B::add(normal<B>(dy.rows(), dy.cols(), Key(2).fold(static_cast<std::uint64_t>(t))), dy);
+    };
+    std::vector<float> all = B::download(loop.backward(h0, rows, trace, give, grad));
+    append(grad, all);
+    return all;
+  };
+  Loop::Trace fresh, trace;
+  const auto expected = pass(fresh);
+  CHECK(pass(fresh) == expected);
+  loop.forward(h0, rows, counts, trace, [](int, const auto&, const auto&) {});
+  CHECK(pass(trace) == expected);
+  for (const int t : {1, 3}) {
+    CHECK_THROWS_AS(pass(trace, t), Error);
+    CHECK(cuda::applications == nullptr);
+    CHECK(pass(trace) == expected);
+    CHECK_THROWS_AS(pass(trace, 0, t), Error);
+    CHECK(cuda::applications == nullptr);
+    CHECK(pass(trace) == expected);
+  }
+  // A larger batch leaves places for more rows.
+  const std::vector<int> longer{6, 5};
+  const Ragged<B> more(longer);
+  loop.forward(normal<B>(more.rows(), wide.width, Key(3)), more, counts, trace, [](int, const auto&, const auto&) {});
+  CHECK(pass(trace) == expected);
+}
+
+TEST_CASE("a block that is applied twice in one iteration: the second application is not among those of all iterations") {
+  for (const bool beside : {false, true})
+    for (const double dropout : {0.0, 0.1}) {
+      CAPTURE(beside);
+      CAPTURE(dropout);
+      check_loop([&]<class B>(std::type_identity<B>) { return Twice<Stack<TransformerBlock<B>>>{wide_block<B>(dropout), beside}; }, {});
+    }
+}
+
+TEST_CASE("the plan of a loop's memory on a GPU, weight gradients of all iterations and all") {
+  TransformerConfig config = wide;
+  config.layers = 2;
+  config.dropout = 0.1;
+  Random random(Key(5));
+  const Example largest = task.generate(3, random);
+  constexpr int batch = 6;
+  const auto check = [&]<class B>(std::type_identity<B>, Keep keep) {
+    using Planned = Shapes<float, keeping_of<B>()>;
+    const auto make = [&]<class On>(std::type_identity<On>, typename On::Device device) {
+      return LoopedTransformer<On>(config, {.normalise = true}, task.vocabulary().size(), Seed{1}, device);
+    };
+    const auto objective_of = [&](const auto& model) { return loop_objective(model, Aligned{}, {}, {}, 0, keep); };
+    const auto planned = [&](auto on) {
+      using On = typename decltype(on)::type;
+      return plan_memory([&](typename On::Device device) { return make(on, device); }, objective_of(make(on, {})), largest, batch, 1);
+    };
+    const MemoryPlan plan = planned(std::type_identity<Planned>());
+    auto model = make(std::type_identity<B>(), {});
+    const auto objective = objective_of(model);
+    Threads threads(1);
+    Trainer trainer(model, objective, {}, {.steps = 100}, Seed{5}, threads, 1);
+    trainer.reserve(largest, batch);
+    const double bytes = static_cast<double>(plan.activations), taken = static_cast<double>(trainer.bytes());
+    CAPTURE(bytes);
+    CAPTURE(taken);
+    CHECK(std::abs(taken - bytes) <= 0.01 * taken + 65536);
+    trainer.step(std::vector<Example>(batch, largest));
+    CHECK(static_cast<double>(trainer.bytes()) == taken);
+    if (keep == Keep::everything) {
+      const double on_cpu = static_cast<double>(planned(std::type_identity<Shapes<float>>()).activations);
+      CHECK(on_cpu < taken - 2 * 65536);  // more than could be overlooked
+    }
+  };
+  for (const Keep keep : {Keep::everything, Keep::inputs}) {
+    check(std::type_identity<Cuda<bf16>>(), keep);
+    check(std::type_identity<Cuda<float>>(), keep);
+  }
 }

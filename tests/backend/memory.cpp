@@ -135,3 +135,41 @@ TEST_CASE("a buffer grows, keeps what suffices, moves, and gives everything back
   }
   CHECK(Numbered::out.empty());
 }
+
+TEST_CASE("a buffer with somebody else's memory gives back its own before, and that never") {
+  std::size_t room = 0;
+  void* const at = &room;
+  {
+    Pool pool;
+    for (Pool* from : {&pool, static_cast<Pool*>(nullptr)}) {
+      Buffer<Numbered> a(from);
+      const std::size_t before = Numbered::out.size();
+      a.grow(1000);
+      CHECK_FALSE(a.is_borrowed());
+      a.return_borrowed();  // it is its own
+      CHECK(a.data() != nullptr);
+      a.borrow(at, 300);
+      CHECK((a.is_borrowed() && a.data() == at));
+      CHECK(pool.used() == 0);
+      a.grow(300);
+      CHECK(a.data() == at);
+      Buffer<Numbered> b = std::move(a);
+      CHECK((b.is_borrowed() && b.data() == at && !a.is_borrowed() && a.data() == nullptr));
+      b.return_borrowed();
+      CHECK((!b.is_borrowed() && b.data() == nullptr && b.pool() == from));
+      b.borrow(at, 300);
+      b.grow(301);  // from where its own comes from
+      CHECK((!b.is_borrowed() && b.data() != at));
+      b.borrow(at, 300);
+      b.move_to(from);
+      CHECK((!b.is_borrowed() && b.data() == nullptr));
+      b.borrow(at, 0);
+      b.return_borrowed();
+      CHECK_FALSE(b.is_borrowed());
+      b.borrow(at, 300);
+      CHECK(pool.used() == 0);
+      CHECK(Numbered::out.size() <= before + 2);
+    }
+  }
+  CHECK(Numbered::out.empty());
+}

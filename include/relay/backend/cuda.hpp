@@ -17,6 +17,7 @@
 #include <relay/backend/cuda/product.hpp>
 #include <relay/backend/cuda/row_ops.hpp>
 #include <relay/backend/cuda/tensor.hpp>
+#include <relay/backend/keeping.hpp>
 #include <relay/backend/ops.hpp>
 #include <relay/core/bf16.hpp>
 #include <relay/core/ragged.hpp>
@@ -99,7 +100,9 @@ struct Functions : ComposedOps<Self> {
     add_gradients(dy, d, x, weight, dweight, dbias);
   }
   /// GELU goes along with bf16's products: its approximation (row_ops.hpp). It is kept then, for to make it again is a pass of its own.
-  static constexpr bool keeps_activated = !std::is_same_v<A, float>;
+  static constexpr Keeping keeping = keeping_on_gpu<A>;
+  static_assert(keeping.aligned == row_alignment && keeping.parts >= std::max(most_norm_backward_blocks, most_added_parts));
+  static constexpr bool keeps_activated = keeping.activated;
   static void linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& up, Tensor& y) {
     if constexpr (keeps_activated) {
       up.resize_like(x, x.rows(), weight.rows(), type_of<A>);
@@ -121,7 +124,8 @@ struct Functions : ComposedOps<Self> {
         add_gradients(dy, d, activated, weight, dweight, dbias);
         A* const to = dx.template as<A>();
         const void* const next = dx.placed_for();
-        float* const sums = next != nullptr ? applications->sums(next, most_added_parts, x.cols(), nullptr, nullptr) : dx.make_column_sums(added_parts(x.rows()));
+        float* const sums = next != nullptr ? applications->bias_sums(next, most_added_parts, x.cols())
+                                            : dx.make_column_sums(added_parts(x.rows()));
         return add_rows(x.rows(), x.cols(), GeluSlope<A>{x.template as<A>(), to}, sums, next != nullptr);
       }
     Tensor again;
@@ -140,21 +144,22 @@ struct Functions : ComposedOps<Self> {
     dy.place(applications->gradient(weight, type_of<A>), applications->bytes(weight.rows(), type_of<A>), applications->device(), &weight);
   }
   static void add_gradients(Applications& from) {
-    from.finish([](const Applications::Layer& layer, int first, int rows, bool sums_bias) {
+    from.finish([](const Applications::Layer& layer, const Applications::Part& part) {
       const int inputs = layer.x.cols(), outputs = layer.dy.cols();
-      const A* const x = layer.x.template as<A>() + static_cast<long>(first) * inputs;
-      const A* const dy = layer.dy.template as<A>() + static_cast<long>(first) * outputs;
-      Products::instance()({.transpose_b = true, .m = inputs, .n = outputs, .k = rows, .type = type_of<A>, .adds = true},
+      const A* const x = layer.x.template as<A>() + static_cast<long>(part.first) * inputs;
+      const A* const dy = layer.dy.template as<A>() + static_cast<long>(part.first) * outputs;
+      Products::instance()({.transpose_b = true, .m = inputs, .n = outputs, .k = part.rows, .type = type_of<A>, .adds = true},
                            {.a = x, .b = dy, .c = layer.dweight->data()});
-      if (sums_bias) return;
-      const int parts = added_parts(rows);
+      if (part.summed) return;
+      const int parts = added_parts(part.rows);
       const Scratch<float> partial(static_cast<long>(parts) * outputs, layer.dy.device());
-      add_rows(rows, outputs, Itself<A>{dy}, partial.data());
+      add_rows(part.rows, outputs, Itself<A>{dy}, partial.data());
       add_parts(partial.data(), parts, outputs, *layer.dbias);
     }, [](Applications::Sums& sums) {
       const int parts = sums.partial.rows(), cols = sums.partial.cols();
       float* const second = sums.second == nullptr ? nullptr : sums.second->template as<float>();
-      sum_columns(sums.partial.template as<float>(), parts, cols, 1, parts, true, second == nullptr ? cols : cols / 2, sums.first->template as<float>(), second);
+      sum_columns(sums.partial.template as<float>(), parts, cols, 1, parts, true, second == nullptr ? cols : cols / 2,
+                  sums.first->template as<float>(), second);
     });
   }
   /// Writes the weight a second time as products want it, until it is written again.
@@ -467,7 +472,7 @@ struct Functions : ComposedOps<Self> {
       float *const w = weight.as<float>(), *const m = first.as<float>(), *const v = second.as<float>();
       bf16* converted = nullptr;
       if constexpr (!std::is_same_v<A, float>)
-        weight.convert([&](const float*, bf16* to) { converted = to; }, for_products(weight.rows()));
+        converted = weight.room_for_converted(for_products(weight.rows()));
       cut(weight, kept.pieces, [&](long at) {
         return Piece{gradient.as<float>() + at, w + at, m + at, v + at, converted == nullptr ? nullptr : converted + at, 0, decays(weight) ? 1 : 0};
       });
@@ -482,6 +487,8 @@ struct Functions : ComposedOps<Self> {
     launch(clip_kernel<>, dim3(1), threads, threads * sizeof(double), kept.squares(), static_cast<int>(kept.pieces.size()), clip, kept.clipped());
     kept.found.begin(kept.clipped(), sizeof(Clipped));
     launch(adamw_kernel<>, blocks, threads, 0, kept.on_device(), Adam(step), Adam(plain), kept.clipped());
+    if constexpr (!std::is_same_v<A, float>)  // not before: where something throws, the copies are those of other weights
+      parameters.visit(nullptr, [](std::size_t, Tensor& weight, auto&...) { weight.set_converted(for_products(weight.rows())); });
     return kept.found.template wait<Clipped>()->norm;
   }
 
@@ -526,7 +533,10 @@ struct Functions : ComposedOps<Self> {
     float* const elements = x.spread<float>();
     bf16* converted = nullptr;
     if constexpr (!std::is_same_v<A, float>)
-      if (x.apart() % 8 == 0) converted = x.make_converted(x.rows());
+      if (x.apart() % 8 == 0) {
+        converted = x.room_for_converted(x.rows());
+        x.set_converted(x.rows());
+      }
     return {elements, converted, x.rows(), x.cols(), x.apart()};
   }
 
@@ -603,7 +613,7 @@ struct Functions : ComposedOps<Self> {
   static void add_gradients(const Tensor& dy, const Gradient& d, const Tensor& x, const Tensor& weight, Tensor& dweight, Tensor& dbias) {
     if (x.rows() == 0 || (applications != nullptr && applications->takes(&weight, x.data(), d.data, dweight, dbias))) return;
     add_outer_product(dy, d, x, dweight);
-    if (applications != nullptr && applications->sums_bias(&weight, dbias)) return;
+    if (applications != nullptr && applications->takes_sums(&weight, d.data, dbias)) return;
     if (dy.column_sums() != nullptr)
       add_parts(dy.column_sums(), dy.column_parts(), dy.cols(), dbias);
     else
@@ -752,7 +762,7 @@ struct Functions : ComposedOps<Self> {
       partial = own.emplace(2L * blocks * width, x.device()).data();
     float* branch_partial = nullptr;
     if (branch != nullptr && place != nullptr)
-      branch_partial = applications->sums(next->weight, most_norm_backward_blocks, width, nullptr, nullptr);
+      branch_partial = applications->bias_sums(next->weight, most_norm_backward_blocks, width);
     else if (branch != nullptr)
       branch_partial = dx.make_column_sums(blocks);
     const bool skips = skip != nullptr && skip->rows() > 0;

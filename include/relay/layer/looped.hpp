@@ -40,7 +40,8 @@ struct NoFeedback {
 };
 
 /// What a forward pass through the loop keeps: what backward needs, only each iteration's input (backward applies the block
-/// again: the same bits for about a third more time; on a GPU the same but for the order of some sums), or nothing (inference). What is not kept is computed forward only.
+/// again: the same bits for about a third more time; on a GPU the same but for the order of some sums), or nothing (inference). What is not
+/// kept is computed forward only.
 enum class Keep { everything, inputs, nothing };
 
 template <class BlockT, int Iterations = dynamic_iterations>
@@ -136,6 +137,7 @@ class Looped {
                  Feedback feedback = {}) const {
     require(trace.keep != Keep::nothing, "this trace of a loop kept nothing: run forward with Keep::everything or Keep::inputs");
     Tensor dh0, carried;  // gradients of h_0 and, going down, of s_t
+    const Tensor none;
     dh0.resize_like(h0, h0.rows(), h0.cols());
     Backend::fill(dh0, 0);
     const bool kept = trace.keep == Keep::everything;
@@ -160,8 +162,7 @@ class Looped {
         Backend::add(carried, dy);
       const Tensor& e = BlockT::output(application.block);
       const bool raw = !config_.normalise && !feedback.active();  // s_t is e_t
-      const Tensor d = raw ? norm.backward_first(e, application.norm, dy, carried, grad.norm, dropping(live))
-                           : norm.backward(e, live, application.norm, dy, grad.norm);
+      const Tensor d = norm.backward_first(e, application.norm, dy, raw ? carried : none, grad.norm, dropping(live));
       carried = block.backward(u, live, application.block, d, grad.block);
       if (config_.inject && t > 1) Backend::add(carried, dh0);
     }

@@ -37,7 +37,7 @@ struct Stack {
   const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace) const { return apply(x, rows, trace, {}); }
   /// With the norm that reads what it gives.
   const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next) const
-    requires requires(const L& layer, typename L::Trace& own) { layer.first_norm(own); }
+    requires requires(const L& layer, typename L::Trace& own) { layer.place_first_norm(own); }
   {
     return apply(x, rows, trace, next);
   }
@@ -73,8 +73,8 @@ struct Stack {
     for (std::size_t i = 0; i < layers.size(); ++i) {
       trace.last = i % kept;
       typename L::Trace& own = trace.layers[trace.last];
-      if constexpr (requires { layers[i].first_norm(own); })
-        h = &layers[i].forward(*h, rows.fold(i), own, i + 1 < layers.size() ? layers[i + 1].first_norm(trace.layers[(i + 1) % kept]) : next, i > 0);
+      if constexpr (requires { layers[i].place_first_norm(own); })
+        h = &layers[i].forward(*h, rows.fold(i), own, i + 1 < layers.size() ? layers[i + 1].place_first_norm(trace.layers[(i + 1) % kept]) : next, i > 0);
       else
         h = &layers[i].forward(*h, rows.fold(i), own);
     }

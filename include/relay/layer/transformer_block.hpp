@@ -67,13 +67,14 @@ class TransformerBlock {
     visit("feed_forward", layer.feed_forward...);
   }
 
-  /// `next`: the norm that reads y, to be applied here. `begun`: somebody has done so with this block's first_norm().
+  /// `next`: the norm that reads y, to be applied here. `begun`: somebody has done so with what this block's place_first_norm() gave.
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace, NextNorm<B> next = {}, bool begun = false) const {
     return apply(x, rows, trace, next, begun, [&](const Tensor& normal) -> const Tensor& {
       return attention.mix(normal, rows, trace.attention);
     });
   }
-  NextNorm<B> first_norm(Trace& trace) const {
+  /// The norm that reads x, whose result is to be written where the products behind it want it.
+  NextNorm<B> place_first_norm(Trace& trace) const {
     B::place_input(attention.qkv.weight, trace.norm1.y);
     return {&norm1, &trace.norm1};
   }
@@ -120,7 +121,10 @@ class TransformerBlock {
   const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, NextNorm<B> next, bool begun, auto&& mix) const {
     Tensor branch, activated;
     const Linear<B>&out = attention.out, &down = feed_forward.down;
-    if (!begun) norm1.forward(x, rows, *first_norm(trace).trace);
+    if (!begun) {
+      place_first_norm(trace);
+      norm1.forward(x, rows, trace.norm1);
+    }
     B::linear(mix(trace.norm1.y), out.weight, out.bias, branch);
     B::place_input(feed_forward.up.weight, trace.norm2.y);
     const Tensor& normal = norm2.forward(x, branch, dropout_, rows.fold(0).dropout(), trace.middle, trace.norm2);

@@ -48,7 +48,7 @@ class KvCache {
     const auto& layers = model.body.layers;
     for (std::size_t i = 0; i < layers.size(); ++i)
       h = &layers[i].extend(*h, rows, slots, starts, layers_[i], w.block,
-                            i + 1 < layers.size() ? layers[i + 1].first_norm(w.block) : NextNorm<B>{&model.norm, &w.normal}, i > 0);
+                            i + 1 < layers.size() ? layers[i + 1].place_first_norm(w.block) : NextNorm<B>{&model.norm, &w.normal}, i > 0);
     return w.normal.y;
   }
 

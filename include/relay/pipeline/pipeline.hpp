@@ -65,7 +65,7 @@ class Pipeline {
     config_.check_values();
     config_.check_sizes(mixture_);
     if (config_.limit())  // before anything is trained
-      for (const StagePlan& stage : plan_stages<typename B::Scalar>(mixture_, config_)) stage.keep(config_);
+      for (const StagePlan& stage : plan_stages<typename B::Scalar, keeping_of<B>()>(mixture_, config_)) stage.keep(config_);
     make_directories(directory_.path());
     const FileLock lock(directory_.path() + "/lock",
                         message("another relay is at work in ", directory_.path(), ": wait for it, or choose another --out"));
@@ -173,7 +173,7 @@ class Pipeline {
   template <Supervision S>
   Looped train_looped(std::string_view name, const StageConfig& stage, S supervision, const AlignmentLoss& loss) {
     Looped model = new_looped();
-    const StagePlan plan = plan_looped<typename B::Scalar>(mixture_, config_, name, supervision, loss);
+    const StagePlan plan = plan_looped<typename B::Scalar, keeping_of<B>()>(mixture_, config_, name, supervision, loss);
     const Unroll<Looped, S, Mixture::Placement> objective(supervision, loss, mixture_.placement(), mixture_.vocabulary().first_value(),
                                                           plan.keep(config_));
     train(plan, model, objective, stage, WidenedStream(stream(name, stage), config_.extra_columns, key(Stream::width, name)),
@@ -184,7 +184,7 @@ class Pipeline {
   Causal train_ar() {
     Causal model = new_causal();
     const Example largest = largest_text(mixture_, config_);
-    train(plan_causal<typename B::Scalar>(mixture_, config_, "ar", largest), model, NextToken<Causal, Mixture>(mixture_), config_.ar,
+    train(plan_causal<typename B::Scalar, keeping_of<B>()>(mixture_, config_, "ar", largest), model, NextToken<Causal, Mixture>(mixture_), config_.ar,
           stream("ar", config_.ar), largest);
     return model;
   }
@@ -228,7 +228,7 @@ class Pipeline {
     for (int task = 0; task < mixture_.size(); ++task)
       shares.push_back(config_.share_of_chains(training(task), counts[static_cast<std::size_t>(task)]));
     const Example largest = largest_text(mixture_, config_, longest);
-    train(plan_causal<typename B::Scalar>(mixture_, config_, name, largest), model, NextToken<Causal, Mixture>(mixture_), stage,
+    train(plan_causal<typename B::Scalar, keeping_of<B>()>(mixture_, config_, name, largest), model, NextToken<Causal, Mixture>(mixture_), stage,
           MergedStream(stream(name, stage), chains, shares, key(Stream::merge, name), std::move(finish)), largest);
     return model;
   }

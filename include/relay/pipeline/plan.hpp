@@ -99,11 +99,11 @@ inline int longest_written(const Mixture& mixture, const PipelineConfig& config)
   return static_cast<int>(std::min<long>(most, config.model.positions));
 }
 
-/// The memory of training a looped model.
-template <class Scalar, Supervision S>
+/// The memory of training a looped model, on a backend that keeps so much.
+template <class Scalar, Keeping keeping = keeping_on_cpu<Scalar>, Supervision S>
 StagePlan plan_looped(const Mixture& mixture, const PipelineConfig& config, std::string_view name, const S& supervision,
                       const AlignmentLoss& loss) {
-  using Backend = Shapes<Scalar>;
+  using Backend = Shapes<Scalar, keeping>;
   using Model = LoopedTransformer<Backend>;
   const Vocabulary& vocabulary = mixture.vocabulary();
   const auto plan = [&](Keep keep) {
@@ -116,9 +116,9 @@ StagePlan plan_looped(const Mixture& mixture, const PipelineConfig& config, std:
 }
 
 /// The memory of training an auto-regressive model on examples no larger than `largest`.
-template <class Scalar>
+template <class Scalar, Keeping keeping = keeping_on_cpu<Scalar>>
 StagePlan plan_causal(const Mixture& mixture, const PipelineConfig& config, std::string_view name, const Example& largest) {
-  using Backend = Shapes<Scalar>;
+  using Backend = Shapes<Scalar, keeping>;
   using Model = CausalTransformer<Backend>;
   const int size = mixture.vocabulary().size();
   return {std::string(name),
@@ -128,13 +128,13 @@ StagePlan plan_causal(const Mixture& mixture, const PipelineConfig& config, std:
 }
 
 /// All trainings, in their order; those on own chains need what ar_relay needs.
-template <class Scalar>
+template <class Scalar, Keeping keeping = keeping_on_cpu<Scalar>>
 std::vector<StagePlan> plan_stages(const Mixture& mixture, const PipelineConfig& config) {
   const int written = longest_written(mixture, config);
-  return {plan_looped<Scalar>(mixture, config, "looped_aligned", Aligned{}, config.loss),
-          plan_looped<Scalar>(mixture, config, "looped_vanilla", AnswerOnly{}, AlignmentLoss{}),
-          plan_causal<Scalar>(mixture, config, "ar", largest_text(mixture, config)),
-          plan_causal<Scalar>(mixture, config, "ar_relay", largest_text(mixture, config, written))};
+  return {plan_looped<Scalar, keeping>(mixture, config, "looped_aligned", Aligned{}, config.loss),
+          plan_looped<Scalar, keeping>(mixture, config, "looped_vanilla", AnswerOnly{}, AlignmentLoss{}),
+          plan_causal<Scalar, keeping>(mixture, config, "ar", largest_text(mixture, config)),
+          plan_causal<Scalar, keeping>(mixture, config, "ar_relay", largest_text(mixture, config, written))};
 }
 
 /// One line per training: what it needs, stored or recomputed, and which it is to be.

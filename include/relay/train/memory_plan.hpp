@@ -3,8 +3,11 @@
 // A plan runs the objective once, on the largest share of a batch that a lane is dealt, with a model of the backend Shapes
 // (backend/shapes.hpp): shapes are made as in a training, nothing is computed, and what the memory counted is the plan. It holds for any
 // model, layer or objective, and is what Trainer::reserve then takes, within some hundred KiB a lane: what an operation of the CPU
-// packs for itself is an estimate, and products of bf16 pack up to 512 bytes a row besides. Lists of the host are not in it, nor what the
-// CUDA backend keeps besides: GELU's results, and of each linear layer of a loop the gradients of all iterations (backend/cuda/applications.hpp).
+// packs for itself is an estimate, and products of bf16 pack up to 512 bytes a row besides. Lists of the host are not in it.
+//
+// Shapes<Scalar> is the CPU; Shapes<Scalar, keeping_of<Backend>()> is any backend, with what a GPU keeps besides: GELU's results, and of each
+// linear layer of a loop the gradients of all iterations (backend/keeping.hpp). Lists that lie on the GPU are not in it, nor what is common to
+// all: cuBLASLt's room, and the context.
 #pragma once
 
 #include <cstddef>
@@ -32,12 +35,12 @@ struct MemoryPlan {
 };
 
 /// Of a training with batches of `batch` examples in `lanes` lanes and `slices` slices, none of them larger than `largest` (columns, iterations, text).
-/// make(device) gives the model, and the objective is one for it, both with Shapes<Scalar> as their backend.
+/// make(device) gives the model, and the objective is one for it, both with Shapes as their backend.
 template <class Objective>
 MemoryPlan plan_memory(auto&& make, const Objective& objective, const Example& largest, int batch, int lanes, int slices = 1) {
   using Backend = typename Objective::Backend;
   static_assert(requires { typename Backend::NoElements; },
-                "relay: memory is planned with a model and an objective whose backend is Shapes<Scalar>");
+                "relay: memory is planned with a model and an objective whose backend is Shapes");
   const int copies = largest_share(batch, lanes, slices);
   require(copies * objective.cost(largest) <= 1 << 26, "a lane may be dealt ", copies, " examples of ", objective.cost(largest),
           " tokens, more than can be planned, or trained: lower the batch, or have more lanes or slices");

@@ -13,16 +13,26 @@
 
 namespace relay::cuda {
 
+/// Products are planned for rows that begin at multiples of so many bytes.
+inline constexpr std::size_t row_alignment = 256;
+
 /// The applications of one pass forward and backward. What is placed here belongs to it: it must live as long as what borrows from it.
 class Applications {
  public:
+  /// Rows of which the gradient is yet to be added.
+  struct Part {
+    int first = 0, rows = 0;
+    bool summed = false;  // the bias has it already
+  };
   /// Of a linear layer.
   struct Layer {
-    const void* weight = nullptr;
+    const void* of = nullptr;  // its weight
     Tensor x, dy;  // [rows of all applications, inputs], [.., outputs]
     Tensor *dweight = nullptr, *dbias = nullptr;
-    int taken = -1;  // the first row of the application that was taken last
-    std::vector<std::pair<int, int>> parts;  // first rows, and how many, of which the gradient is yet to be added
+    long has_x = 0, has_dy = 0, taken = 0;  // the application whose rows got a place last, or were taken
+    bool summed = false;                    // what lies in the place of dy is among the sums of the bias, and nobody has said whose that is
+    bool used = false;                      // in this pass
+    std::vector<Part> parts;
   };
 
   /// Sums over parts of the rows of something [parts, cols], to which every application adds.
@@ -31,107 +41,120 @@ class Applications {
     Tensor partial;
     Tensor *first = nullptr, *second = nullptr;  // what they are added to: half of the columns each, where there is a second
     bool begun = false;                          // else what is there is of another pass
+    bool used = false;                           // in this pass
   };
 
-  /// A new pass, whose applications have so many rows in all.
+  /// A new pass, whose applications have so many rows in all. What the last one did not use goes: it is of a model that is no more, or not here.
   void begin(int rows, Device device) {
     rows_ = rows;
     device_ = device;
-    for (auto& layer : layers_) {
-      layer->parts.clear();
-      layer->taken = -1;
-    }
+    ++application_;
+    const auto unused = [](const auto& kept) { return !std::exchange(kept->used, false); };
+    std::erase_if(layers_, unused);
+    std::erase_if(sums_, unused);
+    for (auto& layer : layers_) layer->parts.clear();
     for (auto& sums : sums_) sums->begun = false;
   }
   /// Which application is computed now.
   void set(int first, int rows) {
     first_ = first;
     count_ = rows;
+    ++application_;
   }
 
   /// Where the rows of this application lie in what the layer of this weight reads, and in the gradient of what it gives; null for rows that
-  /// products would not find aligned.
+  /// products would not find aligned, and for a layer that is applied once more: the first has the place.
   void* input(const Tensor& weight, Type type) {
-    return aligned(weight, type) ? place(layer_of(&weight).x, weight.cols(), type) : nullptr;
+    if (!aligned(weight, type)) return nullptr;
+    Layer& layer = used(layers_, &weight);
+    return std::exchange(layer.has_x, application_) == application_ ? nullptr : place(layer.x, weight.cols(), type);
   }
   void* gradient(const Tensor& weight, Type type) {
-    return aligned(weight, type) ? place(layer_of(&weight).dy, weight.rows(), type) : nullptr;
+    if (!aligned(weight, type)) return nullptr;
+    Layer& layer = used(layers_, &weight);
+    if (std::exchange(layer.has_dy, application_) == application_) return nullptr;
+    layer.summed = false;
+    return place(layer.dy, weight.rows(), type);
   }
   Device device() const { return device_; }
   std::size_t bytes(int cols, Type type) const { return static_cast<std::size_t>(count_) * static_cast<std::size_t>(cols) * size_of(type); }
 
-  /// Whether x and dy are in their places; the gradients of weight and bias are added later then.
+  /// Whether x and dy are in their places, and not of what was taken already; the gradients of weight and bias are added later then.
   bool takes(const void* weight, const void* x, const void* dy, Tensor& dweight, Tensor& dbias) {
-    const auto found = find(weight);
-    if (found == layers_.end()) return false;
-    Layer& layer = **found;
-    require(layer.taken != first_, "a linear layer was applied twice in one iteration of a loop, for which the GPU has one place: use Keep::inputs");
-    if (x != at(layer.x) || dy != at(layer.dy) || x == nullptr || dy == nullptr) return false;
-    layer.taken = first_;
-    layer.dweight = &dweight;
-    layer.dbias = &dbias;
-    if (!layer.parts.empty() && layer.parts.back().first == first_ + count_) {  // backward comes from the last to the first
-      layer.parts.back().first = first_;
-      layer.parts.back().second += count_;
+    Layer* const layer = find(layers_, weight);
+    if (layer == nullptr || layer->taken == application_ || x != at(layer->x) || dy != at(layer->dy) || x == nullptr || dy == nullptr) return false;
+    layer->taken = application_;
+    layer->dweight = &dweight;
+    layer->dbias = &dbias;
+    const bool summed = takes_sums(weight, dy, dbias);
+    std::vector<Part>& parts = layer->parts;
+    if (!parts.empty() && parts.back().first == first_ + count_ && parts.back().summed == summed) {  // backward comes from the last to the first
+      parts.back().first = first_;
+      parts.back().rows += count_;
     } else {
-      layer.parts.emplace_back(first_, count_);
+      parts.push_back({first_, count_, summed});
     }
     return true;
   }
+  /// Whether dy is among the sums of this layer's bias, which are added later.
+  bool takes_sums(const void* weight, const void* dy, Tensor& dbias) {
+    Layer* const layer = find(layers_, weight);
+    if (layer == nullptr || dy != at(layer->dy) || !std::exchange(layer->summed, false)) return false;
+    used(sums_, weight).first = &dbias;
+    return true;
+  }
 
-  /// Where sums of this (the scale of a norm, the weight of a linear layer) are added up, 0 at first.
+  /// Where sums of this (the scale of a norm) are added up, 0 at first.
   float* sums(const void* of, int parts, int cols, Tensor* first, Tensor* second) {
-    Sums& sums = sums_of(of);
-    if (!sums.begun) {
-      sums.partial.resize(parts, cols, device_);
-      check(cudaMemsetAsync(sums.partial.data(), 0, sums.partial.bytes(), stream()), "clear sums");
-      sums.begun = true;
-    }
+    Sums& sums = begun(of, parts, cols);
     sums.first = first;
     sums.second = second;
     return sums.partial.template as<float>();
   }
-
-  /// Whether there are sums for the bias of this weight's layer, which are added later then.
-  bool sums_bias(const void* weight, Tensor& dbias) {
-    Sums& bias = sums_of(weight);
-    if (bias.begun) bias.first = &dbias;
-    return bias.begun;
+  /// The same for the bias of this weight's layer: of the rows that are being written to the place of dy.
+  float* bias_sums(const void* weight, int parts, int cols) {
+    used(layers_, weight).summed = true;
+    return begun(weight, parts, cols).partial.template as<float>();
   }
 
-  /// add(layer, first row, rows, whether its bias has sums of its own) and add(sums) for what was taken.
+  /// add(layer, part) and add(sums) for what was taken.
   void finish(auto&& add_layer, auto&& add_sums) {
     for (auto& layer : layers_) {
-      for (const auto& [first, rows] : layer->parts) add_layer(*layer, first, rows, sums_bias(layer->weight, *layer->dbias));
+      for (const Part& part : layer->parts) add_layer(*layer, part);
       layer->parts.clear();
-      layer->taken = -1;
     }
     for (auto& sums : sums_)
       if (std::exchange(sums->begun, false) && sums->first != nullptr) add_sums(*sums);
   }
 
  private:
-  Sums& sums_of(const void* of) {
-    auto found = std::find_if(sums_.begin(), sums_.end(), [&](const auto& sums) { return sums->of == of; });
-    if (found == sums_.end()) {
-      found = sums_.insert(found, std::make_unique<Sums>());
-      (*found)->of = of;
+  Sums& begun(const void* of, int parts, int cols) {
+    Sums& sums = used(sums_, of);
+    if (std::exchange(sums.begun, true)) return sums;
+    sums.first = sums.second = nullptr;
+    sums.partial.resize(parts, cols, device_);
+    check(cudaMemsetAsync(sums.partial.data(), 0, sums.partial.bytes(), stream()), "clear sums");
+    return sums;
+  }
+  /// Null where it is not there.
+  template <class Of>
+  static Of* find(const std::vector<std::unique_ptr<Of>>& list, const void* of) {
+    const auto found = std::find_if(list.begin(), list.end(), [of](const auto& one) { return one->of == of; });
+    return found == list.end() ? nullptr : found->get();
+  }
+  /// Which this pass uses.
+  template <class Of>
+  static Of& used(std::vector<std::unique_ptr<Of>>& list, const void* of) {
+    Of* one = find(list, of);
+    if (one == nullptr) {
+      one = list.emplace_back(std::make_unique<Of>()).get();
+      one->of = of;
     }
-    return **found;
+    one->used = true;
+    return *one;
   }
-  std::vector<std::unique_ptr<Layer>>::iterator find(const void* weight) {
-    return std::find_if(layers_.begin(), layers_.end(), [&](const auto& layer) { return layer->weight == weight; });
-  }
-  Layer& layer_of(const void* weight) {
-    const auto found = find(weight);
-    if (found != layers_.end()) return **found;
-    layers_.push_back(std::make_unique<Layer>());
-    layers_.back()->weight = weight;
-    return *layers_.back();
-  }
-  /// Products are planned for rows that begin at multiples of so many bytes.
   static bool aligned(const Tensor& weight, Type type) {
-    const auto whole = [type](int cols) { return static_cast<std::size_t>(cols) * size_of(type) % 256 == 0; };
+    const auto whole = [type](int cols) { return static_cast<std::size_t>(cols) * size_of(type) % row_alignment == 0; };
     return whole(weight.rows()) && whole(weight.cols());
   }
   void* place(Tensor& all, int cols, Type type) {
@@ -150,6 +173,7 @@ class Applications {
   std::vector<std::unique_ptr<Sums>> sums_;
   Device device_;
   int rows_ = 0, first_ = 0, count_ = 0;
+  long application_ = 0;  // which it is, of those of all passes
 };
 
 /// The one that this thread's layers are applied in; null: none.

@@ -256,26 +256,28 @@ class Tensor {
     rows = std::max(rows, rows_);
     if (converted_ >= rows || type_ == Type::bfloat16 || size() == 0) return;
     close_up();
-    const std::size_t more = static_cast<std::size_t>(rows - rows_) * static_cast<std::size_t>(cols_) * sizeof(bf16);
-    bf16* const to = make_converted(rows, place);
+    bf16* const to = room_for_converted(rows, place);
     make(static_cast<const float*>(buffer_.data()), to);
-    if (more > 0) check(cudaMemsetAsync(to + size(), 0, more, stream()), "clear rows");
+    converted_ = rows;
   }
-  /// For whoever writes it along with the elements.
-  bf16* make_converted(int rows, void* place = nullptr) {
+  /// For whoever writes it along with the elements: room for so many rows, those beyond the elements' zeros, and that they are written now.
+  /// Before that products do not read it: what was to write it may have thrown.
+  bf16* room_for_converted(int rows, void* place = nullptr) {
     const std::size_t bytes = static_cast<std::size_t>(rows) * static_cast<std::size_t>(apart_) * sizeof(bf16);
     if (beside_.pool() != buffer_.pool()) beside_.move_to(buffer_.pool());
-    if (place != nullptr) beside_.borrow(place, bytes);
-    beside_.grow(bytes);
-    converted_ = rows;
-    return static_cast<bf16*>(beside_.data());
+    borrow_or_own(beside_, place, bytes);
+    converted_ = 0;
+    bf16* const to = static_cast<bf16*>(beside_.data());
+    const std::size_t own = static_cast<std::size_t>(rows_) * static_cast<std::size_t>(apart_) * sizeof(bf16);
+    if (bytes > own) check(cudaMemsetAsync(to + own / sizeof(bf16), 0, bytes - own, stream()), "clear rows");
+    return to;
   }
+  void set_converted(int rows) { converted_ = rows; }
 
   /// Room for what dropout leaves, and for the sums of that, or else of the elements.
   bf16* make_dropped(const Dropping& how, void* place = nullptr) {
     if (dropped_.pool() != buffer_.pool()) dropped_.move_to(buffer_.pool());
-    if (place != nullptr) dropped_.borrow(place, static_cast<std::size_t>(size()) * sizeof(bf16));
-    dropped_.grow(static_cast<std::size_t>(size()) * sizeof(bf16));
+    borrow_or_own(dropped_, place, static_cast<std::size_t>(size()) * sizeof(bf16));
     dropping_ = how;
     return static_cast<bf16*>(dropped_.data());
   }
@@ -293,6 +295,8 @@ class Tensor {
     sums_.swap(from.sums_);
     parts_ = std::exchange(from.parts_, 0);
     from.dropping_.reset();
+    views_ = buffer_.is_borrowed();  // what it becomes next is not for that place
+    whose_ = nullptr;
     threads_ = from.threads_;
     rows_ = from.rows_;
     cols_ = apart_ = from.cols_;
@@ -345,6 +349,12 @@ class Tensor {
     buffer_.swap(close);
     apart_ = cols_;
     converted_ = 0;
+  }
+  /// Room for so many bytes at the place, or, without one, not at an earlier one.
+  static void borrow_or_own(Buffer<DeviceMemory>& room, void* place, std::size_t bytes) {
+    if (place != nullptr) return room.borrow(place, bytes);
+    room.return_borrowed();
+    room.grow(bytes);
   }
   void forget() {
     converted_ = 0;
