@@ -93,7 +93,9 @@ void register_reading(void (*read)(const float*, long)) {
 int main_of_jobs(int argc, char** argv) {
   const std::vector<Job> all = jobs();
   if (argc == 2 && std::strcmp(argv[1], "--describe") == 0) {
-    std::puts(Json::object().set("compiler", __VERSION__).set("vector_bytes", cpu::machine_level() >= cpu::Level::avx512 ? 64 : cpu::machine_level() == cpu::Level::avx2 ? 32 : 16).set("jobs", descriptions(all)).dump().c_str());
+    const cpu::Level level = cpu::machine_level();
+    const int vector_bytes = level >= cpu::Level::avx512 ? 64 : level == cpu::Level::avx2 ? 32 : 16;
+    std::puts(Json::object().set("compiler", __VERSION__).set("vector_bytes", vector_bytes).set("jobs", descriptions(all)).dump().c_str());
     return 0;
   }
   register_jobs<Cpu<float>>("float32", all);

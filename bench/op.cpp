@@ -140,7 +140,8 @@ void adamw(benchmark::State& state, const TransformerConfig& config, bool flat) 
   for (auto _ : state)
     for (auto& [w, g, m, v] : all) {
       sum += Backend::sum_of_squares(g);
-      Backend::adamw(w, g, m, v, {.rate = 1e-9, .beta1 = .9, .beta2 = .98, .epsilon = 1e-8, .decay = .01, .correction1 = .1, .correction2 = .02, .gradient_scale = 1});
+      Backend::adamw(w, g, m, v, {.rate = 1e-9, .beta1 = .9, .beta2 = .98, .epsilon = 1e-8, .decay = .01, .correction1 = .1, .correction2 = .02,
+                                   .gradient_scale = 1});
     }
   benchmark::DoNotOptimize(sum);
   rate(state, "elements", static_cast<double>(count_parameters(model)));

@@ -163,7 +163,8 @@ void check(const Shape& shape) {
       const auto& dqkv = *packed_gradients.emplace_back(new OnDevice<T>(3 * elements));
       const OnDevice<float> lse(all * static_cast<std::size_t>(count));
       const bool done = cuda::packed_attention(x.data(), packing, sequences, rows, width, shape.heads, out.data(), lse.data(), rotation);
-      CHECK(done == cuda::packed_attention_backward(x.data(), out.data(), lse.data(), d.data(), packing, sequences, rows, width, shape.heads, dqkv.data(), rotation));
+      CHECK(done == cuda::packed_attention_backward(x.data(), out.data(), lse.data(), d.data(), packing, sequences, rows, width, shape.heads,
+                                                    dqkv.data(), rotation));
       CHECK(done == (packing.warps() > 0 && shape.size % 16 == 0 && shape.size <= 64));
       if (!done) return;
       CHECK(error(out.matrix(rows, width), expected.out) < shape.loose * tolerance<T>);
@@ -273,13 +274,18 @@ TEST_CASE("what stands beside a sequence changes none of its bits, forward and b
     packing.assign(offsets, {});
     const int sequences = static_cast<int>(offsets.size()) - 1, all = offsets.back();
     const auto from = static_cast<std::size_t>(17 - before);
-    const OnDevice<T> q(std::vector<double>(qkv.values.begin() + static_cast<long>(from * 3 * width), qkv.values.begin() + static_cast<long>((from + static_cast<std::size_t>(all)) * 3 * width)));
-    const OnDevice<T> g(std::vector<double>(dout.values.begin() + static_cast<long>(from * width), dout.values.begin() + static_cast<long>((from + static_cast<std::size_t>(all)) * width)));
+    const auto rows_of = [&](const auto& values, std::size_t cols) {
+      const auto begin = values.begin() + static_cast<long>(from * cols);
+      return std::vector<double>(begin, begin + static_cast<long>(static_cast<std::size_t>(all) * cols));
+    };
+    const OnDevice<T> q(rows_of(qkv.values, 3 * static_cast<std::size_t>(width)));
+    const OnDevice<T> g(rows_of(dout.values, static_cast<std::size_t>(width)));
     const OnDevice<T> out(g.size()), dqkv(q.size());
     const OnDevice<float> lse(static_cast<std::size_t>(2 * all));
     const cuda::Rotation rotation{2, table.data()};
     REQUIRE(cuda::packed_attention(q.data(), packing, sequences, all, width, {2, Mask::none}, out.data(), lse.data(), rotation));
-    REQUIRE(cuda::packed_attention_backward(q.data(), out.data(), lse.data(), g.data(), packing, sequences, all, width, {2, Mask::none}, dqkv.data(), rotation));
+    REQUIRE(cuda::packed_attention_backward(q.data(), out.data(), lse.data(), g.data(), packing, sequences, all, width, {2, Mask::none},
+                                            dqkv.data(), rotation));
     std::vector<double> values = out.matrix(all, width).values, gradients = dqkv.matrix(all, 3 * width).values;
     std::vector<double> both(values.begin() + before * width, values.begin() + (before + rows) * width);
     both.insert(both.end(), gradients.begin() + before * 3 * width, gradients.begin() + (before + rows) * 3 * width);

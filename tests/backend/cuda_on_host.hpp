@@ -155,7 +155,11 @@ class Block {
  public:
   static constexpr int warp = 32;
 
-  Block(int threads, std::size_t shared) : threads_(threads), shared_(shared / 4 + 1), warps_(static_cast<std::size_t>((threads + warp - 1) / warp)), copies_(static_cast<std::size_t>(threads)) {
+  Block(int threads, std::size_t shared)
+      : threads_(threads),
+        shared_(shared / 4 + 1),
+        warps_(static_cast<std::size_t>((threads + warp - 1) / warp)),
+        copies_(static_cast<std::size_t>(threads)) {
     if (threads % warp != 0) throw std::logic_error("a block of " + std::to_string(threads) + " threads is no whole number of warps");
   }
 
@@ -567,7 +571,9 @@ struct Description {
   std::int64_t aux_stride = 0;
 
   bool has_bias() const { return epilogue == CUBLASLT_EPILOGUE_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS; }
-  bool has_gelu() const { return epilogue == CUBLASLT_EPILOGUE_GELU_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS || epilogue == CUBLASLT_EPILOGUE_DGELU; }
+  bool has_gelu() const {
+    return epilogue == CUBLASLT_EPILOGUE_GELU_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS || epilogue == CUBLASLT_EPILOGUE_DGELU;
+  }
   bool has_aux() const { return epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS || epilogue == CUBLASLT_EPILOGUE_DGELU; }
 };
 struct Layout {
@@ -653,7 +659,8 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, c
   using cuda_on_host::read;
   if (cuda_on_host::is_refused(cuda_on_host::fails, *d, ct->type)) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (cuda_on_host::captured) {  // with what is described now: descriptions change
-    cuda_on_host::captured->work.emplace_back([=, own = *d, la = *at, lb = *bt, lc = *ct, x = *static_cast<const float*>(alpha), y = *static_cast<const float*>(beta)]() mutable {
+    cuda_on_host::captured->work.emplace_back([=, own = *d, la = *at, lb = *bt, lc = *ct, x = *static_cast<const float*>(alpha),
+                                               y = *static_cast<const float*>(beta)]() mutable {
       (void)cublasLtMatmul(nullptr, &own, &x, a, &la, b, &lb, &y, c, &lc, to, &lc, nullptr, nullptr, 0, nullptr);
     });
     return CUBLAS_STATUS_SUCCESS;

@@ -154,8 +154,8 @@ TEST_CASE("what follows from a configuration") {
 
 TEST_CASE("a mixture has room for all lengths asked for, and each task its share and weight") {
   PipelineConfig config = of_three_tasks();
-  for (const char* setting : {"ar.powers=0,2,1", "ar.curriculum=0.5", "edit_distance.longest=5", "edit_distance.test_longest=9", "edit_distance.share=2", "arithmetic.split_from=4",
-                              "longest_increasing_subsequence.test_longest=22", "ar.weights=1,2,0.5"})
+  for (const char* setting : {"ar.powers=0,2,1", "ar.curriculum=0.5", "edit_distance.longest=5", "edit_distance.test_longest=9",
+                              "edit_distance.share=2", "arithmetic.split_from=4", "longest_increasing_subsequence.test_longest=22", "ar.weights=1,2,0.5"})
     set(config, setting);
   const Mixture mixture = config.mixture();
   REQUIRE(mixture.size() == 3);

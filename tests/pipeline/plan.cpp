@@ -173,7 +173,8 @@ TEST_CASE("a batch that cannot be is refused, and a large model is planned witho
 
 TEST_CASE("the table") {
   PipelineConfig config;
-  std::vector<StagePlan> stages{{"looped_aligned", {mib / 4, 3 * mib / 4, 4 * mib, 2 * mib, 90 * mib}, MemoryPlan{mib / 4, 3 * mib / 4, 4 * mib, 2 * mib, 30 * mib}},
+  std::vector<StagePlan> stages{{"looped_aligned", {mib / 4, 3 * mib / 4, 4 * mib, 2 * mib, 90 * mib},
+                                 MemoryPlan{mib / 4, 3 * mib / 4, 4 * mib, 2 * mib, 30 * mib}},
                                 {"ar", {mib / 4, 3 * mib / 4, 4 * mib, 2 * mib, 50 * mib + mib / 2}, {}}};
   CHECK(plan_table(stages, config) ==
         "MiB              parameters  gradients    moments |     stored recomputed |      total\n"

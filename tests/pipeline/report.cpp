@@ -221,7 +221,8 @@ TEST_CASE("curves are where their values are") {
   const std::size_t half = svg.find("<title>ar, length 7: 0.500");
   REQUIRE(half != svg.npos);
   const std::string square = svg.substr(svg.rfind("<path", half), half - svg.rfind("<path", half));  // from its upper left corner down
-  const double top = std::atof(square.substr(square.find(' ', square.find("d=\"M")) + 1).c_str()), bottom = std::atof(square.substr(square.find('V') + 1).c_str());
+  const double top = std::atof(square.substr(square.find(' ', square.find("d=\"M")) + 1).c_str());
+  const double bottom = std::atof(square.substr(square.find('V') + 1).c_str());
   CHECK(std::abs((top + bottom) / 2 - (y1 + y10) / 2) < 0.02);
   // Trained: from the left to half way between 6 and 7.
   const std::string ground = between(svg, "<rect", "/>");
@@ -298,7 +299,8 @@ TEST_CASE("whatever but results.json may be missing") {
     if (std::strcmp(file, "config.json") != 0) CHECK(contains(html, file));  // said to be missing; of config.json results.json has a copy
   }
   const std::string html = run.html();
-  for (const char* id : {"claims", "errors", "agreement", "first-wrong", "calibration", "losses", "gallery"}) CHECK(!contains(html, message("id=\"", id, "\"")));
+  for (const char* id : {"claims", "errors", "agreement", "first-wrong", "calibration", "losses", "gallery"})
+    CHECK(!contains(html, message("id=\"", id, "\"")));
   CHECK(contains(html, "<small>1\u20136</small>"));
   run.remove("results.json");
   CHECK(error([&] { write_report(run.folder.path); }) ==
@@ -405,8 +407,10 @@ TEST_CASE("tables for a terminal: at most 100 columns, a bar between trained and
   CHECK(contains(text, "arithmetic, looped_aligned: how often iteration t prints round t\n"
                        "t                   1     2     3     4     5     6     7     8     9    10\n"
                        "  length 6      1.000 1.000 1.000 1.000 1.000 1.000\n"));
-  for (const char* table : {", length 10: the worst place of each round, how often right\n", ", length 10: the share of chains that are first wrong in round t\n",
-                            "calibration: expected error of the confidence in a chain, on trained lengths and beyond\n", "training              steps    loss accuracy seconds\n"})
+  for (const char* table : {", length 10: the worst place of each round, how often right\n",
+                            ", length 10: the share of chains that are first wrong in round t\n",
+                            "calibration: expected error of the confidence in a chain, on trained lengths and beyond\n",
+                            "training              steps    loss accuracy seconds\n"})
     CHECK_MESSAGE(contains(text, table), text);
 
   // Many lengths: some are left out, the ends of both sides stay.

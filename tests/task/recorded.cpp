@@ -258,7 +258,8 @@ TEST_CASE("what a person types") {
 
   const auto wrong = [&](std::string_view text) { return error([&] { task.parse(text); }); };
   CHECK(wrong("the bal is with ann @1") == "problem \"the bal is with ann @1\": the token 'bal' stands in none of the files: did you mean 'ball'?");
-  CHECK(wrong("ann <sep> ben @1") == "problem \"ann <sep> ben @1\": the token '<sep>' stands in none of the files: those that do are the ball is with ann . gives it to ben cid dan");
+  CHECK(wrong("ann <sep> ben @1") ==
+        "problem \"ann <sep> ben @1\": the token '<sep>' stands in none of the files: those that do are the ball is with ann . gives it to ben cid dan");
   CHECK(wrong("the ball") ==
         "problem \"the ball\" is none of the recorded problems: say how many rounds it takes, such as \" @5\" at its end for 5");
   CHECK(wrong("the ball @0") == "problem \"the ball @0\": the number of rounds is 0, but must be 1 to 1000");
@@ -472,7 +473,8 @@ TEST_CASE("a line that is wrong: file, line, field, and what to do") {
   // The rounds.
   CHECK(third(R"({"problem":"a","answer":"b"})") == "train.jsonl:3 has no \"rounds\", which training and test data need: add it");
   CHECK(third(R"({"problem":"a","iterations":2})") == "train.jsonl:3 has no \"rounds\", which training and test data need: add it");
-  CHECK(third(R"({"problem":"a","rounds":"b","answer":"b"})") == "train.jsonl:3: \"rounds\" must be a list of rounds, but is a string: write [\"...\"], even of one");
+  CHECK(third(R"({"problem":"a","rounds":"b","answer":"b"})") ==
+        "train.jsonl:3: \"rounds\" must be a list of rounds, but is a string: write [\"...\"], even of one");
   CHECK(third(R"({"problem":"a","rounds":[],"answer":"b"})") == "train.jsonl:3: \"rounds\" is an empty list: write at least one round");
   CHECK(third(R"({"problem":"a","rounds":["b",""],"answer":"b"})") == "train.jsonl:3: \"rounds\": round 2 is empty: write at least one token");
   CHECK(third(R"({"problem":"a","rounds":["b","b",[]],"answer":"b"})") == "train.jsonl:3: \"rounds\": round 3 is empty: write at least one token");

@@ -202,7 +202,8 @@ TEST_CASE_TEMPLATE("a batch that is made ready a step before: the same bits, wha
     for (const int slices : {1, 2}) {
       Threads pool(threads);
       auto model = model_of(static_cast<Model*>(nullptr)), other = model;
-      Trainer ready(model, objective, {.rate = 3e-3}, schedule, Seed{5}, pool, 2, slices), plain(other, objective, {.rate = 3e-3}, schedule, Seed{5}, pool, 2, slices);
+      Trainer ready(model, objective, {.rate = 3e-3}, schedule, Seed{5}, pool, 2, slices);
+      Trainer plain(other, objective, {.rate = 3e-3}, schedule, Seed{5}, pool, 2, slices);
       std::vector<Batch> batches;
       for (int i = 0; i < 12; ++i) batches.push_back(batch_of(i, 5 + i % 4));
       const auto step = [&](std::size_t i, std::span<const Example> next) {

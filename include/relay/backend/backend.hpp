@@ -153,9 +153,10 @@ concept ComputeBackend =
 
     // 12. Composed of the above: bodies to inherit, or to replace by faster ones, are in backend/ops.hpp.
     requires(detail::In<B> x, detail::In<B> weight, detail::In<B> bias, detail::In<B> branch, detail::In<B> dy, detail::In<B> scale,
-             detail::In<B> shift, detail::In<B> kept, double rate, double eps, int width, const std::optional<Key>& key, const std::optional<Dropping>& dropping, detail::Out<B> y,
-             detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias, detail::Out<B> normal, detail::Out<B> statistics,
-             detail::Out<B> dscale, detail::Out<B> dshift, const Rows<B>& rows, const Heads& heads, std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
+             detail::In<B> shift, detail::In<B> kept, double rate, double eps, int width, const std::optional<Key>& key,
+             const std::optional<Dropping>& dropping, detail::Out<B> y, detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias,
+             detail::Out<B> normal, detail::Out<B> statistics, detail::Out<B> dscale, detail::Out<B> dshift, const Rows<B>& rows,
+             const Heads& heads, std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
              std::vector<typename B::Scalar>& values) {
       B::linear(x, weight, bias, y);                          // y = x weight^T + bias
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy

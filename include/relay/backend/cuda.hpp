@@ -164,7 +164,8 @@ struct Functions : ComposedOps<Self> {
   }
   /// Writes the weight a second time as products want it, until it is written again.
   static void prepare(Tensor& weight) {
-    if constexpr (!std::is_same_v<A, float>) weight.convert([&](const float* from, bf16* to) { convert(from, to, weight.size()); }, for_products(weight.rows()));
+    if constexpr (!std::is_same_v<A, float>)
+      weight.convert([&](const float* from, bf16* to) { convert(from, to, weight.size()); }, for_products(weight.rows()));
   }
 
   // Rows and elements.
@@ -769,8 +770,8 @@ struct Functions : ComposedOps<Self> {
     typed(x, [&](const auto* from) {
       typed(dy, [&](const auto* d) {
         normalise_backward(NormBackward<Element<decltype(from)>, Element<decltype(d)>>{
-            from, statistics.as<float>(), scale.as<float>(), d, skips ? skip->template as<float>() : nullptr, skips ? skip->rows() : 0, x.rows(), width, drop, to,
-            branch, partial, applications != nullptr, branch_partial, place != nullptr});
+            from, statistics.as<float>(), scale.as<float>(), d, skips ? skip->template as<float>() : nullptr, skips ? skip->rows() : 0,
+            x.rows(), width, drop, to, branch, partial, applications != nullptr, branch_partial, place != nullptr});
       });
     });
     if (own) sum_columns(partial, blocks, 2 * width, 1, blocks, true, width, dscale.as<float>(), dshift.as<float>());
@@ -788,8 +789,8 @@ struct Functions : ComposedOps<Self> {
   template <class X>
   static void sum_columns(const X* x, int rows, int cols, int parts, int part, bool adds, int split, float* to, float* rest) {
     const int threads = parts == 1 && rows > 64 ? 1024 : 256;  // few blocks, so many rows at once in each
-    launch(column_sums_kernel<X>, dim3(static_cast<unsigned>((cols + warp - 1) / warp), static_cast<unsigned>(parts)), threads, static_cast<std::size_t>(threads) * sizeof(float), x,
-           rows, cols, part, adds, split, to, rest);
+    const dim3 blocks(static_cast<unsigned>((cols + warp - 1) / warp), static_cast<unsigned>(parts));
+    launch(column_sums_kernel<X>, blocks, threads, static_cast<std::size_t>(threads) * sizeof(float), x, rows, cols, part, adds, split, to, rest);
   }
 
   /// Adds the pieces of a tensor; make(at) gives the one that begins at an element.

@@ -120,7 +120,9 @@ inline std::vector<ClaimVerdict> judge_claims(const PipelineConfig& config, cons
         }
     }
     if (!detail_text.empty())
-      add(6, "LIS hit matrix past the range: RELAY chains near 100 % everywhere (least cell 0.95), own chains, of AR and of AR tuned on its own, fall off (least cell of the last round 0.05 below that of the first)",
+      add(6,
+          "LIS hit matrix past the range: RELAY chains near 100 % everywhere (least cell 0.95), own chains, of AR and of AR tuned on its own, "
+          "fall off (least cell of the last round 0.05 below that of the first)",
           holds, detail_text);
   }
   return claims;
@@ -129,7 +131,12 @@ inline std::vector<ClaimVerdict> judge_claims(const PipelineConfig& config, cons
 inline Json to_json(const std::vector<ClaimVerdict>& claims) {
   Json list = Json::array();
   for (const ClaimVerdict& c : claims)
-    list.push(Json::object().set("claim", c.number).set("task", c.task).set("text", c.text).set("holds", c.holds ? Json(*c.holds) : Json()).set("detail", c.detail));
+    list.push(Json::object()
+                  .set("claim", c.number)
+                  .set("task", c.task)
+                  .set("text", c.text)
+                  .set("holds", c.holds ? Json(*c.holds) : Json())
+                  .set("detail", c.detail));
   return list;
 }
 

@@ -63,8 +63,9 @@ inline std::string report_html(const ReportData& data) {
   const std::string footer =
       join({"<p>Written by relay from the files of the run.",
               missing.empty() ? std::string() : join({" Not there, or empty, and so not shown: ", missing, "."}), "</p>\n"});
-  return page(join({"relay: ", names}), join({"<p class=\"kind\">RELAY run</p>\n<h1>", escape(names.empty() ? "A run without results" : names), "</h1>\n<p class=\"lead\">",
-                                                 escape(facts), "</p>\n<nav aria-label=\"Sections\">\n", links, "</nav>\n"}),
+  return page(join({"relay: ", names}),
+              join({"<p class=\"kind\">RELAY run</p>\n<h1>", escape(names.empty() ? "A run without results" : names), "</h1>\n<p class=\"lead\">",
+                      escape(facts), "</p>\n<nav aria-label=\"Sections\">\n", links, "</nav>\n"}),
               sections, footer, std::max<std::size_t>(3, view.tasks.size()));
 }
 

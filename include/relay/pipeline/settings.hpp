@@ -236,8 +236,11 @@ inline PipelineConfig config_from_json(const Json& json, std::string_view where)
   for (const auto& member : json.as_object(where)) {
     std::string text = member.value.is_string() ? member.value.as_string() : member.value.dump();
     bool list = false;
-    PipelineConfig::each([&](std::string_view name, auto& field) { list = list || (name == member.key && detail::is_list_of_values<std::remove_reference_t<decltype(field)>>); },
-                         config);
+    PipelineConfig::each(
+        [&](std::string_view name, auto& field) {
+          list = list || (name == member.key && detail::is_list_of_values<std::remove_reference_t<decltype(field)>>);
+        },
+        config);
     if (list && member.value.is_array()) {
       text.clear();
       for (const Json& item : member.value.as_array())

@@ -13,7 +13,8 @@
 //   "task"        optional: a name, the same on every line that has one
 //
 // `relay data` writes this format. Texts are split at whitespace, or into characters (Splitting); so a listed token must be a word
-// without blanks, or a character. <pad>, <round> and <eos> are reserved. Other fields are ignored, unless they look like one of these, misspelt; blank lines skipped.
+// without blanks, or a character. <pad>, <round> and <eos> are reserved. Other fields are ignored, unless they look like one of these, misspelt;
+// blank lines skipped.
 //
 // Three files: examples to train on; examples to test with; and, if wanted, problems that only a model solves, which may lack both
 // rounds and answer (such as problems longer than any of the others, for which the looped model writes chains). What is recorded

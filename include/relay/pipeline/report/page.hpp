@@ -76,7 +76,8 @@ svg .bar{fill:var(--l)}
 .s6 .ln{stroke-dasharray:12 3}.s7 .ln{stroke-dasharray:2 2}
 .solid .ln{stroke-dasharray:none;stroke-width:1.6}
 .cells{shape-rendering:crispEdges}
-svg .h0{fill:var(--h0)}svg .h1{fill:var(--h1)}svg .h2{fill:var(--h2)}svg .h3{fill:var(--h3)}svg .h4{fill:var(--h4)}svg .h5{fill:var(--h5)}svg .h6{fill:var(--h6)}
+svg .h0{fill:var(--h0)}svg .h1{fill:var(--h1)}svg .h2{fill:var(--h2)}svg .h3{fill:var(--h3)}
+svg .h4{fill:var(--h4)}svg .h5{fill:var(--h5)}svg .h6{fill:var(--h6)}
 .scale{max-width:none;display:flex;flex-wrap:wrap;align-items:center;gap:2px 12px;font-size:12px;color:var(--muted);margin:0 0 12px}
 .scale i{display:inline-block;width:16px;height:12px;margin-right:4px;vertical-align:-1px}
 svg .in .ln,svg .out .ln{stroke-width:1.2;stroke-dasharray:none;opacity:.7}
@@ -99,7 +100,8 @@ figcaption{margin:0 0 6px;line-height:1.35}figcaption b{color:var(--ink);font-we
 .panels figcaption{font-size:12.5px}.panels figcaption span{display:block}
 .name{color:var(--t);font-weight:650}
 .tabs>input{position:absolute;opacity:0;pointer-events:none}
-.tabs>label{display:inline-block;padding:4px 12px;margin:0 4px 16px 0;border:1px solid var(--rule);border-radius:999px;font-size:14px;cursor:pointer;color:var(--muted)}
+.tabs>label{display:inline-block;padding:4px 12px;margin:0 4px 16px 0;border:1px solid var(--rule);border-radius:999px;
+font-size:14px;cursor:pointer;color:var(--muted)}
 .tabs>input:checked+label{background:var(--ink);border-color:var(--ink);color:var(--paper)}
 .tabs>input:focus-visible+label{outline:2px solid var(--l0);outline-offset:2px}
 .tabs>div{display:none}.tabs>div>:first-child{margin-top:0}

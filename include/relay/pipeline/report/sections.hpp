@@ -166,8 +166,8 @@ inline std::string summary_section(const View& view) {
   }
   return section("summary", "Summary",
                  "Accuracy of the answer, mean over the tested lengths within the trained range and beyond it. Bold: the best beyond it.",
-                 join({"<div class=\"scroll\" tabindex=\"0\"><table class=\"summary full\" aria-label=\"Accuracy of the answer\"><thead>", head, "</tr>\n", second,
-                         "</tr></thead><tbody>\n", body, "</tbody></table></div>"}));
+                 join({"<div class=\"scroll\" tabindex=\"0\"><table class=\"summary full\" aria-label=\"Accuracy of the answer\"><thead>",
+                         head, "</tr>\n", second, "</tr></thead><tbody>\n", body, "</tbody></table></div>"}));
 }
 
 inline std::string verdict(const std::optional<bool>& holds) {
@@ -608,8 +608,9 @@ inline std::string origin_section(const View& view) {
   if (!times.empty()) times += join({"<tr><th scope=\"row\">together</th><td class=\"plain best\">", duration(total), "</td></tr>\n"});
   const auto table = [](std::string_view title, std::string_view classes, std::string_view first, std::string_view second, const std::string& rows) {
     if (rows.empty()) return std::string();
-    return join({"<div><h3>", title, "</h3><div class=\"scroll\" tabindex=\"0\"><table class=\"", classes, "\"><thead><tr><th class=\"first\" scope=\"col\">", first,
-                   "</th><th scope=\"col\">", second, "</th></tr></thead><tbody>\n", rows, "</tbody></table></div></div>\n"});
+    return join({"<div><h3>", title, "</h3><div class=\"scroll\" tabindex=\"0\"><table class=\"", classes,
+                   "\"><thead><tr><th class=\"first\" scope=\"col\">", first, "</th><th scope=\"col\">", second, "</th></tr></thead><tbody>\n",
+                   rows, "</tbody></table></div></div>\n"});
   };
   if (!machine.empty() || !times.empty())
     out += join({"<div class=\"pair\">", table("Machine", "text facts", "what", "value", machine), table("Times", "summary", "stage", "time", times),

@@ -195,7 +195,8 @@ inline std::string report_tables(const ReportData& data) {
     const auto right = [](const std::string& text, std::size_t width) { return std::string(text.size() < width ? width - text.size() : 0, ' ') + text; };
     const LossPoint& end = stage.points.back();
     line(padded(stage.name, name_width + 4) + right(fixed(end.step, 0), 8) + right(std::isnan(end.values[0]) ? "" : fixed(end.values[0], 4), 8) +
-         right(std::isnan(stage.accuracy) ? "" : fixed(stage.accuracy, 3), 9) + right(seconds == data.machine.seconds.end() ? "" : fixed(seconds->second, 0), 8));
+         right(std::isnan(stage.accuracy) ? "" : fixed(stage.accuracy, 3), 9) +
+         right(seconds == data.machine.seconds.end() ? "" : fixed(seconds->second, 0), 8));
   }
   if (!data.stages.empty()) out += "\n";
 
