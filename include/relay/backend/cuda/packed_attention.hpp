@@ -16,7 +16,7 @@
 
 #include <array>
 
-#include <relay/backend/cuda/attention.hpp>
+#include <relay/backend/cuda/attention_tiles.hpp>
 #include <relay/backend/cuda/tensor.hpp>
 
 namespace relay::cuda {
