@@ -199,10 +199,10 @@ fi
 
 part tests 120 ctest --test-dir $build -R '^gpu/' --output-on-failure --no-tests=error --timeout 100
 wanted tests && [ -s $build/tests.log ] && tail -n 25 $build/tests.log | as_text | show "Tests"
-part bits 60 $build/tests/test_gpu_training --test-case='*same bits*' --no-skip
+part bits 60 $build/tests/test_gpu_cuda --test-case='*same bits*' --no-skip
 sanitizer() {  # TOOL
   if command -v compute-sanitizer >/dev/null; then
-    part "$1" 90 compute-sanitizer --tool "$1" --error-exitcode 1 $build/tests/test_gpu_conformance --test-case='*conforms*'
+    part "$1" 90 compute-sanitizer --tool "$1" --error-exitcode 1 $build/tests/test_gpu_cuda --test-case='*conforms*'
   elif wanted "$1"; then
     note "$1" "skipped: no compute-sanitizer" "" compute-sanitizer
   fi

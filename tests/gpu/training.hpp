@@ -64,7 +64,7 @@ std::vector<Text> write() {
   return generate(model, std::span<const Text>(prompts), {.batch = 8, .new_tokens = 40});  // the last four wait for a slot
 }
 
-// On the CPU; host/training.cpp.
+// On the CPU; host/cuda.cpp.
 Trained train_on_cpu();
 std::vector<Text> write_on_cpu();
 

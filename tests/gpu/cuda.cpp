@@ -1,4 +1,5 @@
-// Whole trainings and texts on a GPU, beside the CPU's and, with golden values, PyTorch's. One file, since both are the same code to nvcc.
+// The CUDA backend on a GPU: conformance, and whole trainings and texts beside the CPU's and, with golden values, PyTorch's. One file: what
+// takes nvcc its time is the backend's kernels, and every file that names the backend has all of them.
 #include "gpu/training.hpp"
 
 #include <cmath>
@@ -7,9 +8,18 @@
 
 #include <doctest/doctest.h>
 
+#include "backend/conformance.hpp"
 #include "train/golden.hpp"
 
 using namespace relay;
+
+TEST_CASE("Cuda<float> conforms") { Conformance<Cuda<float>>({}, 1e-5).run(); }
+TEST_CASE("Cuda<bf16> conforms: what lies between products keeps 8 bits") { Conformance<Cuda<bf16>>({}, 2e-2).run(); }
+TEST_CASE("and with its own memory") {
+  cuda::Memory memory;
+  Conformance<Cuda<float>>({&memory}, 1e-5).run();
+  Conformance<Cuda<bf16>>({&memory}, 2e-2).run();
+}
 
 // As in backend/cuda_golden.cpp: what lies between the products is bf16, too.
 template <>
