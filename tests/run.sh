@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 
 cmake/install-dependencies.sh tests
 
-# The default is the release build, with warnings as errors: one build on which everything is tested, as users run it
-# and fast enough for the tests that train, and on which no warning gets past CI either. What only `dev` adds, the
+# The default is the release build, with warnings as errors: one build on which everything is tested, what users run as they
+# run it and fast enough for the tests that train, and on which no warning gets past CI either. What only `dev` adds, the
 # assertions of Eigen and the standard library, the asan preset has as well.
 jobs=$(nproc)
 for preset in "${@:-release}"; do

@@ -10,6 +10,14 @@ using namespace relay;
 template <cpu::Level level>
 using At = std::integral_constant<cpu::Level, level>;
 
+/// Where the level is there; else it is not even compiled.
+template <class B, cpu::Level level>
+void conforms(double tolerance, double product_tolerance = 0) {
+  if constexpr (cpu::compiled<level>)
+    if (level <= cpu::machine_level()) return Conformance<B>({}, tolerance, product_tolerance).run();
+  MESSAGE(name_of(level), " is not there");
+}
+
 #ifdef RELAY_TEST_LOWEST  // this test is built with several flags
 static_assert(cpu::lowest == cpu::Level::RELAY_TEST_LOWEST);
 #endif
@@ -17,19 +25,11 @@ static_assert(cpu::lowest == cpu::Level::RELAY_TEST_LOWEST);
 // float: exp and erf within a few ulp and sums in any order. double: the standard library's functions.
 TEST_CASE_TEMPLATE("Cpu<float> conforms at every level", L, At<cpu::Level::base>, At<cpu::Level::avx2>,
                    At<cpu::Level::avx512>) {
-  if (!cpu::compiled<L::value> || L::value > cpu::machine_level()) {
-    MESSAGE(name_of(L::value), " is not there");
-    return;
-  }
-  Conformance<Cpu<float, L::value>>({}, 1e-6).run();
+  conforms<Cpu<float, L::value>, L::value>(1e-6);
 }
 TEST_CASE_TEMPLATE("Cpu<bf16> conforms: operands of products keep 8 bits, where there are such products", L, At<cpu::Level::avx2>,
                    At<cpu::Level::avx512>, At<cpu::Level::avx512_bf16>) {
-  if (!cpu::compiled<L::value> || L::value > cpu::machine_level()) {
-    MESSAGE(name_of(L::value), " is not there");
-    return;
-  }
-  Conformance<Cpu<bf16, L::value>>({}, 1e-6, 2e-2).run();
+  conforms<Cpu<bf16, L::value>, L::value>(1e-6, 2e-2);
 }
 TEST_CASE("Cpu<double> conforms") { Conformance<Cpu<double>>({}, 1e-14).run(); }
 

@@ -1,5 +1,6 @@
 // The CUDA backend on a GPU: conformance, and whole trainings and texts beside the CPU's and, with golden values, PyTorch's. One file: what
 // takes nvcc its time is the backend's kernels, and every file that names the backend has all of them.
+#include "gpu/main.hpp"
 #include "gpu/training.hpp"
 
 #include <cmath>

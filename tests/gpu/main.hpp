@@ -1,4 +1,7 @@
-// The main function of tests on a GPU: without one, a test is skipped (exit code 77).
+// The main function of a test on a GPU: without one, it is skipped (exit code 77). Included by the test's file, not compiled beside it: nvcc
+// takes its time for the smallest file, too.
+#pragma once
+
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <cstdio>
 
