@@ -6,9 +6,9 @@ cd "$(dirname "$0")/.."
 
 cmake/install-dependencies.sh tests
 
-# The default is the release build, with warnings as errors: one build on which everything is tested, what users run as they
-# run it and fast enough for the tests that train, and on which no warning gets past CI either. What only `dev` adds, the
-# assertions of Eigen and the standard library, the asan preset has as well.
+# The default is the release build, with warnings as errors: one build on which everything is tested, fast enough for the tests that train,
+# and on which no warning gets past CI either. The CPU's kernels and all programs are in it as users run them; the other tests are
+# compiled with -O1 (tests/CMakeLists.txt). What only `dev` adds, the assertions of Eigen and the standard library, the asan preset has as well.
 jobs=$(nproc)
 for preset in "${@:-release}"; do
   build=build/$preset${CXX:+-$(basename "$CXX")}

@@ -117,6 +117,40 @@ struct Twice {
   Dropping dropping(const Rows<Backend>& rows) const { return inner.dropping(rows.fold(1)); }
 };
 
+/// A block that adds what an inner one makes of the first sequence alone.
+template <class Inner>
+struct FirstSequence {
+  using Backend = typename Inner::Backend;
+  using Tensor = typename Backend::Tensor;
+  using Input = Tensor;
+  using Output = Tensor;
+  struct Trace {
+    Tensor x, y;
+    typename Inner::Trace inner;
+  };
+
+  Inner inner;
+
+  static const Tensor& output(const Trace& trace) { return trace.y; }
+  static void each(auto&& visit, auto&... layer) { visit("inner", layer.inner...); }
+
+  const Tensor& forward(const Tensor& x, const Rows<Backend>& rows, Trace& trace) const {
+    const auto first = rows.first(1);
+    Backend::copy_first(x, first.count(), trace.x);
+    Backend::copy(x, trace.y);
+    Backend::add(inner.forward(trace.x, first, trace.inner), trace.y);
+    return trace.y;
+  }
+  Tensor backward(const Tensor&, const Rows<Backend>& rows, const Trace& trace, const Tensor& dy, FirstSequence& grad) const {
+    const auto first = rows.first(1);
+    Tensor d, dx;
+    Backend::copy_first(dy, first.count(), d);
+    Backend::copy(dy, dx);
+    Backend::add(inner.backward(trace.x, first, trace.inner, d, grad.inner), dx);
+    return dx;
+  }
+};
+
 /// The gradient of a loop's parameters, and of h_0, from two passes, the second of which adds to the first, with other numbers of rows.
 template <class Block>
 std::vector<float> loop_gradient(Block block, const LoopConfig& config, Keep keep) {
@@ -469,9 +503,8 @@ TEST_CASE("a pass after one that had no backward pass, or that an exception ende
   const Rows<B> rows(batch, Key(8));
   const auto h0 = normal<B>(batch.rows(), wide.width, Key(1));
   // Throws when it comes to an iteration, forward or backward; there is none of number 0.
-  const auto pass = [&](Loop::Trace& trace, int forward_until = 0, int backward_until = 0) {
+  const auto back = [&](const Loop::Trace& trace, int backward_until = 0) {
     Loop grad = zeros_like(loop);
-    loop.forward(h0, rows, counts, trace, [&](int t, const auto&, const auto&) { require(t != forward_until, "that is all"); });
     const auto give = [&](int t, const auto&, auto& dy) {
       require(t != backward_until, "that is all");
       B::add(normal<B>(dy.rows(), dy.cols(), Key(2).fold(static_cast<std::uint64_t>(t))), dy);
@@ -480,9 +513,14 @@ TEST_CASE("a pass after one that had no backward pass, or that an exception ende
     append(grad, all);
     return all;
   };
+  const auto pass = [&](Loop::Trace& trace, int forward_until = 0, int backward_until = 0) {
+    loop.forward(h0, rows, counts, trace, [&](int t, const auto&, const auto&) { require(t != forward_until, "that is all"); });
+    return back(trace, backward_until);
+  };
   Loop::Trace fresh, trace;
   const auto expected = pass(fresh);
   CHECK(pass(fresh) == expected);
+  CHECK(back(fresh) == expected);
   loop.forward(h0, rows, counts, trace, [](int, const auto&, const auto&) {});
   CHECK(pass(trace) == expected);
   for (const int t : {1, 3}) {
@@ -491,6 +529,7 @@ TEST_CASE("a pass after one that had no backward pass, or that an exception ende
     CHECK(pass(trace) == expected);
     CHECK_THROWS_AS(pass(trace, 0, t), Error);
     CHECK(cuda::applications == nullptr);
+    CHECK(back(trace) == expected);
     CHECK(pass(trace) == expected);
   }
   // A larger batch leaves places for more rows.
@@ -507,6 +546,10 @@ TEST_CASE("a block that is applied twice in one iteration: the second applicatio
       CAPTURE(dropout);
       check_loop([&]<class B>(std::type_identity<B>) { return Twice<Stack<TransformerBlock<B>>>{wide_block<B>(dropout), beside}; }, {});
     }
+}
+
+TEST_CASE("a block whose layers are applied to some of the rows: the gradients are of those") {
+  check_loop([]<class B>(std::type_identity<B>) { return FirstSequence<Stack<TransformerBlock<B>>>{wide_block<B>(0.1)}; }, {});
 }
 
 TEST_CASE("the plan of a loop's memory on a GPU, weight gradients of all iterations and all") {

@@ -200,6 +200,9 @@ has planned '^MiB +parameters +gradients +moments \| +stored +recomputed \| +tot
 for model in looped_aligned looped_vanilla; do has planned "^$model( +[0-9]+\.[0-9]){3} \|( +[0-9]+\.[0-9]){2} \| +[0-9]+\.[0-9] stored\$"; done
 for model in ar ar_relay; do has planned "^$model( +[0-9]+\.[0-9]){3} \| +[0-9]+\.[0-9] +\| +[0-9]+\.[0-9] stored\$"; done
 "$RELAY" plan | cmp - planned || fail "the default preset is demo"
+"$RELAY" plan --backend cuda >planned_gpu || fail "plan --backend cuda: exit code $?"  # with a GPU and without
+lines planned_gpu 5
+cmp -s planned planned_gpu && fail "a GPU keeps other things than a CPU"
 "$RELAY" plan --set loop.recompute=true >planned && has planned '^looped_aligned .* recomputed$'
 "$RELAY" plan --set memory_limit=1 >planned 2>err && fail "what does not fit gives exit code 0"
 [[ $(grep -c ' does not fit$' planned) == 4 ]] || fail "nothing fits into 1 MiB: $(cat planned)"

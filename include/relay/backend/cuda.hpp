@@ -101,7 +101,7 @@ struct Functions : ComposedOps<Self> {
   }
   /// GELU goes along with bf16's products: its approximation (row_ops.hpp). It is kept then, for to make it again is a pass of its own.
   static constexpr Keeping keeping = keeping_on_gpu<A>;
-  static_assert(keeping.aligned == row_alignment && keeping.parts >= std::max(most_norm_backward_blocks, most_added_parts));
+  static_assert(keeping.aligned == row_alignment && keeping.parts == most_norm_backward_blocks && keeping.parts == most_added_parts);
   static constexpr bool keeps_activated = keeping.activated;
   static void linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& up, Tensor& y) {
     if constexpr (keeps_activated) {
@@ -135,6 +135,7 @@ struct Functions : ComposedOps<Self> {
   using Applications = cuda::Applications;
   using Applied = cuda::Applied;
   static void begin_applications(Applications& to, int rows, Device device) { to.begin(rows, device); }
+  static void begin_gradients(Applications& of) { of.begin_gradients(); }
   static void place_input(const Tensor& weight, Tensor& x) {
     if (applications == nullptr) return x.place(nullptr, 0, {});
     x.place(applications->input(weight, type_of<A>), applications->bytes(weight.cols(), type_of<A>), applications->device());
@@ -612,7 +613,7 @@ struct Functions : ComposedOps<Self> {
   /// dweight += dy^T x, dbias += the column sums of dy, which may have been made along with dy. (cuBLASLt's BGRADB reads dy again for them,
   /// in a kernel of its own.)
   static void add_gradients(const Tensor& dy, const Gradient& d, const Tensor& x, const Tensor& weight, Tensor& dweight, Tensor& dbias) {
-    if (x.rows() == 0 || (applications != nullptr && applications->takes(&weight, x.data(), d.data, dweight, dbias))) return;
+    if (x.rows() == 0 || (applications != nullptr && applications->takes(&weight, x.data(), d.data, x.rows(), dweight, dbias))) return;
     add_outer_product(dy, d, x, dweight);
     if (applications != nullptr && applications->takes_sums(&weight, d.data, dbias)) return;
     if (dy.column_sums() != nullptr)
@@ -752,7 +753,7 @@ struct Functions : ComposedOps<Self> {
         if (next->drops())
           branch = dx.make_dropped(*next, place);
         else
-          dx.convert([&](const float*, bf16* room) { branch = room; }, 0, place);
+          branch = dx.room_for_converted(dx.rows(), place);
       }
     const Drop drop(next && next->drops() ? next->rate : 0, next && next->drops() ? *next->key : Key());
     std::optional<Scratch<float>> own;  // where nobody adds up those of all applications
@@ -774,6 +775,7 @@ struct Functions : ComposedOps<Self> {
             x.rows(), width, drop, to, branch, partial, applications != nullptr, branch_partial, place != nullptr});
       });
     });
+    if (branch != nullptr && !next->drops()) dx.set_converted(dx.rows());
     if (own) sum_columns(partial, blocks, 2 * width, 1, blocks, true, width, dscale.as<float>(), dshift.as<float>());
   }
   /// to += the sums over `parts` rows.

@@ -106,14 +106,15 @@ struct ComposedOps {
   /// Layers that a loop applies again and again: `Applications` is one pass, begun with the rows of all applications together; while `Applied`
   /// lives, layers are applied to some of them. A backend may then leave weights' gradients for the end, add_gradients(), if it finds what it
   /// needs in places that place_input(), before a layer's input is written, and place_gradient(), before the gradient of its output is, give
-  /// (x, or dy, of the linear layer with this weight). A layer that is applied more than once in one `Applied` has them once, and the gradients
-  /// of its other applications are added at once. Without such a loop, and by default, they do nothing.
+  /// (x, or dy, of the linear layer with this weight). A layer that is applied more than once in one `Applied` has them once; gradients of an
+  /// application that has not both, of all of its rows, are added at once. Without such a loop, and by default, they do nothing.
   struct Applications {};
   struct Applied {
     Applied(Applications*, int /*first*/, int /*rows*/) {}
     ~Applied() {}
   };
   static void begin_applications(Applications&, int /*rows*/, const auto& /*device*/) {}
+  static void begin_gradients(Applications&) {}
   static void add_gradients(Applications&) {}
   static void place_input(const auto& /*weight*/, auto& /*x*/) {}
   static void place_gradient(const auto& /*weight*/, auto& /*dy*/) {}

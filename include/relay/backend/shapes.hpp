@@ -82,6 +82,7 @@ class Tensor {
   /// In so many bytes that are counted elsewhere, from now on; 0: in its own.
   void place(std::size_t bytes, Device device, const void* whose) {
     whose_ = whose;
+    views_ = false;
     if (bytes == 0) return buffer_.return_borrowed();
     buffer_.move_to(device.memory);
     buffer_.borrow(nullptr, bytes);
@@ -219,6 +220,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     Applications* before_;
   };
   static void begin_applications(Applications& to, int rows, Device device) { to.begin(rows, device); }
+  static void begin_gradients(Applications&) {}
   static void add_gradients(Applications&) {}
   static void place_input(const Tensor& weight, Tensor& x) { place(weight, Applications::Of::input, weight.cols(), x); }
   static void place_gradient(const Tensor& weight, Tensor& dy) { place(weight, Applications::Of::gradient, weight.rows(), dy); }

@@ -94,6 +94,7 @@ class Attention {
   const Tensor& mix(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
                     const typename B::Indices& starts, Cache& cache, Trace& trace) const {
     qkv.forward(x, rows, trace.qkv);
+    B::place_input(out.weight, trace.mixed);
     B::rotary_attention_cached(trace.qkv.y, rows, slots, starts, heads_.count, rotated_, rotary_.table(), cache.keys, cache.values, trace.mixed);
     return trace.mixed;
   }

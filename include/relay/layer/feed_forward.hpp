@@ -41,7 +41,7 @@ struct FeedForward {
   /// All of forward but its last product, whose input lies in the trace or in `room`: backward needs nothing of the trace behind it.
   const Tensor& activate(const Tensor& x, const Rows<B>& rows, Trace& trace, Tensor& room) const {
     trace.forward_only = rows.is_forward_only();
-    if (B::keeps_activated) B::place_input(down.weight, trace.activated);
+    if (B::keeps_activated && !trace.forward_only) B::place_input(down.weight, trace.activated);
     Tensor& activated = trace.forward_only ? trace.up.y : B::keeps_activated ? trace.activated : room;
     B::linear_gelu(x, up.weight, up.bias, trace.up.y, activated);
     return activated;

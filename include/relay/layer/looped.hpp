@@ -141,6 +141,7 @@ class Looped {
     dh0.resize_like(h0, h0.rows(), h0.cols());
     Backend::fill(dh0, 0);
     const bool kept = trace.keep == Keep::everything;
+    if (kept) Backend::begin_gradients(trace.together);
     int first = 0;
     for (int t = 1; kept && t <= trace.iterations(); ++t) first += rows.first(trace.live(t)).count();
     for (int t = trace.iterations(); t >= 1; --t) {

@@ -6,8 +6,8 @@
 // packs for itself is an estimate, and products of bf16 pack up to 512 bytes a row besides. Lists of the host are not in it.
 //
 // Shapes<Scalar> is the CPU; Shapes<Scalar, keeping_of<Backend>()> is any backend, with what a GPU keeps besides: GELU's results, and of each
-// linear layer of a loop the gradients of all iterations (backend/keeping.hpp). Lists that lie on the GPU are not in it, nor what is common to
-// all: cuBLASLt's room, and the context.
+// linear layer of a loop the gradients of all iterations (backend/keeping.hpp). There some MiB a lane are not in it, of sums over rows and
+// of lists, nor what is common to all: cuBLASLt's room, and the context.
 #pragma once
 
 #include <cstddef>

@@ -52,7 +52,13 @@ class Applications {
     const auto unused = [](const auto& kept) { return !std::exchange(kept->used, false); };
     std::erase_if(layers_, unused);
     std::erase_if(sums_, unused);
-    for (auto& layer : layers_) layer->parts.clear();
+  }
+  /// Its backward pass begins: what one that was not finished left is forgotten.
+  void begin_gradients() {
+    for (auto& layer : layers_) {
+      layer->parts.clear();
+      layer->summed = false;
+    }
     for (auto& sums : sums_) sums->begun = false;
   }
   /// Which application is computed now.
@@ -63,7 +69,7 @@ class Applications {
   }
 
   /// Where the rows of this application lie in what the layer of this weight reads, and in the gradient of what it gives; null for rows that
-  /// products would not find aligned, and for a layer that is applied once more: the first has the place.
+  /// products would not find aligned, and for a layer that is applied once more: what comes first, forward or backward, has the place.
   void* input(const Tensor& weight, Type type) {
     if (!aligned(weight, type)) return nullptr;
     Layer& layer = used(layers_, &weight);
@@ -79,10 +85,11 @@ class Applications {
   Device device() const { return device_; }
   std::size_t bytes(int cols, Type type) const { return static_cast<std::size_t>(count_) * static_cast<std::size_t>(cols) * size_of(type); }
 
-  /// Whether x and dy are in their places, and not of what was taken already; the gradients of weight and bias are added later then.
-  bool takes(const void* weight, const void* x, const void* dy, Tensor& dweight, Tensor& dbias) {
+  /// Whether all rows of x and dy are in their places, and not of what was taken already; the gradients of weight and bias are added later then.
+  bool takes(const void* weight, const void* x, const void* dy, int rows, Tensor& dweight, Tensor& dbias) {
     Layer* const layer = find(layers_, weight);
-    if (layer == nullptr || layer->taken == application_ || x != at(layer->x) || dy != at(layer->dy) || x == nullptr || dy == nullptr) return false;
+    if (layer == nullptr || layer->taken == application_ || rows != count_) return false;
+    if (x != at(layer->x) || dy != at(layer->dy) || x == nullptr || dy == nullptr) return false;
     layer->taken = application_;
     layer->dweight = &dweight;
     layer->dbias = &dbias;

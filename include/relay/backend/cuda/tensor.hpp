@@ -252,16 +252,15 @@ class Tensor {
   }
   const bf16* converted() const { return converted(std::max(rows_, 1), cols_); }
   /// Has make(elements, bf16 elements) write it, unless it is there. If more rows than there are are asked for, the others are zeros.
-  void convert(auto&& make, int rows = 0, void* place = nullptr) {
+  void convert(auto&& make, int rows = 0) {
     rows = std::max(rows, rows_);
     if (converted_ >= rows || type_ == Type::bfloat16 || size() == 0) return;
     close_up();
-    bf16* const to = room_for_converted(rows, place);
+    bf16* const to = room_for_converted(rows);
     make(static_cast<const float*>(buffer_.data()), to);
     converted_ = rows;
   }
-  /// For whoever writes it along with the elements: room for so many rows, those beyond the elements' zeros, and that they are written now.
-  /// Before that products do not read it: what was to write it may have thrown.
+  /// For whoever writes it along with the elements: room for so many rows, those beyond the elements' zeros.
   bf16* room_for_converted(int rows, void* place = nullptr) {
     const std::size_t bytes = static_cast<std::size_t>(rows) * static_cast<std::size_t>(apart_) * sizeof(bf16);
     if (beside_.pool() != buffer_.pool()) beside_.move_to(buffer_.pool());
@@ -272,6 +271,7 @@ class Tensor {
     if (bytes > own) check(cudaMemsetAsync(to + own / sizeof(bf16), 0, bytes - own, stream()), "clear rows");
     return to;
   }
+  /// Now they are written. Before that products do not read them: what was to write them may have thrown.
   void set_converted(int rows) { converted_ = rows; }
 
   /// Room for what dropout leaves, and for the sums of that, or else of the elements.
