@@ -26,6 +26,8 @@ void* counted_or_throw(std::size_t bytes, std::size_t alignment) {
   if (void* block = counted(bytes, alignment)) return block;
   throw std::bad_alloc();
 }
+// Not inlined: under -O1 g++ inlines operator delete and not operator new, and warns that what the one gave is freed.
+[[gnu::noinline]] void give_back(void* block) { std::free(block); }
 constexpr std::size_t plain = alignof(std::max_align_t);
 
 }  // namespace
@@ -37,10 +39,10 @@ void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return c
 void* operator new(std::size_t bytes, std::align_val_t a, const std::nothrow_t&) noexcept {
   return counted(bytes, static_cast<std::size_t>(a));
 }
-void operator delete(void* block) noexcept { std::free(block); }
-void operator delete(void* block, std::size_t) noexcept { std::free(block); }
-void operator delete(void* block, std::align_val_t) noexcept { std::free(block); }
-void operator delete(void* block, std::size_t, std::align_val_t) noexcept { std::free(block); }
+void operator delete(void* block) noexcept { give_back(block); }
+void operator delete(void* block, std::size_t) noexcept { give_back(block); }
+void operator delete(void* block, std::align_val_t) noexcept { give_back(block); }
+void operator delete(void* block, std::size_t, std::align_val_t) noexcept { give_back(block); }
 
 using namespace relay;
 
