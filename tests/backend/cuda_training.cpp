@@ -8,6 +8,8 @@
 #include <relay/train/trainer.hpp>
 #include <relay/train/unroll.hpp>
 
+#include <cmath>
+
 #include <doctest/doctest.h>
 
 using namespace relay;
@@ -65,7 +67,10 @@ typename B::Tensor normal(int rows, int cols, Key key) {
 double difference(const std::vector<float>& a, const std::vector<float>& b) {
   REQUIRE(a.size() == b.size());
   double worst = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, static_cast<double>(std::abs(a[i] - b[i])));
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double one = std::abs(a[i] - b[i]);
+    if (!(one <= worst)) worst = std::isnan(one) ? INFINITY : one;  // new memory is NaNs (cuda_on_host.hpp), which are not to go unseen
+  }
   return worst;
 }
 
