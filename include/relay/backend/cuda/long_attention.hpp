@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(QueryLong<Products, depth>::threads, QueryLong
   float log_sum[2], mean[2];  // both negative, the first of base two
   for (int half = 0; half < 2; ++half) {
     const int i = row + 8 * half + lane.group;
-    log_sum[half] = i < at.rows ? -log2_e * lse[batch.of_row(at, i)] : 0.0f;
+    log_sum[half] = i < at.rows ? lse[batch.of_row(at, i)] : 0.0f;
   }
   OwnRows<Products, depth> queries, gradients;
   float dq[depth / 8][4] = {};
@@ -333,6 +333,7 @@ __global__ void __launch_bounds__(QueryLong<Products, depth>::threads, QueryLong
           const int lower = below + 8 * half + lane.group, i = first + lower;
           const float sum = product_of_rows<depth>(shared + Room::tiles + Long::stage + lower * next, shared + Room::second + lower * next);
           mean[half] = -sum;
+          log_sum[half] *= -log2_e;  // not where it is read, which would wait for it
           if (lane.member == 0 && i < at.rows) means[batch.of_row(at, i)] = sum;
         }
         __syncthreads();
@@ -396,14 +397,15 @@ __global__ void __launch_bounds__(KeyLong<Products, depth>::threads, KeyLong<Pro
           if (number >= 2 * tile || i >= at.rows)
             brought[b] = 0;
           else
-            brought[b] = number < tile ? -log2_e * lse[batch.of_row(at, i)] : -means[batch.of_row(at, i)];
+            brought[b] = (number < tile ? lse : means)[batch.of_row(at, i)];
         }
         load_known_rows<Long::threads, tile, depth>(queries, from, shared + Room::tiles + stage * Long::stage);
         load_known_rows<Long::threads, tile, depth>(gradients, from, shared + Room::tiles + stage * Long::stage + tile * next);
       },
       [&](int stage) {
         for (int b = 0; b < Long::brings; ++b)
-          if (const int number = thread + b * Long::threads; number < 2 * tile) columns[2 * stage * tile + number] = brought[b];
+          if (const int number = thread + b * Long::threads; number < 2 * tile)  // only here, so that nothing waits for a number where it is read
+            columns[2 * stage * tile + number] = (number < tile ? -log2_e : -1.0f) * brought[b];
       },
       [&] {
         keys.load(key);

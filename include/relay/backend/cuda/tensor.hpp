@@ -88,8 +88,17 @@ inline void copy_to_host(const void* from, void* to, std::size_t bytes) {
   synchronise("finish what was asked of it");
 }
 
+/// Writes words of 4 bytes to memory of the host.
+template <class = void>
+__global__ void to_host_kernel(const std::uint32_t* from, long words, std::uint32_t* to) {
+  after_earlier_kernels();
+  const long i = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < words) to[i] = from[i];
+}
+
 /// A copy to the host that is under way while device and host go on: begun behind all that was asked of the device before, and there when it
-/// is waited for. A recorded copy could not have another place for every replay.
+/// is waited for. A recorded copy could not have another place for every replay. What is small is written by a kernel: from kernels to the
+/// device's copying and back to kernels takes several microseconds each way.
 class Download {
  public:
   Download() = default;
@@ -115,7 +124,14 @@ class Download {
       check(cudaMallocHost(&room_, room), "pin memory of the host");
       size_ = room;
     }
-    if (bytes > 0) check(cudaMemcpyAsync(room_, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy from the GPU");
+    if (bytes <= most_by_kernel && bytes % sizeof(std::uint32_t) == 0) {
+      constexpr long threads = 128;
+      const long words = static_cast<long>(bytes / sizeof(std::uint32_t));
+      launch(to_host_kernel<>, dim3(static_cast<unsigned>((words + threads - 1) / threads)), static_cast<int>(threads), 0,
+             static_cast<const std::uint32_t*>(from), words, static_cast<std::uint32_t*>(room_));
+    } else {
+      check(cudaMemcpyAsync(room_, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy from the GPU");
+    }
     check(cudaEventRecord(done_, stream()), "mark the end of a copy");
   }
   template <class T>
@@ -125,6 +141,8 @@ class Download {
   }
 
  private:
+  static constexpr std::size_t most_by_kernel = 64 << 10;
+
   void swap(Download& other) noexcept {
     std::swap(done_, other.done_);
     std::swap(room_, other.room_);
