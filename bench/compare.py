@@ -151,7 +151,7 @@ def compare(library, job, scalars, threads, pythons, options, description, envir
             result["rates"]["relay"].append(counters[job["unit"]])
             result["flops"].append(counters["flops"])
             for torch, peer in peers.items():
-                for variant in VARIANTS:
+                for variant in options.variants:
                     side = f"torch {torch}, {variant}"
                     if side in result["absent"]:
                         continue
@@ -320,6 +320,8 @@ def parse():
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], choices=[1, 2], help="(1 2)")
     parser.add_argument("--alternations", type=positive_integer, default=5, help="how often the sides take turns (%(default)s)")
     parser.add_argument("--seconds", type=positive_number, default=5, help="that a side measures for at a time, at least (%(default)s)")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS,
+                        help="of PyTorch, each in all its ways (all); the ratio is then that to the fastest of these")
     parser.add_argument("--scaling", action="store_true", help="the library's 2 threads against 1; without --python nothing else")
     parser.add_argument("--mkl", default="tuned", choices=["tuned", "plain"],
                         help="tuned: PyTorch's MKL is made to use AVX-512 on any CPU that has it; plain: as it comes (%(default)s)")
