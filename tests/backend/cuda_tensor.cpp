@@ -1,6 +1,8 @@
 // Where the elements of a tensor of the CUDA backend lie: at its own place, at one of somebody else's, or where another tensor's are.
 #include <relay/backend/cuda/applications.hpp>
 
+#include <vector>
+
 #include <doctest/doctest.h>
 
 using namespace relay;
@@ -140,4 +142,18 @@ TEST_CASE("a pass keeps no places of layers that the one before it did not have"
     CHECK(applications.input(Tensor(127, 256), Type::bfloat16) == nullptr);  // rows would not be aligned
   }
   CHECK(memory.used() == 0);
+}
+
+TEST_CASE("a copy to the host that is under way gives the bytes as they are, by a kernel, by the device's copying, or none") {
+  Download download;
+  for (const std::size_t bytes : {std::size_t{4}, std::size_t{6}, std::size_t{64 << 10}, std::size_t{(64 << 10) + 4}, std::size_t{0}, std::size_t{516}}) {
+    INFO("bytes ", bytes);
+    std::vector<unsigned char> from(bytes + 4);
+    for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<unsigned char>(i * 7 + i / 256 + bytes);
+    download.begin(from.data(), bytes);
+    const auto* read = download.wait<unsigned char>();
+    bool same = true;
+    for (std::size_t i = 0; i < bytes; ++i) same = same && read[i] == from[i];
+    CHECK(same);
+  }
 }
