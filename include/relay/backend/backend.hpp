@@ -41,6 +41,12 @@ concept BackendTypes =
     } && std::floating_point<typename B::Scalar> && std::default_initializable<typename B::Memory> &&
     std::semiregular<typename B::Device> && std::semiregular<typename B::Tensor> && std::semiregular<typename B::Indices>;
 
+/// A linear layer's parameters, or their gradients, by these names.
+template <class B>
+struct Affine {
+  typename B::Tensor weight, bias;
+};
+
 }  // namespace detail
 
 template <class B>
@@ -157,7 +163,7 @@ concept ComputeBackend =
              const std::optional<Dropping>& dropping, detail::Out<B> y, detail::Out<B> dx, detail::Out<B> dweight, detail::Out<B> dbias,
              detail::Out<B> normal, detail::Out<B> statistics, detail::Out<B> dscale, detail::Out<B> dshift, const Rows<B>& rows,
              const Heads& heads, std::span<const std::int32_t> list, typename B::Device device, typename B::Indices& indices,
-             std::vector<typename B::Scalar>& values) {
+             std::vector<typename B::Scalar>& values, const detail::Affine<B>& linear, detail::Affine<B>& gradient, bool forward_only) {
       B::linear(x, weight, bias, y);                          // y = x weight^T + bias
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy
       B::logits(x, weight, bias, y);                          // the same two for a head, whose y a softmax reads
@@ -165,6 +171,9 @@ concept ComputeBackend =
       B::linear_gelu(x, weight, bias, y, normal);             // y = x weight^T + bias, normal = gelu(y); they may be one
       { B::keeps_activated } -> std::convertible_to<bool>;    // whether the next wants `branch`, gelu(x), or makes it again
       B::gelu_linear_backward(x, branch, weight, dy, dx, dweight, dbias);  // linear_backward of gelu(x), and through it: dx = (dy weight) GELU'(x)
+      // A feed-forward layer, up, GELU, and down, and its gradients, added to those of weights and biases: kept is dx and normal, in B's own form.
+      B::feed_forward(x, linear, linear, forward_only, dx, normal, y);
+      B::feed_forward_backward(x, branch, kept, linear, linear, dy, dx, gradient, gradient);
       // Attention of queries and keys that are yet to be turned by their positions; y, their qkv, may be written.
       B::rotary_attention(y, rows, heads, width, weight, dx, normal);
       B::rotary_attention_backward(x, branch, kept, dy, rows, heads, width, weight, dx);  // x: qkv as it was left, branch: out, kept: lse

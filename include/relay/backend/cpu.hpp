@@ -192,6 +192,21 @@ struct Functions : ComposedOps<Self> {
     multiply<Operand::transposed, Operand::plain, S>(dy, x, nullptr, dweight, Store::add);
     add_column_sums(dy, dbias);
   }
+  static void feed_forward(const Tensor& x, const auto& up, const auto& down, bool forward_only, Tensor& hidden, Tensor& activated, Tensor& y) {
+    if constexpr (own_products)
+      if (run([&](auto kernels) { return kernels.template has_feed_forward<P>(x, up.weight, down.weight); }))
+        return run([&](auto kernels) { kernels.template feed_forward<P>(x, up.weight, up.bias, down.weight, down.bias, forward_only, hidden, y); });
+    ComposedOps<Self>::feed_forward(x, up, down, forward_only, hidden, activated, y);
+  }
+  static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
+                                    Tensor& dx, auto& dup, auto& ddown) {
+    if constexpr (own_products)
+      if (run([&](auto kernels) { return kernels.template has_feed_forward<P>(dy, up.weight, down.weight); })) {
+        run([&](auto kernels) { kernels.template feed_forward_backward<P>(x, hidden, up.weight, down.weight, dy, dx, dup.weight, dup.bias, ddown.weight); });
+        return add_column_sums(dy, ddown.bias);
+      }
+    ComposedOps<Self>::feed_forward_backward(x, hidden, activated, up, down, dy, dx, dup, ddown);
+  }
   /// y = x + dropout(branch)
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
     if (key && rate > 0) return run([&](auto kernels) { kernels.dropout(branch, rate, *key, &x, y); });

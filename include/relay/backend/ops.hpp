@@ -86,6 +86,25 @@ struct ComposedOps {
     Backend::add_column_sums(dy, dbias);
   }
 
+  /// A feed-forward layer of two linear layers (their `weight` and `bias`): y = GELU(x Wu^T + bu) Wd^T + bd. What backward needs, unless the pass
+  /// is forward only, is kept in `hidden` and, where the backend wants it kept, `activated`, in a form of the backend's own.
+  template <class Tensor>
+  static void feed_forward(const Tensor& x, const auto& up, const auto& down, bool forward_only, Tensor& hidden, Tensor& activated, Tensor& y) {
+    if (Backend::keeps_activated && !forward_only) Backend::place_input(down.weight, activated);
+    Tensor room;
+    Tensor& between = forward_only ? hidden : Backend::keeps_activated ? activated : room;
+    Backend::linear_gelu(x, up.weight, up.bias, hidden, between);
+    Backend::linear(between, down.weight, down.bias, y);
+  }
+  template <class Tensor>
+  static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
+                                    Tensor& dx, auto& dup, auto& ddown) {
+    Tensor d;
+    Backend::place_gradient(up.weight, d);
+    Backend::gelu_linear_backward(hidden, activated, down.weight, dy, d, ddown.weight, ddown.bias);
+    Backend::linear_backward(x, up.weight, d, dx, dup.weight, dup.bias);
+  }
+
   /// Attention with queries and keys turned by their positions (Backend::rotate), for which qkv may be written: the rest of a trace is as
   /// these leave it.
   static void rotary_attention(auto& qkv, const auto& rows, const Heads& heads, int rotated, const auto& table, auto& out, auto& lse) {

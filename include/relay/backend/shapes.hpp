@@ -9,10 +9,12 @@
 // gradients of all its iterations (backend/keeping.hpp).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -277,6 +279,18 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     product_backward(dy, weight, dx);
     if (dx.placed_for() != nullptr) applications()->sums(dx.placed_for(), keeping.parts, dx.cols());
   }
+  static void feed_forward(const Tensor& x, const auto& up, const auto& down, bool forward_only, Tensor& hidden, Tensor& activated, Tensor& y) {
+    if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward(x, up, down, forward_only, hidden, activated, y);
+    y.resize_like(x, x.rows(), down.weight.rows());
+    if (!forward_only) hidden.resize_like(x, x.rows(), up.weight.rows());
+    scratch(std::min(x.rows(), block) * static_cast<long>(up.weight.rows()), x);
+  }
+  static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
+                                    Tensor& dx, auto& dup, auto& ddown) {
+    if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward_backward(x, hidden, activated, up, down, dy, dx, dup, ddown);
+    dx.resize_like(x, x.rows(), x.cols());
+    scratch(std::min(x.rows(), block) * (up.weight.rows() + x.cols() + dy.cols() + 128L), x);
+  }
   static void rotate(Tensor&, const Rows<Shapes>&, int, int, const Tensor&, int, const Indices& = {}) {}
   static void attention(const Tensor& qkv, const Rows<Shapes>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
     out.resize_like(qkv, qkv.rows(), qkv.cols() / 3, between);
@@ -311,6 +325,10 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   static void adamw(Tensor&, const Tensor&, Tensor&, Tensor&, const AdamWStep&) {}
 
  private:
+  /// As the CPU takes a feed-forward layer: so many rows at a time, if they fill its panels (backend/cpu/feed_forward.hpp).
+  static constexpr int block = 128;
+  static bool in_blocks(const Tensor& x, const Tensor& up) { return !on_gpu && std::is_same_v<S, float> && x.rows() >= 8 && up.rows() % 64 == 0; }
+
   static constexpr int eights(int count) { return (count + 7) / 8 * 8; }
 
   /// Those that are, where the backend keeps something for them.

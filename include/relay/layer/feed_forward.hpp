@@ -17,9 +17,8 @@ struct FeedForward {
   using Input = Tensor;
   using Output = Tensor;
   struct Trace {
-    typename Linear<B>::Trace up;    // [rows, hidden]; after GELU, where the pass is forward only
-    Tensor activated;                // [rows, hidden], where the backend keeps it
-    typename Linear<B>::Trace down;  // [rows, width]
+    Tensor hidden, activated;  // what the backend keeps of the hidden values (ComposedOps::feed_forward)
+    Tensor y;                  // [rows, width]
     bool forward_only = false;
   };
 
@@ -28,31 +27,27 @@ struct FeedForward {
   FeedForward(int width, int hidden, Key key, typename B::Device device = {})
       : up(width, hidden, key.fold(0), device), down(hidden, width, key.fold(1), device) {}
 
-  static const Tensor& output(const Trace& trace) { return Linear<B>::output(trace.down); }
+  static const Tensor& output(const Trace& trace) { return trace.y; }
   static void each(auto&& visit, auto&... layer) {
     visit("up", layer.up...);
     visit("down", layer.down...);
   }
 
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
-    Tensor room;
-    return down.forward(activate(x, rows, trace, room), rows, trace.down);
+    apply(x, rows, trace, trace.y);
+    return trace.y;
   }
-  /// All of forward but its last product, whose input lies in the trace or in `room`: backward needs nothing of the trace behind it.
-  const Tensor& activate(const Tensor& x, const Rows<B>& rows, Trace& trace, Tensor& room) const {
+  /// The same, y elsewhere than in the trace: backward does not need it.
+  void apply(const Tensor& x, const Rows<B>& rows, Trace& trace, Tensor& y) const {
     trace.forward_only = rows.is_forward_only();
-    if (B::keeps_activated && !trace.forward_only) B::place_input(down.weight, trace.activated);
-    Tensor& activated = trace.forward_only ? trace.up.y : B::keeps_activated ? trace.activated : room;
-    B::linear_gelu(x, up.weight, up.bias, trace.up.y, activated);
-    return activated;
+    B::feed_forward(x, up, down, trace.forward_only, trace.hidden, trace.activated, y);
   }
 
-  Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, FeedForward& grad) const {
+  Tensor backward(const Tensor& x, const Rows<B>&, const Trace& trace, const Tensor& dy, FeedForward& grad) const {
     require(!trace.forward_only, "this trace is of a pass that was forward only: run forward again, with rows that are not");
-    Tensor d;
-    B::place_gradient(up.weight, d);
-    B::gelu_linear_backward(trace.up.y, trace.activated, down.weight, dy, d, grad.down.weight, grad.down.bias);
-    return up.backward(x, rows, trace.up, d, grad.up);
+    Tensor dx;
+    B::feed_forward_backward(x, trace.hidden, trace.activated, up, down, dy, dx, grad.up, grad.down);
+    return dx;
   }
 };
 

@@ -119,8 +119,8 @@ class TransformerBlock {
 
   /// What attention and feed-forward give is added at once, and not kept: it would be a tenth of the trace.
   const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, NextNorm<B> next, bool begun, auto&& mix) const {
-    Tensor branch, activated;
-    const Linear<B>&out = attention.out, &down = feed_forward.down;
+    Tensor branch;
+    const Linear<B>& out = attention.out;
     if (!begun) {
       place_first_norm(trace);
       norm1.forward(x, rows, trace.norm1);
@@ -128,7 +128,7 @@ class TransformerBlock {
     B::linear(mix(trace.norm1.y), out.weight, out.bias, branch);
     B::place_input(feed_forward.up.weight, trace.norm2.y);
     const Tensor& normal = norm2.forward(x, branch, dropout_, rows.fold(0).dropout(), trace.middle, trace.norm2);
-    B::linear(feed_forward.activate(normal, rows, trace.feed_forward, activated), down.weight, down.bias, branch);
+    feed_forward.apply(normal, rows, trace.feed_forward, branch);
     if (next.norm != nullptr)
       next.norm->forward(trace.middle, branch, dropout_, rows.fold(1).dropout(), trace.y, *next.trace);
     else

@@ -15,6 +15,10 @@
 
 #include <relay/backend/cpu/cached_attention.hpp>
 
+#include <relay/backend/cpu/gelu.hpp>
+
+#include <relay/backend/cpu/feed_forward.hpp>
+
 #ifndef RELAY_CPU_BF16
 #include <relay/backend/cpu/row_ops.hpp>
 #endif
@@ -53,6 +57,18 @@ struct Kernels {
   template <Operand A, Operand B, class P>
   static void product(auto&&... a) {
     RELAY_CPU_LEVEL::product<A, B, P>(a...);
+  }
+  template <class P>
+  static bool has_feed_forward(auto&&... a) {
+    return RELAY_CPU_LEVEL::has_feed_forward<P>(a...);
+  }
+  template <class P>
+  static void feed_forward(auto&&... a) {
+    RELAY_CPU_LEVEL::feed_forward<P>(a...);
+  }
+  template <class P>
+  static void feed_forward_backward(auto&&... a) {
+    RELAY_CPU_LEVEL::feed_forward_backward<P>(a...);
   }
   template <class P>
   static void make_cache(auto&&... a) {

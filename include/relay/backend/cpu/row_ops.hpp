@@ -168,35 +168,24 @@ void layer_norm_backward(const Tensor<S>& x, const Tensor<S>& statistics, const 
   if (r < x.rows()) rows(r, x.rows() - r);
 }
 
-/// Phi(x), the normal distribution function.
-template <class S>
-[[gnu::always_inline]] inline Vector<S> normal_distribution(const Vector<S>& x) {
-  return erf(x * S(std::numbers::sqrt2 / 2)) * S(0.5) + S(0.5);
-}
-
-/// y = x Phi(x) (Hendrycks & Gimpel 2016; exact, not the tanh approximation); y may be x.
+/// y = GELU(x); y may be x.
 template <class S>
 void gelu(const Tensor<S>& x, Tensor<S>& y) {
   y.resize_like(x, x.rows(), x.cols());
   S* const to = y.data();
-  over_elements(x, [&](long i, auto n) {
-    const Vector<S> v = load_first(x.data() + i, n);
-    store_first(to + i, v * normal_distribution<S>(v), n);
-  });
+  over_elements(x, [&](long i, auto n) { store_first(to + i, gelu_of<S>(load_first(x.data() + i, n)), n); });
 }
 
-/// dx = dy (Phi(x) + x phi(x)), phi the normal density, and y = x Phi(x) once more; dx may be dy.
+/// dx = dy GELU'(x), and y = GELU(x) once more; dx may be dy.
 template <class S>
 void gelu_backward(const Tensor<S>& x, const Tensor<S>& dy, Tensor<S>& dx, Tensor<S>& y) {
-  constexpr S half_log_two_pi = S(0.91893853320467274);
   dx.resize_like(x, x.rows(), x.cols());
   y.resize_like(x, x.rows(), x.cols());
   S *const to = dx.data(), *const again = y.data();
   by_vector<S>(x.size(), [&](long i, auto n) {
-    const Vector<S> v = load_first(x.data() + i, n), distribution = normal_distribution<S>(v);
-    const Vector<S> slope = distribution + v * exp(v * v * S(-0.5) - half_log_two_pi);
+    const auto [value, slope] = gelu_and_slope<S>(load_first(x.data() + i, n));
     store_first(to + i, load_first(dy.data() + i, n) * slope, n);
-    store_first(again + i, v * distribution, n);
+    store_first(again + i, value, n);
   });
 }
 

@@ -1,0 +1,109 @@
+// backend/cpu/feed_forward.hpp: the same bits as product, GELU and product one after the other, at sizes around the borders of
+// panels and blocks.
+#ifndef RELAY_CPU_LEVEL
+
+#include <relay/backend/cpu.hpp>
+#include <relay/layer/linear.hpp>
+
+#include <doctest/doctest.h>
+
+#include "level.hpp"
+
+#define RELAY_EACH_LEVEL "backend/cpu_feed_forward.cpp"
+#include <relay/backend/cpu/each_level.hpp>
+
+#else
+
+namespace relay::cpu::RELAY_CPU_LEVEL {
+
+#ifdef RELAY_CPU_BF16
+#define RELAY_TESTED bf16  // float has the level below
+#else
+#define RELAY_TESTED float, bf16
+#endif
+
+constexpr at_level here(Level::RELAY_CPU_LEVEL);
+
+namespace {
+
+template <class B>
+Tensor<float> drawn(int rows, int cols, std::uint64_t key, Device device = {}) {
+  Tensor<float> x(rows, cols, device);
+  initialise_normal<B>(x, 1, Key(key));
+  return x;
+}
+
+bool same_bits(const Tensor<float>& a, const Tensor<float>& b) {
+  return a.rows() == b.rows() && a.cols() == b.cols() && std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(float)) == 0;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
+  using B = Cpu<P, Level::RELAY_CPU_LEVEL>;
+  using One = ComposedOps<B>;
+  constexpr int panel = detail::panel_columns<Factors<P>>, block = detail::block_rows<Factors<P>>;
+  Memory memory;
+  Threads threads(2);
+  for (const int inputs : {1, panel, panel + 5})
+    for (const int outputs : {2, 2 * panel, 2 * panel + 3})
+      for (const int rows : {8, 47, 49, block, block + 1, 2 * block + 33}) {
+        CAPTURE(inputs);
+        CAPTURE(outputs);
+        CAPTURE(rows);
+        const int hidden = 3 * panel;
+        Linear<B> up(inputs, hidden, Key(1)), down(hidden, outputs, Key(2));
+        B::prepare(up.weight);
+        B::prepare(down.weight);
+        const auto x = drawn<B>(rows, inputs, 3, {&memory}), dy = drawn<B>(rows, outputs, 4, {&memory});
+        REQUIRE(has_feed_forward<P>(x, up.weight, down.weight));
+
+        Tensor<float> h, activated, y, h1, activated1, y1, room;
+        B::feed_forward(x, up, down, false, h, activated, y);
+        One::feed_forward(x, up, down, false, h1, activated1, y1);
+        CHECK(same_bits(h, h1));
+        CHECK(same_bits(y, y1));
+        B::feed_forward(x, up, down, true, room, activated, y);
+        CHECK(same_bits(y, y1));
+        if (rows >= 16) {
+          const auto shared = drawn<B>(rows, inputs, 3, {&memory, &threads});
+          REQUIRE(has_feed_forward<P>(shared, up.weight, down.weight));
+          B::feed_forward(shared, up, down, false, h, activated, y);
+          CHECK(same_bits(h, h1));
+          CHECK(same_bits(y, y1));
+        }
+
+        Linear<B> dup(inputs, hidden, Key(5)), ddown(hidden, outputs, Key(6)), dup1 = dup, ddown1 = ddown;
+        Tensor<float> dx, dx1;
+        B::feed_forward_backward(x, h, activated, up, down, dy, dx, dup, ddown);
+        One::feed_forward_backward(x, h1, activated1, up, down, dy, dx1, dup1, ddown1);
+        CHECK(same_bits(dx, dx1));
+        CHECK(same_bits(dup.weight, dup1.weight));
+        CHECK(same_bits(dup.bias, dup1.bias));
+        CHECK(same_bits(ddown.weight, ddown1.weight));
+        CHECK(same_bits(ddown.bias, ddown1.bias));
+      }
+}
+
+TEST_CASE_TEMPLATE("feed-forward takes its operations one by one where rows are few, panels are not full or weights are not laid out" * here, P, RELAY_TESTED) {
+  constexpr int panel = detail::panel_columns<Factors<P>>;
+  using B = Cpu<P, Level::RELAY_CPU_LEVEL>;
+  Threads threads(2);
+  Tensor<float> up(2 * panel, 5), down(5, 2 * panel), up_odd(panel + 1, 5), down_odd(5, panel + 1);
+  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(40, 5), up, down));
+  for (auto* weight : {&up, &down, &up_odd, &down_odd}) {
+    B::fill(*weight, 1);
+    B::prepare(*weight);
+  }
+  CHECK(has_feed_forward<P>(Tensor<float>(8, 5), up, down));
+  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(7, 5), up, down));
+  CHECK(has_feed_forward<P>(Tensor<float>(16, 5, {nullptr, &threads}), up, down));
+  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(15, 5, {nullptr, &threads}), up, down));
+  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(40, 5), up_odd, down_odd));
+}
+
+#undef RELAY_TESTED
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif
