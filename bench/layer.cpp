@@ -26,14 +26,15 @@ void run(benchmark::State& state, const L& layer, int sequences, int tokens, dou
 }
 
 void BM_Block(benchmark::State& state) {
-  const TransformerBlock<Backend> block(demo(), Mask::none, Key(1));
+  TransformerBlock<Backend> block(demo(), Mask::none, Key(1));
+  prepare(block);  // as in training
   run(state, block, 8, 20, macs_per_token(demo()) / demo().layers, static_cast<Pass>(state.range(0)));
 }
 BENCHMARK(BM_Block)->Arg(0)->Arg(1)->ArgName("backward");
 
 void BM_Loop6(benchmark::State& state) {
-  const Looped<Stack<TransformerBlock<Backend>>, 6> loop(transformer_stack<Backend>(demo(), Mask::none, Key(1)), demo().width,
-                                                         {.normalise = true});
+  Looped<Stack<TransformerBlock<Backend>>, 6> loop(transformer_stack<Backend>(demo(), Mask::none, Key(1)), demo().width, {.normalise = true});
+  prepare(loop);
   run(state, loop, 8, 20, 6 * macs_per_token(demo()), static_cast<Pass>(state.range(0)));
 }
 BENCHMARK(BM_Loop6)->Arg(0)->Arg(1)->ArgName("backward");

@@ -102,6 +102,44 @@ void BM_GeluBackward(benchmark::State& state) {
 BENCHMARK(BM_Gelu)->Args({160, 256});
 BENCHMARK(BM_GeluBackward)->Args({160, 256});
 
+/// A feed-forward layer as one operation of the backend, and as one after the other. args: rows, width, hidden
+template <class B>
+void feed_forward(benchmark::State& state, bool backward, auto operations) {
+  using Operations = decltype(operations);
+  const int rows = static_cast<int>(state.range(0)), width = static_cast<int>(state.range(1)), hidden = static_cast<int>(state.range(2));
+  Linear<B> up(width, hidden, Key(1)), down(hidden, width, Key(2));
+  relay::prepare(up), relay::prepare(down);
+  typename B::Memory memory;  // of a lane: what operations need for themselves they find there
+  const Tensor x = random(rows, width, {&memory}), dy = x;
+  Tensor h, activated, y, dx;
+  Linear<B> dup = up, ddown = down;
+  Operations::feed_forward(x, up, down, false, h, activated, y);
+  for (auto _ : state) {
+    if (backward)
+      Operations::feed_forward_backward(x, h, activated, up, down, dy, dx, dup, ddown);
+    else
+      Operations::feed_forward(x, up, down, false, h, activated, y);
+  }
+  rate(state, "flops", (backward ? 8.0 : 4.0) * rows * width * hidden);
+}
+template <class B>
+void BM_FeedForward(benchmark::State& state) { feed_forward<B>(state, false, B()); }
+template <class B>
+void BM_FeedForwardOneByOne(benchmark::State& state) { feed_forward<B>(state, false, ComposedOps<B>()); }
+template <class B>
+void BM_FeedForwardBackward(benchmark::State& state) { feed_forward<B>(state, true, B()); }
+template <class B>
+void BM_FeedForwardBackwardOneByOne(benchmark::State& state) { feed_forward<B>(state, true, ComposedOps<B>()); }
+void feed_forward_sizes(benchmark::internal::Benchmark* b) { b->Args({160, 64, 256})->Args({640, 256, 1024}); }
+BENCHMARK(BM_FeedForward<Cpu<float>>)->Apply(feed_forward_sizes);
+BENCHMARK(BM_FeedForwardOneByOne<Cpu<float>>)->Apply(feed_forward_sizes);
+BENCHMARK(BM_FeedForwardBackward<Cpu<float>>)->Apply(feed_forward_sizes);
+BENCHMARK(BM_FeedForwardBackwardOneByOne<Cpu<float>>)->Apply(feed_forward_sizes);
+BENCHMARK(BM_FeedForward<Cpu<bf16>>)->Apply(feed_forward_sizes);
+BENCHMARK(BM_FeedForwardOneByOne<Cpu<bf16>>)->Apply(feed_forward_sizes);
+BENCHMARK(BM_FeedForwardBackward<Cpu<bf16>>)->Apply(feed_forward_sizes);
+BENCHMARK(BM_FeedForwardBackwardOneByOne<Cpu<bf16>>)->Apply(feed_forward_sizes);
+
 void BM_Dropout(benchmark::State& state) {
   const Tensor x = random(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)));
   Tensor y;

@@ -316,6 +316,16 @@ class Conformance {
       expect("linear_gelu", before, Matrix(0, 3), 0);
     });
     none("gelu_linear_backward", 5, [&](Tensor& y) { B::gelu_linear_backward(x, x, weight, dy, y, dweight, dbias); });
+    const Matrix sums0 = random(1, 5), weights0 = random(5, 3);
+    const relay::detail::Affine<B> up{weight, bias}, down{put(random(5, 3)), put(random(1, 5))};
+    relay::detail::Affine<B> dup{put(dweight0), put(dbias0)}, ddown{put(weights0), put(sums0)};
+    Tensor hidden = poisoned(2, 3), activated = poisoned(2, 3);
+    none("feed_forward", 5, [&](Tensor& y) { B::feed_forward(x, up, down, false, hidden, activated, y); });
+    none("feed_forward_backward", 5, [&](Tensor& y) { B::feed_forward_backward(x, hidden, activated, up, down, x, y, dup, ddown); });
+    expect("feed_forward_backward, weight of up", dup.weight, dweight0, 0);
+    expect("feed_forward_backward, bias of up", dup.bias, dbias0, 0);
+    expect("feed_forward_backward, weight of down", ddown.weight, weights0, 0);
+    expect("feed_forward_backward, bias of down", ddown.bias, sums0, 0);
     none("dropout", 5, [&](Tensor& y) { B::dropout(x, 0.5, Key(1), y); });
     none("residual", 5, [&](Tensor& y) { B::residual(x, x, 0, std::nullopt, y); });
     Tensor statistics = poisoned(1, 1);
@@ -422,11 +432,6 @@ class Conformance {
     }
   }
 
-  /// A linear layer's parameters, or their gradients.
-  struct Affine {
-    Tensor weight, bias;
-  };
-
   void feed_forward() {
     for (const auto& [n, inputs, hidden, outputs] : {std::array{3, 8, 64, 5}, {13, 7, 50, 3}, {70, 40, 192, 72}, {300, 16, 128, 16}}) {
       const Matrix x = random(n, inputs), wu = random(hidden, inputs), bu = random(1, hidden), wd = random(outputs, hidden), bd = random(1, outputs);
@@ -439,7 +444,7 @@ class Conformance {
       }
       const Matrix y = reference::sum(reference::product(after, reference::transposed(wd)), reference::product(Matrix(n, 1, 1.0), bd));
       for (const bool prepared : {false, true}) {
-        Affine up{put(wu), put(bu)}, down{put(wd), put(bd)}, dup{put(dwu), put(dbu)}, ddown{put(dwd), put(dbd)};
+        relay::detail::Affine<B> up{put(wu), put(bu)}, down{put(wd), put(bd)}, dup{put(dwu), put(dbu)}, ddown{put(dwd), put(dbd)};
         if (prepared) {
           B::prepare(up.weight);
           B::prepare(down.weight);

@@ -41,48 +41,53 @@ bool same_bits(const Tensor<float>& a, const Tensor<float>& b) {
 
 TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
   using B = Cpu<P, Level::RELAY_CPU_LEVEL>;
-  using One = ComposedOps<B>;
+  using OneByOne = ComposedOps<B>;
   constexpr int panel = detail::panel_columns<Factors<P>>, block = detail::block_rows<Factors<P>>;
+  struct Size {
+    int rows, inputs, hidden, outputs;
+  };
+  std::vector<Size> sizes{{49, 2 * block + 5, 2 * block + panel, 2 * block + 3}};  // products of several blocks of k
+  for (const int rows : {8, 47, 49, block, block + 1, 2 * block + 33})
+    for (const int inputs : {1, panel, panel + 5})
+      for (const int outputs : {2, 2 * panel, 2 * panel + 3}) sizes.push_back({rows, inputs, 3 * panel, outputs});
   Memory memory;
-  Threads threads(2);
-  for (const int inputs : {1, panel, panel + 5})
-    for (const int outputs : {2, 2 * panel, 2 * panel + 3})
-      for (const int rows : {8, 47, 49, block, block + 1, 2 * block + 33}) {
-        CAPTURE(inputs);
-        CAPTURE(outputs);
-        CAPTURE(rows);
-        const int hidden = 3 * panel;
-        Linear<B> up(inputs, hidden, Key(1)), down(hidden, outputs, Key(2));
-        B::prepare(up.weight);
-        B::prepare(down.weight);
-        const auto x = drawn<B>(rows, inputs, 3, {&memory}), dy = drawn<B>(rows, outputs, 4, {&memory});
-        REQUIRE(has_feed_forward<P>(x, up.weight, down.weight));
+  for (const auto [rows, inputs, hidden, outputs] : sizes) {
+    CAPTURE(rows);
+    CAPTURE(inputs);
+    CAPTURE(hidden);
+    CAPTURE(outputs);
+    Linear<B> up(inputs, hidden, Key(1)), down(hidden, outputs, Key(2));
+    B::prepare(up.weight);
+    B::prepare(down.weight);
+    const auto x = drawn<B>(rows, inputs, 3, {&memory}), dy = drawn<B>(rows, outputs, 4, {&memory});
+    REQUIRE(has_feed_forward<P>(x, up.weight, down.weight));
 
-        Tensor<float> h, activated, y, h1, activated1, y1, room;
-        B::feed_forward(x, up, down, false, h, activated, y);
-        One::feed_forward(x, up, down, false, h1, activated1, y1);
-        CHECK(same_bits(h, h1));
-        CHECK(same_bits(y, y1));
-        B::feed_forward(x, up, down, true, room, activated, y);
-        CHECK(same_bits(y, y1));
-        if (rows >= 16) {
-          const auto shared = drawn<B>(rows, inputs, 3, {&memory, &threads});
-          REQUIRE(has_feed_forward<P>(shared, up.weight, down.weight));
-          B::feed_forward(shared, up, down, false, h, activated, y);
-          CHECK(same_bits(h, h1));
-          CHECK(same_bits(y, y1));
-        }
+    Tensor<float> h, activated, y, h1, activated1, y1, room;
+    B::feed_forward(x, up, down, false, h, activated, y);
+    OneByOne::feed_forward(x, up, down, false, h1, activated1, y1);
+    CHECK(same_bits(h, h1));
+    CHECK(same_bits(y, y1));
+    B::feed_forward(x, up, down, true, room, activated, y);
+    CHECK(same_bits(y, y1));
+    for (const int count : {2, 3, 5}) {
+      Threads threads(count);
+      const auto shared = drawn<B>(rows, inputs, 3, {&memory, &threads});
+      CHECK(has_feed_forward<P>(shared, up.weight, down.weight) == (rows >= 8 * count));
+      B::feed_forward(shared, up, down, false, h, activated, y);
+      CHECK(same_bits(h, h1));
+      CHECK(same_bits(y, y1));
+    }
 
-        Linear<B> dup(inputs, hidden, Key(5)), ddown(hidden, outputs, Key(6)), dup1 = dup, ddown1 = ddown;
-        Tensor<float> dx, dx1;
-        B::feed_forward_backward(x, h, activated, up, down, dy, dx, dup, ddown);
-        One::feed_forward_backward(x, h1, activated1, up, down, dy, dx1, dup1, ddown1);
-        CHECK(same_bits(dx, dx1));
-        CHECK(same_bits(dup.weight, dup1.weight));
-        CHECK(same_bits(dup.bias, dup1.bias));
-        CHECK(same_bits(ddown.weight, ddown1.weight));
-        CHECK(same_bits(ddown.bias, ddown1.bias));
-      }
+    Linear<B> dup(inputs, hidden, Key(5)), ddown(hidden, outputs, Key(6)), dup1 = dup, ddown1 = ddown;
+    Tensor<float> dx, dx1;
+    B::feed_forward_backward(x, h, activated, up, down, dy, dx, dup, ddown);
+    OneByOne::feed_forward_backward(x, h1, activated1, up, down, dy, dx1, dup1, ddown1);
+    CHECK(same_bits(dx, dx1));
+    CHECK(same_bits(dup.weight, dup1.weight));
+    CHECK(same_bits(dup.bias, dup1.bias));
+    CHECK(same_bits(ddown.weight, ddown1.weight));
+    CHECK(same_bits(ddown.bias, ddown1.bias));
+  }
 }
 
 TEST_CASE_TEMPLATE("feed-forward takes its operations one by one where rows are few, panels are not full or weights are not laid out" * here, P, RELAY_TESTED) {

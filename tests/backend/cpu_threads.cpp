@@ -59,6 +59,16 @@ std::vector<typename B::Scalar> computed(const std::vector<int>& lengths, typena
   B::copy_first(up, count / 2, y);
   keep(y);
 
+  relay::detail::Affine<B> wide{normal(192, width), normal(1, 192)}, narrow{normal(width, 192), normal(1, width)};
+  for (auto* linear : {&wide, &narrow}) B::prepare(linear->weight);
+  auto dwide = wide, dnarrow = narrow;
+  for (const bool forward_only : {true, false}) {
+    B::feed_forward(x, wide, narrow, forward_only, up, activated, y);
+    keep(y);
+  }
+  B::feed_forward_backward(x, up, activated, wide, narrow, branch, y, dwide, dnarrow);
+  keep(y), keep(dwide.weight), keep(dwide.bias), keep(dnarrow.weight), keep(dnarrow.bias);
+
   Tensor qkv = normal(count, 3 * width), out, lse, keys, values;
   const Rotary<B> rotary(size, 400, 100);
   std::vector<std::int32_t> slots, starts;

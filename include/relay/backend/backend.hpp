@@ -168,12 +168,13 @@ concept ComputeBackend =
       B::linear_backward(x, weight, dy, dx, dweight, dbias);  // dx = dy weight; dweight += dy^T x, dbias += column sums of dy
       B::logits(x, weight, bias, y);                          // the same two for a head, whose y a softmax reads
       B::logits_backward(x, weight, dy, dx, dweight, dbias);
+      // A feed-forward layer, y = GELU(x up.weight^T + up.bias) down.weight^T + down.bias. dx, normal: what backward needs, in B's own form.
+      B::feed_forward(x, linear, linear, forward_only, dx, normal, y);
+      B::feed_forward_backward(x, branch, kept, linear, linear, dy, dx, gradient, gradient);  // dx; the gradients of weights and biases += ..
+      // What these two are composed of.
       B::linear_gelu(x, weight, bias, y, normal);             // y = x weight^T + bias, normal = gelu(y); they may be one
       { B::keeps_activated } -> std::convertible_to<bool>;    // whether the next wants `branch`, gelu(x), or makes it again
       B::gelu_linear_backward(x, branch, weight, dy, dx, dweight, dbias);  // linear_backward of gelu(x), and through it: dx = (dy weight) GELU'(x)
-      // A feed-forward layer, up, GELU, and down, and its gradients, added to those of weights and biases: kept is dx and normal, in B's own form.
-      B::feed_forward(x, linear, linear, forward_only, dx, normal, y);
-      B::feed_forward_backward(x, branch, kept, linear, linear, dy, dx, gradient, gradient);
       // Attention of queries and keys that are yet to be turned by their positions; y, their qkv, may be written.
       B::rotary_attention(y, rows, heads, width, weight, dx, normal);
       B::rotary_attention_backward(x, branch, kept, dy, rows, heads, width, weight, dx);  // x: qkv as it was left, branch: out, kept: lse

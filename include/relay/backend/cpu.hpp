@@ -201,7 +201,7 @@ struct Functions : ComposedOps<Self> {
   static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
                                     Tensor& dx, auto& dup, auto& ddown) {
     if constexpr (own_products)
-      if (run([&](auto kernels) { return kernels.template has_feed_forward<P>(dy, up.weight, down.weight); })) {
+      if (!dy.device().threads && run([&](auto kernels) { return kernels.template has_feed_forward<P>(dy, up.weight, down.weight); })) {
         run([&](auto kernels) { kernels.template feed_forward_backward<P>(x, hidden, up.weight, down.weight, dy, dx, dup.weight, dup.bias, ddown.weight); });
         return add_column_sums(dy, ddown.bias);
       }

@@ -86,8 +86,9 @@ struct ComposedOps {
     Backend::add_column_sums(dy, dbias);
   }
 
-  /// A feed-forward layer of two linear layers (their `weight` and `bias`): y = GELU(x Wu^T + bu) Wd^T + bd. What backward needs, unless the pass
-  /// is forward only, is kept in `hidden` and, where the backend wants it kept, `activated`, in a form of the backend's own.
+  /// A feed-forward layer: y = GELU(h) Wd^T + bd, h = x Wu^T + bu, of the linear layers `up` and `down` (by their `weight` and `bias`). `hidden`, and
+  /// `activated`, where the backend keeps that, are what backward needs, in a form of the backend's own; where the pass is forward only, they are
+  /// room for whatever.
   template <class Tensor>
   static void feed_forward(const Tensor& x, const auto& up, const auto& down, bool forward_only, Tensor& hidden, Tensor& activated, Tensor& y) {
     if (Backend::keeps_activated && !forward_only) Backend::place_input(down.weight, activated);
@@ -96,6 +97,8 @@ struct ComposedOps {
     Backend::linear_gelu(x, up.weight, up.bias, hidden, between);
     Backend::linear(between, down.weight, down.bias, y);
   }
+  /// dx = dh Wu, dh = (dy Wd) GELU'(h); adds dh^T x and the column sums of dh to the gradients of `up`, dy^T GELU(h) and the column sums of dy to
+  /// those of `down`. x, `hidden` and `activated` are as they were in forward.
   template <class Tensor>
   static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
                                     Tensor& dx, auto& dup, auto& ddown) {

@@ -37,7 +37,7 @@ struct FeedForward {
     apply(x, rows, trace, trace.y);
     return trace.y;
   }
-  /// The same, y elsewhere than in the trace: backward does not need it.
+  /// The same, with y where the caller wants it: backward does not need it.
   void apply(const Tensor& x, const Rows<B>& rows, Trace& trace, Tensor& y) const {
     trace.forward_only = rows.is_forward_only();
     B::feed_forward(x, up, down, trace.forward_only, trace.hidden, trace.activated, y);
