@@ -44,19 +44,13 @@ template <class F, class S = SumOf<F>>
     return interleave(v[0], v[1]);
 }
 
-/// Some rows as the A of a product: where they lie, or made in `room`. They are `stride` factors apart.
-template <class F>
-struct FactorRows {
-  const F* data;
-  int stride;
-  const F* row(int r) const { return data + static_cast<long>(r) * stride; }
-};
+/// Some rows as the A of a product: where they lie, or made in so much room.
 template <class F>
 long room_of_rows(int rows, int columns) {
   return steps<F> == 1 ? 0 : static_cast<long>(rows) * round_up<F>(factors<F>(columns));
 }
 template <class F, class S>
-FactorRows<F> factor_rows(const Tensor<S>& x, int first, int rows, [[maybe_unused]] F* room) {
+ConstMatrix<F> factor_rows(const Tensor<S>& x, int first, int rows, [[maybe_unused]] F* room) {
   if constexpr (steps<F> == 1) {
     return {x.row(first), x.cols()};
   } else {
@@ -67,7 +61,7 @@ FactorRows<F> factor_rows(const Tensor<S>& x, int first, int rows, [[maybe_unuse
 
 /// C [rows, columns] = A [rows, k] B + start, of the columns j .. of a B [k, n] that is laid out; a panel begins with j.
 template <class F, class S = SumOf<F>>
-void multiply_columns(int rows, FactorRows<F> a, int k, const F* packed, int n, int j, int columns, Matrix<S> c, const S* start) {
+void multiply_columns(int rows, ConstMatrix<F> a, int k, const F* packed, int n, int j, int columns, Matrix<S> c, const S* start) {
   const int end = factors<F>(k), padded = round_up<F>(columns);
   for (int k0 = 0; k0 < end; k0 += panel_depth<F>) {
     const int deep = std::min(panel_depth<F>, end - k0);
@@ -79,7 +73,7 @@ void multiply_columns(int rows, FactorRows<F> a, int k, const F* packed, int n, 
 
 /// The same of all columns; `bias` may be null.
 template <class F, class S = SumOf<F>>
-void multiply_rows(int rows, FactorRows<F> a, int k, const F* packed, int n, const S* bias, Matrix<S> c) {
+void multiply_rows(int rows, ConstMatrix<F> a, int k, const F* packed, int n, const S* bias, Matrix<S> c) {
   alignas(64) S start[panel_columns<F>] = {};  // the panel's part of the bias, padded as the panel is
   for (int j = 0; j < n; j += panel_columns<F>) {
     const int columns = std::min(panel_columns<F>, n - j);
@@ -152,12 +146,6 @@ void activate_backward(int rows, const S* d, ConstMatrix<S> h, const HiddenGradi
   }
 }
 
-/// A weight in the forms that products of P read, if it is laid out.
-template <class P, class S>
-const Layouts* layouts_of(const Tensor<S>& weight) {
-  return weight.layouts(&form_of<Factors<P>>);
-}
-
 }  // namespace detail
 
 /// Whether the next two can do it, the second on one thread: they want weights that are laid out, hidden values that fill panels, and rows
@@ -165,8 +153,8 @@ const Layouts* layouts_of(const Tensor<S>& weight) {
 template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down) {
   const int threads = x.device().threads ? x.device().threads->count() : 1;
-  return x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && detail::layouts_of<P>(up) &&
-         detail::layouts_of<P>(down);
+  return x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
+         layouts_of<P>(down);
 }
 
 /// x [rows, inputs], up [hidden, inputs], down [outputs, hidden] -> y [rows, outputs], and h [rows, hidden], unless `forward_only`.
@@ -177,8 +165,8 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
   using detail::strip_rows;
   constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = factors<F>(hidden);
-  const F* const up_packed = detail::layouts_of<P>(up)->transposed.template as<F>();
-  const F* const down_packed = detail::layouts_of<P>(down)->transposed.template as<F>();
+  const F* const up_packed = layouts_of<P>(up)->transposed.template as<F>();
+  const F* const down_packed = layouts_of<P>(down)->transposed.template as<F>();
   y.resize_like(x, x.rows(), outputs);
   if (!forward_only) h.resize_like(x, x.rows(), hidden);
   S *const to = y.data(), *const kept = forward_only ? nullptr : h.data();
@@ -193,7 +181,7 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
     alignas(64) S strip[strip_rows * panel];
     for (int first = edge(i); first < edge(i + 1); first += block) {
       const int rows = std::min(block, edge(i + 1) - first);
-      const detail::FactorRows<F> a = detail::factor_rows<F>(x, first, rows, x_rows);
+      const ConstMatrix<F> a = detail::factor_rows<F>(x, first, rows, x_rows);
       for (int j = 0; j < hidden; j += panel)
         for (int r = 0; r < rows; r += strip_rows) {
           const int now = std::min(strip_rows, rows - r);
@@ -219,8 +207,8 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
   constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>, group = detail::tile_group<F>;
   constexpr const S* none = nullptr;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = factors<F>(hidden);
-  const F* const up_packed = detail::layouts_of<P>(up)->plain.template as<F>();
-  const F* const down_packed = detail::layouts_of<P>(down)->plain.template as<F>();
+  const F* const up_packed = layouts_of<P>(up)->plain.template as<F>();
+  const F* const down_packed = layouts_of<P>(down)->plain.template as<F>();
   dx.resize_like(dy, dy.rows(), inputs);
   S *const to = dx.data(), *const bias = up_bias_gradient.data();
   const Matrix<S> dwu{up_gradient.data(), inputs}, dwd{down_gradient.data(), hidden};
@@ -235,7 +223,7 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
 
   for (int first = 0; first < dy.rows(); first += block) {
     const int rows = std::min(block, dy.rows() - first), deep = factors<F>(rows);
-    const detail::FactorRows<F> a = detail::factor_rows<F>(dy, first, rows, dy_rows);
+    const ConstMatrix<F> a = detail::factor_rows<F>(dy, first, rows, dy_rows);
     detail::pack_tiles<F>({dy.row(first), outputs}, rows, outputs, dy_tiles);
     pack<Operand::plain>(inputs, rows, ConstMatrix<S>{x.row(first), inputs}, x_panels);
     for (int j = 0; j < hidden; j += panel) {

@@ -370,12 +370,18 @@ void lay_out(Tensor<S>& weight) {
   });
 }
 
+/// Those forms of a weight; null, where it is not laid out for products of P.
+template <class P, class S>
+const Layouts* layouts_of(const Tensor<S>& weight) {
+  return weight.layouts(&form_of<Factors<P>>);
+}
+
 /// c (+)= op(a) op(b) + bias with products of P, of whole tensors. Scratch comes from where a lives, which is of a lane: c may be a
 /// gradient, which has no memory of its own to keep any.
 template <Operand A, Operand B, class P, class S>
 void product(const Tensor<S>& a, const Tensor<S>& b, const S* bias, Tensor<S>& c, Store how) {
   using F = Factors<P>;
-  const Layouts* layouts = b.layouts(&form_of<F>);
+  const Layouts* layouts = layouts_of<P>(b);
   const F* packed = !layouts ? nullptr : B == Operand::plain ? layouts->plain.as<F>() : layouts->transposed.as<F>();
   product<A, B, F>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()}, packed,
                    bias, {c.data(), c.cols()}, how, a.device());
