@@ -119,10 +119,10 @@ struct Functions : ComposedOps<Self> {
     run([&](auto kernels) { kernels.layer_norm_backward(x, statistics, scale, dy, skip, dx, dscale, dshift); });
   }
   static void gelu(const Tensor& x, Tensor& y) {
-    run([&](auto kernels) { kernels.gelu(x, y); });
+    run([&](auto kernels) { kernels.template gelu<P>(x, y); });
   }
   static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx, Tensor& y) {
-    run([&](auto kernels) { kernels.gelu_backward(x, dy, dx, y); });
+    run([&](auto kernels) { kernels.template gelu_backward<P>(x, dy, dx, y); });
   }
   static void rotate(Tensor& qkv, const Rows<Self>& rows, int heads, int rotated, const Tensor& table, int direction,
                      const Indices& starts = {}) {

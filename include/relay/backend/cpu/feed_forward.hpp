@@ -95,7 +95,7 @@ void activate(int rows, const S* h, Matrix<S> kept, F* to, int stride) {
         const int at = c + i * lanes<S>;
         const Vector<S> v = load(h + at);
         if (kept.data) store(kept.row(r) + at, v);
-        activated[i] = gelu_of<S>(v);
+        activated[i] = gelu_of<F>(v);
       }
       store(to + c / steps<F>, along_row<F>(activated));
     }
@@ -127,7 +127,7 @@ void activate_backward(int rows, const S* d, ConstMatrix<S> h, const HiddenGradi
         for (int v = 0; v < steps<F>; ++v) {
           const int at = c + v * lanes<S>;
           __builtin_prefetch(h.row(r + i) + at + panel_columns<F>);  // the next panel's, which lies in memory since forward
-          const auto [value, slope] = gelu_and_slope<S>(load(h.row(r + i) + at));
+          const auto [value, slope] = gelu_and_slope<F>(load(h.row(r + i) + at));
           row[v] = dh[v][i] = load(d + (r + i) * panel_columns<F> + at) * slope;
           activated[v][i] = value;
           sums[v] += row[v];

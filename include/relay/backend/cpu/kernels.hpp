@@ -37,8 +37,6 @@ struct Kernels {
   static void layer_norm(auto&&... a) { RELAY_CPU_LEVEL::layer_norm(a...); }
   static void residual_norm(auto&&... a) { RELAY_CPU_LEVEL::residual_norm(a...); }
   static void layer_norm_backward(auto&&... a) { RELAY_CPU_LEVEL::layer_norm_backward(a...); }
-  static void gelu(auto&&... a) { RELAY_CPU_LEVEL::gelu(a...); }
-  static void gelu_backward(auto&&... a) { RELAY_CPU_LEVEL::gelu_backward(a...); }
   static void rotate(auto&&... a) { RELAY_CPU_LEVEL::rotate(a...); }
   static void attention(auto&&... a) { RELAY_CPU_LEVEL::attention(a...); }
   static void attention_backward(auto&&... a) { RELAY_CPU_LEVEL::attention_backward(a...); }
@@ -57,6 +55,14 @@ struct Kernels {
   template <Operand A, Operand B, class P>
   static void product(auto&&... a) {
     RELAY_CPU_LEVEL::product<A, B, P>(a...);
+  }
+  template <class P>
+  static void gelu(auto&&... a) {
+    RELAY_CPU_LEVEL::gelu<P>(a...);
+  }
+  template <class P>
+  static void gelu_backward(auto&&... a) {
+    RELAY_CPU_LEVEL::gelu_backward<P>(a...);
   }
   template <class P>
   static bool has_feed_forward(auto&&... a) {

@@ -1,19 +1,10 @@
-// What happens between the products on the CPU, row by row and vectorised: layer norm, GELU, rotary positions, dropout,
+// What happens between the products on the CPU, row by row and vectorised: layer norm, rotary positions, dropout,
 // softmax cross-entropy.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
-
-/// Calls f(i, n) for every vector of the elements of x, rows shared among its device's threads (over_rows).
-template <class S>
-void over_elements(const Tensor<S>& x, auto&& f) {
-  over_rows(x.device(), x.rows(), [&](int first, int last) {
-    const long begin = static_cast<long>(first) * x.cols(), end = static_cast<long>(last) * x.cols();
-    by_vector<S>(end - begin, [&](long i, auto n) { f(begin + i, n); });
-  });
-}
 
 /// to += from
 template <class S>
@@ -166,27 +157,6 @@ void layer_norm_backward(const Tensor<S>& x, const Tensor<S>& statistics, const 
   int r = 0;
   for (; r + most <= x.rows(); r += most) rows(r, std::integral_constant<int, most>{});
   if (r < x.rows()) rows(r, x.rows() - r);
-}
-
-/// y = GELU(x); y may be x.
-template <class S>
-void gelu(const Tensor<S>& x, Tensor<S>& y) {
-  y.resize_like(x, x.rows(), x.cols());
-  S* const to = y.data();
-  over_elements(x, [&](long i, auto n) { store_first(to + i, gelu_of<S>(load_first(x.data() + i, n)), n); });
-}
-
-/// dx = dy GELU'(x), and y = GELU(x) once more; dx may be dy.
-template <class S>
-void gelu_backward(const Tensor<S>& x, const Tensor<S>& dy, Tensor<S>& dx, Tensor<S>& y) {
-  dx.resize_like(x, x.rows(), x.cols());
-  y.resize_like(x, x.rows(), x.cols());
-  S *const to = dx.data(), *const again = y.data();
-  by_vector<S>(x.size(), [&](long i, auto n) {
-    const auto [value, slope] = gelu_and_slope<S>(load_first(x.data() + i, n));
-    store_first(to + i, load_first(dy.data() + i, n) * slope, n);
-    store_first(again + i, value, n);
-  });
 }
 
 /// Rotates the queries and keys of the first `rotated` heads in qkv [rows, 3 width] by their positions' angles, or back
