@@ -129,11 +129,11 @@ struct Functions : ComposedOps<Self> {
     run([&](auto kernels) { kernels.rotate(qkv, rows, heads, rotated, table, static_cast<S>(direction), starts); });
   }
   static void attention(const Tensor& qkv, const Rows<Self>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
-    run([&](auto kernels) { kernels.attention(qkv, rows, heads, out, lse); });
+    run([&](auto kernels) { kernels.template attention<P>(qkv, rows, heads, out, lse); });
   }
   static void attention_backward(const Tensor& qkv, const Tensor& /*out*/, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows,
                                  const Heads& heads, Tensor& dqkv) {
-    run([&](auto kernels) { kernels.attention_backward(qkv, lse, dout, rows, heads, dqkv); });
+    run([&](auto kernels) { kernels.template attention_backward<P>(qkv, lse, dout, rows, heads, dqkv); });
   }
   static void attention_cached(const Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads,
                                Tensor& keys, Tensor& values, Tensor& out) {

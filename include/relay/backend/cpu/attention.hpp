@@ -6,6 +6,9 @@
 // Forward keeps the log-sum-exp of each row instead of P; backward recomputes P from it. Queries are taken in blocks, so the
 // scratch is a block of rows by the sequence's length, and a causal block stops at its last visible key, an anticausal one begins
 // at its first.
+//
+// The products are of factors F (factors.hpp): where those are pairs of bf16, P and dS are rounded as they are made, and written as the products
+// behind them read them; exponentials, their sums and all that is kept are float32.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
@@ -27,6 +30,28 @@ ConstMatrix<S> gathered(const S* from, int stride, int rows, int width, S* room)
   return {room, padded};
 }
 
+/// A head's elements [rows, width] as both operands of products.
+template <class F>
+struct HeadFactors {
+  ConstMatrix<F> rows;     // an A, [rows, factors(width)]
+  ConstMatrix<F> columns;  // a B that is summed over rows, [factors(rows), width']
+};
+template <class F>
+long room_of_head(int rows, int width) {
+  return static_cast<long>(rows + 1) * round_up<F>(width) * (steps<F> == 1 ? 1 : 2);
+}
+template <class F, class S = SumOf<F>>
+HeadFactors<F> head_factors(const S* from, int stride, int rows, int width, F* room) {
+  if constexpr (steps<F> == 1) {
+    const ConstMatrix<F> both = gathered(from, stride, rows, width, room);
+    return {both, both};
+  } else {
+    F* const columns = room + room_of_rows<F>(rows, width);
+    pack_panel<F>({from, stride}, rows, width, columns);
+    return {factor_rows<F>(ConstMatrix<S>{from, stride}, width, rows, room), {columns, round_up<F>(width)}};
+  }
+}
+
 /// Asks for the elements of the head that comes next: they lie in short pieces, which no processor foresees.
 template <class S>
 void prefetch(const S* from, long stride, int rows, int width) {
@@ -42,12 +67,6 @@ void unpack(const S* from, int rows, int width, S* to, long stride) {
     by_vector<S>(width, [&](long c, auto n) { store_first(to + r * stride + c, load(from + r * padded + c), n); });
 }
 
-/// to [width, rows'] = from [rows, width] transposed, rows' = rows padded with zeros to whole vectors.
-template <class S>
-void pack_transposed(const S* from, long stride, int rows, int width, S* to) {
-  pack_panel_transposed<S>({from, static_cast<int>(stride)}, width, rows, to);
-}
-
 /// Keys begin .. end-1 of a sequence.
 struct Keys {
   int begin, end;
@@ -58,16 +77,17 @@ inline Keys visible(Mask mask, int first, int count, int n) {
   return {mask == Mask::anticausal ? first : 0, mask == Mask::causal ? first + count : n};
 }
 
-/// Calls f(j, change) for every vector of a row of `padded` scores, where change(v, rest) puts `rest` in the place of the
-/// elements outside of `keys`. (In registers: a store of one element, read back as part of a vector, would stall.)
-template <class S, class F>
-[[gnu::always_inline]] inline void by_masked_vector(int padded, Keys keys, F&& f) {
-  for (int j = 0; j < padded; j += lanes<S>) {
-    if (keys.begin <= j && j + lanes<S> <= keys.end)
-      f(j, [](const auto& v, S) -> Vector<S> { return v; });
-    else
-      f(j, [&](const auto& v, S rest) -> Vector<S> { return keep_range(v, keys.begin - j, keys.end - j, rest); });
-  }
+/// Elements j .. of a row of scores, `rest` in the place of those outside of `keys`. (In registers: a store of one element, read back as
+/// part of a vector, would stall.)
+template <class S>
+[[gnu::always_inline]] inline Vector<S> masked(const Vector<S>& v, Keys keys, int j, S rest) {
+  return keys.begin <= j && j + lanes<S> <= keys.end ? v : keep_range(v, keys.begin - j, keys.end - j, rest);
+}
+
+/// Numbers of a row of as many factors as `padded` elements make, in whole vectors.
+template <class F>
+constexpr int factors_of_scores(int padded) {
+  return round_up<F>(factors<F>(padded));
 }
 
 template <class S>
@@ -75,39 +95,28 @@ struct Exponentials {
   S largest, sum;
 };
 
-/// Turns a row of scores into e^(scale score - largest) of the visible keys, zeros elsewhere.
-template <class S>
-Exponentials<S> exponentials(S* row, Keys keys, int padded, S scale) {
+/// to = e^(scale score - largest) of the visible keys in a row of scores, zeros elsewhere, as factors; F's own row may be `to`.
+template <class F, class S = SumOf<F>>
+Exponentials<S> exponentials(const S* row, Keys keys, int padded, S scale, F* to) {
   constexpr S least = -std::numeric_limits<S>::infinity();
   Vector<S> most = broadcast(least);
-  by_masked_vector<S>(padded, keys, [&](int j, auto&& masked) {
-    const Vector<S> v = masked(load(row + j), least);
+  for (int j = 0; j < padded; j += lanes<S>) {
+    const Vector<S> v = masked(load(row + j), keys, j, least);
     most = v > most ? v : most;
-  });
+  }
   const S top = largest<S>(most) * scale;
   Vector<S> total{};
-  by_masked_vector<S>(padded, keys, [&](int j, auto&& masked) {
-    const Vector<S> p = masked(exp(load(row + j) * scale - top), S(0));
-    store(row + j, p);
-    total += p;
-  });
-  return {top, sum<S>(total)};
-}
-
-}  // namespace detail
-
-namespace detail {
-
-/// A row as factors: itself, or made in `room`.
-template <class F, class S>
-const F* as_factors(const S* row, int count, [[maybe_unused]] S* room) {
-  if constexpr (steps<F> == 1) {
-    return row;
-  } else {
-    F* made = reinterpret_cast<F*>(room);
-    pack_rows<F>({row, count}, count, 1, made);
-    return made;
+  for (int j = 0; j < padded; j += steps<F> * lanes<S>) {
+    Vector<S> p[steps<F>] = {};
+#pragma GCC unroll 2
+    for (int v = 0; v < steps<F>; ++v)
+      if (const int at = j + v * lanes<S>; v == 0 || at < padded) {
+        p[v] = masked<S>(exp(load(row + at) * scale - top), keys, at, 0);
+        total += p[v];
+      }
+    store(to + j / steps<F>, along_row<F>(p));
   }
+  return {top, sum<S>(total)};
 }
 
 /// Calls f(part, first, last) for the heads of all sequences, in order, in so many parts, each on a thread.
@@ -119,22 +128,22 @@ void over_heads(const Device& device, const auto& rows, int heads, int parts, au
 }
 
 /// Forward of one head of one sequence after another, in scratch of `room` elements.
-template <class S>
+template <class F, class S = SumOf<F>>
 class Forward {
  public:
   static long room(int longest, int size) {
     const long rows = round_up<S>(longest), padded = round_up<S>(size);
-    return rows * (2 * padded + size) + query_block * (rows + padded);
+    return rows * (2 * padded + size) + query_block * (rows + factors_of_scores<F>(static_cast<int>(rows)) + padded);
   }
 
-  Forward(int longest, int size, S* scratch)
-      : size_(size), padded_(round_up<S>(size)), scale_(S(1) / std::sqrt(static_cast<S>(size))) {
+  Forward(int longest, int size, F* scratch) : size_(size), padded_(round_up<S>(size)), scale_(S(1) / std::sqrt(static_cast<S>(size))) {
     const long rows = round_up<S>(longest);
     q_ = scratch;
     kt_ = q_ + rows * padded_;
     v_ = kt_ + rows * size;
     p_ = v_ + rows * padded_;
-    o_ = p_ + query_block * rows;
+    scores_ = reinterpret_cast<S*>(p_ + query_block * factors_of_scores<F>(static_cast<int>(rows)));
+    o_ = scores_ + query_block * rows;
   }
 
   /// A head of the sequence in rows begin .. begin+n-1; out and lse are given by their elements [rows, heads size] and [rows,
@@ -143,24 +152,24 @@ class Forward {
     const int width = qkv.cols() / 3, stride = qkv.cols(), n_padded = round_up<S>(n);
     const Mask mask = heads(head);
     const S* from = qkv.row(begin) + head * size_;
-    const ConstMatrix<S> q = gathered(from, stride, n, size_, q_), v = gathered(from + 2 * width, stride, n, size_, v_);
-    pack_transposed(from + width, stride, n, size_, kt_);
+    const ConstMatrix<F> q = rows_of(from, stride, n), v = columns_of(from + 2 * width, stride, n);
+    pack_panel_transposed<F>(ConstMatrix<S>{from + width, stride}, size_, n, kt_);
     for (int first = 0; first < n; first += query_block) {
       const int count = std::min(query_block, n - first);
       const auto [from_key, to_key] = visible(mask, first, count, n);
-      const int keys = to_key - from_key, padded = round_up<S>(keys);
-      small_product<Operand::plain>(count, padded, size_, q.row(first), q.stride, kt_ + from_key, n_padded, p_, padded, Store::assign);
+      const int keys = to_key - from_key, padded = round_up<S>(keys), p_stride = factors_of_scores<F>(padded);
+      small_product<Operand::plain>(count, padded, factors<F>(size_), q.row(first), q.stride, kt_ + from_key, n_padded, scores_, padded, Store::assign);
       alignas(64) S tops[query_block], sums[query_block], logs[query_block];
       for (int i = 0; i < count; ++i) {
         const auto [begin_i, end_i] = visible(mask, first + i, 1, n);
-        const auto e = exponentials<S>(p_ + i * padded, {begin_i - from_key, end_i - from_key}, padded, scale_);
+        const auto e = exponentials<F>(scores_ + i * padded, {begin_i - from_key, end_i - from_key}, padded, scale_, p_ + i * p_stride);
         tops[i] = e.largest, sums[i] = e.sum;
       }
       if (lse) {
         by_vector<S>(count, [&](long i, auto part) { store_first(logs + i, load_first(tops + i, part) + log(load_first(sums + i, part)), part); });
         for (int i = 0; i < count; ++i) lse[static_cast<long>(begin + first + i) * heads.count + head] = logs[i];
       }
-      small_product<Operand::plain>(count, padded_, keys, p_, padded, v.row(from_key), v.stride, o_, padded_, Store::assign);
+      small_product<Operand::plain>(count, padded_, factors<F>(keys), p_, p_stride, v.row(from_key / steps<F>), v.stride, o_, padded_, Store::assign);
       for (int i = 0; i < count; ++i) {
         S* to = out + static_cast<long>(begin + first + i) * width + head * size_;
         const S inverse = S(1) / sums[i];
@@ -170,26 +179,167 @@ class Forward {
   }
 
  private:
+  ConstMatrix<F> rows_of(const S* from, int stride, int n) {
+    if constexpr (steps<F> == 1)
+      return gathered(from, stride, n, size_, q_);
+    else
+      return factor_rows<F>(ConstMatrix<S>{from, stride}, size_, n, q_);
+  }
+  ConstMatrix<F> columns_of(const S* from, int stride, int n) {
+    if constexpr (steps<F> == 1) return gathered(from, stride, n, size_, v_);
+    pack_panel<F>(ConstMatrix<S>{from, stride}, n, size_, v_);
+    return {v_, padded_};
+  }
+
   int size_, padded_;  // of a head; in whole vectors
   S scale_;
-  S *q_, *kt_, *v_, *p_, *o_;
+  F *q_, *kt_, *v_, *p_;
+  S *scores_, *o_;
+};
+
+/// Backward of one head of one sequence after another.
+template <class F, class S = SumOf<F>>
+class Backward {
+ public:
+  Backward(int longest, int size, const Device& device)
+      : size_(size),
+        padded_(round_up<S>(size)),
+        scale_(S(1) / std::sqrt(static_cast<S>(size))),
+        factors_(room_of_factors(round_up<S>(longest), size), device),
+        sums_(room_of_sums(round_up<S>(longest), padded_), device) {
+    const long rows = round_up<S>(longest), head = room_of_head<F>(static_cast<int>(rows), size);
+    q_ = factors_.take(head), k_ = factors_.take(head), d_ = factors_.take(head);
+    kt_ = factors_.take(size * rows), vt_ = factors_.take(size * rows);
+    dk_ = sums_.take(rows * padded_), dv_ = sums_.take(rows * padded_), dq_ = sums_.take(query_block * padded_);
+    p_ = sums_.take(query_block * rows), dp_ = sums_.take(query_block * rows);
+    if constexpr (steps<F> == 1) {
+      p_columns_ = p_, ds_columns_ = ds_rows_ = dp_;
+    } else {
+      p_columns_ = factors_.take(query_block * rows), ds_columns_ = factors_.take(query_block * rows);
+      ds_rows_ = factors_.take(query_block * factors_of_scores<F>(static_cast<int>(rows)));
+    }
+  }
+
+  /// A head of the sequence in rows begin .. begin+n-1; dqkv is given by its elements.
+  void operator()(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, int begin, int n, const Heads& heads, int head, S* dqkv) {
+    const int stride = qkv.cols(), width = stride / 3, n_padded = round_up<S>(n), k = factors<F>(size_);
+    const Mask mask = heads(head);
+    const S* const from = qkv.row(begin) + head * size_;
+    S* const to = dqkv + static_cast<long>(begin) * stride + head * size_;
+    const auto queries = head_factors<F>(from, stride, n, size_, q_), keys = head_factors<F>(from + width, stride, n, size_, k_),
+               d = head_factors<F>(dout.row(begin) + head * size_, width, n, size_, d_);
+    pack_panel_transposed<F>(ConstMatrix<S>{from + width, stride}, size_, n, kt_);
+    pack_panel_transposed<F>(ConstMatrix<S>{from + 2 * width, stride}, size_, n, vt_);
+    // The gradients are made where they belong, if rows are whole vectors, or in a buffer.
+    const bool in_place = size_ == padded_;
+    const Matrix<S> dk = in_place ? Matrix<S>{to + width, stride} : Matrix<S>{dk_, padded_};
+    const Matrix<S> dv = in_place ? Matrix<S>{to + 2 * width, stride} : Matrix<S>{dv_, padded_};
+    const bool one_block = n <= query_block;
+    if (!one_block)
+      for (int r = 0; r < n; ++r) {
+        std::fill_n(dk.row(r), padded_, S(0));
+        std::fill_n(dv.row(r), padded_, S(0));
+      }
+    for (int first = 0; first < n; first += query_block) {
+      const int count = std::min(query_block, n - first), above = first / steps<F>;
+      const Keys seen = visible(mask, first, count, n);
+      const int visible_keys = seen.end - seen.begin, padded = round_up<S>(visible_keys), ds_stride = factors_of_scores<F>(padded);
+      small_product<Operand::plain>(count, padded, k, queries.rows.row(first), queries.rows.stride, kt_ + seen.begin, n_padded, p_, padded, Store::assign);
+      small_product<Operand::plain>(count, padded, k, d.rows.row(first), d.rows.stride, vt_ + seen.begin, n_padded, dp_, padded, Store::assign);
+      for (int i = 0; i < count; i += steps<F>) {
+        S mean[steps<F>] = {};
+        for (int r = i; r < std::min(i + steps<F>, count); ++r) {
+          const auto [begin_r, end_r] = visible(mask, first + r, 1, n);
+          mean[r - i] = probabilities(p_ + r * padded, dp_ + r * padded, {begin_r - seen.begin, end_r - seen.begin}, padded, lse.row(begin + first + r)[head]);
+        }
+        score_gradients(i, std::min(steps<F>, count - i), padded, ds_stride, mean);
+      }
+      const Store how = one_block ? Store::assign : Store::add;
+      small_product<Operand::transposed>(visible_keys, padded_, factors<F>(count), p_columns_, padded, d.columns.row(above), d.columns.stride, dv.row(seen.begin), dv.stride, how);
+      small_product<Operand::transposed>(visible_keys, padded_, factors<F>(count), ds_columns_, padded, queries.columns.row(above), queries.columns.stride, dk.row(seen.begin), dk.stride, how);
+      const Matrix<S> dq = in_place ? Matrix<S>{to + static_cast<long>(first) * stride, stride} : Matrix<S>{dq_, padded_};
+      small_product<Operand::plain>(count, padded_, factors<F>(visible_keys), ds_rows_, ds_stride, keys.columns.row(seen.begin / steps<F>), keys.columns.stride, dq.data, dq.stride, Store::assign);
+      if (!in_place) unpack(dq_, count, size_, to + static_cast<long>(first) * stride, stride);
+    }
+    if (in_place) return;
+    unpack(dk_, n, size_, to + width, stride);
+    unpack(dv_, n, size_, to + 2 * width, stride);
+  }
+
+ private:
+  static long room_of_factors(int rows, int size) {
+    const long scores = steps<F> == 1 ? 0 : 2L * rows + factors_of_scores<F>(rows);
+    return 3 * room_of_head<F>(rows, size) + 2L * size * rows + query_block * scores;
+  }
+  static long room_of_sums(long rows, int padded) { return 2 * rows * padded + query_block * (2 * rows + padded); }
+
+  /// A row of scores becomes one of P. Returns rowsum(P dP).
+  S probabilities(S* scores, const S* dp, Keys keys, int padded, S log_sum) {
+    Vector<S> dot{};
+    for (int j = 0; j < padded; j += lanes<S>) {
+      const Vector<S> p = masked<S>(exp(load(scores + j) * scale_ - log_sum), keys, j, 0);
+      store(scores + j, p);
+      dot += p * load(dp + j);
+    }
+    return sum<S>(dot);
+  }
+
+  /// P and dS = scale P (dP - mean) of so many rows from the i-th, as many as make a factor, for the products behind them.
+  [[gnu::always_inline]] void score_gradients(int i, int rows, int padded, int ds_stride, const S (&mean)[steps<F>]) {
+    for (int j = 0; j < padded; j += steps<F> * lanes<S>) {
+      const int vectors = std::min(steps<F>, (padded - j) / lanes<S>);
+      Vector<S> p[steps<F>][steps<F>] = {}, ds[steps<F>][steps<F>] = {};  // of a vector, of a row; zeros where there is none
+#pragma GCC unroll 2
+      for (int r = 0; r < steps<F>; ++r) {
+        if (r == rows) break;
+        Vector<S> row[steps<F>] = {};
+#pragma GCC unroll 2
+        for (int v = 0; v < steps<F>; ++v) {
+          if (v == vectors) break;
+          const int at = (i + r) * padded + j + v * lanes<S>;
+          p[v][r] = load(p_ + at);
+          row[v] = ds[v][r] = p[v][r] * (load(dp_ + at) - mean[r]) * scale_;
+        }
+        store(ds_rows_ + (i + r) * ds_stride + j / steps<F>, along_row<F>(row));
+      }
+      if constexpr (steps<F> > 1)
+#pragma GCC unroll 2
+        for (int v = 0; v < steps<F>; ++v) {
+          if (v == vectors) break;
+          const int at = i / steps<F> * padded + j + v * lanes<S>;
+          store(p_columns_ + at, along_column<F>(p[v]));
+          store(ds_columns_ + at, along_column<F>(ds[v]));
+        }
+    }
+  }
+
+  int size_, padded_;  // of a head; in whole vectors
+  S scale_;
+  Scratch<F> factors_;
+  Scratch<S> sums_;
+  F *q_, *k_, *d_, *kt_, *vt_;
+  S *dk_, *dv_, *dq_, *p_, *dp_;
+  // P and dS of a block, as the A of products that sum over queries; dS as that of the one that sums over keys. Single factors are one for both,
+  // and where they were made.
+  F *p_columns_, *ds_columns_, *ds_rows_;
 };
 
 }  // namespace detail
 
 /// qkv [rows, 3 width] (queries, keys, values; rotated already) -> out [rows, width], lse [rows, heads].
-template <class S>
+template <class P, class S>
 void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
   const int width = qkv.cols() / 3, size = width / heads.count;
   out.resize_like(qkv, qkv.rows(), width);
   lse.resize_like(qkv, qkv.rows(), heads.count);
   S *const to = out.data(), *const kept = lse.data();
-  const long room = detail::Forward<S>::room(rows.longest(), size);
+  using F = Factors<P>;
+  const long room = detail::Forward<F>::room(rows.longest(), size);
   const int parts = row_parts(qkv.device(), rows.count());
-  detail::Scratch<S> memory(room * parts, qkv.device());
-  S* const scratch = memory.begin();
+  detail::Scratch<F> memory(room * parts, qkv.device());
+  F* const scratch = memory.begin();
   detail::over_heads(qkv.device(), rows, heads.count, parts, [&](int part, int first, int last) {
-    detail::Forward<S> forward(rows.longest(), size, scratch + part * room);
+    detail::Forward<F> forward(rows.longest(), size, scratch + part * room);
     for (int i = first; i < last; ++i) {
       const int sequence = i / heads.count, begin = rows.begin(sequence);
       if (i + 1 < last) {
@@ -203,83 +353,21 @@ void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tenso
 }
 
 /// dout [rows, width] -> dqkv [rows, 3 width] (of the rotated queries and keys); qkv, lse as forward left them.
-template <class S>
-void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows,
-                        const Heads& heads, Tensor<S>& dqkv) {
-  const int width = qkv.cols() / 3, size = width / heads.count, size_padded = round_up<S>(size);
-  const long longest = round_up<S>(rows.longest());
-  const S scale = S(1) / std::sqrt(static_cast<S>(size));
+template <class P, class S>
+void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads, Tensor<S>& dqkv) {
+  const int width = qkv.cols() / 3, size = width / heads.count;
   dqkv.resize_like(qkv, qkv.rows(), qkv.cols());
-  detail::Scratch<S> scratch(longest * (5 * size_padded + 2 * size) + detail::query_block * (2 * longest + size_padded),
-                             qkv.device());
-  S* q_room = scratch.take(longest * size_padded);
-  S* k_room = scratch.take(longest * size_padded);
-  S* kt = scratch.take(size * longest);
-  S* vt = scratch.take(size * longest);
-  S* d_room = scratch.take(longest * size_padded);
-  S* dk_room = scratch.take(longest * size_padded);
-  S* dv_room = scratch.take(longest * size_padded);
-  S* p = scratch.take(detail::query_block * longest);
-  S* dp = scratch.take(detail::query_block * longest);
-  S* dq_room = scratch.take(detail::query_block * size_padded);
-  for (int sequence = 0; sequence < rows.sequences(); ++sequence) {
-    const int begin = rows.begin(sequence), n = rows.end(sequence) - begin, n_padded = round_up<S>(n);
+  S* const to = dqkv.data();
+  detail::Backward<Factors<P>> backward(rows.longest(), size, qkv.device());
+  for (int sequence = 0; sequence < rows.sequences(); ++sequence)
     for (int head = 0; head < heads.count; ++head) {
-      const Mask mask = heads(head);
-      const int stride = qkv.cols();
       if (const int next = head + 1 < heads.count ? sequence : sequence + 1; next < rows.sequences()) {
         const int row = rows.begin(next), count = rows.end(next) - row, at = (head + 1) % heads.count * size;
-        for (int part = 0; part < 3; ++part) detail::prefetch(qkv.row(row) + part * width + at, stride, count, size);
+        for (int third = 0; third < 3; ++third) detail::prefetch(qkv.row(row) + third * width + at, qkv.cols(), count, size);
         detail::prefetch(dout.row(row) + at, width, count, size);
       }
-      const S* from = qkv.row(begin) + head * size;
-      S* to = dqkv.row(begin) + head * size;
-      const ConstMatrix<S> q = detail::gathered(from, stride, n, size, q_room), k = detail::gathered(from + width, stride, n, size, k_room),
-                           d = detail::gathered(dout.row(begin) + head * size, width, n, size, d_room);
-      detail::pack_transposed(from + width, stride, n, size, kt);
-      detail::pack_transposed(from + 2 * width, stride, n, size, vt);
-      // The gradients are made where they belong, where `gathered` would read them, or in a buffer.
-      const bool in_place = size == lanes<S>;
-      const Matrix<S> dk = in_place ? Matrix<S>{to + width, stride} : Matrix<S>{dk_room, size_padded};
-      const Matrix<S> dv = in_place ? Matrix<S>{to + 2 * width, stride} : Matrix<S>{dv_room, size_padded};
-      const bool one_block = n <= detail::query_block;
-      if (!one_block)
-        for (int r = 0; r < n; ++r) {
-          std::fill_n(dk.row(r), size_padded, S(0));
-          std::fill_n(dv.row(r), size_padded, S(0));
-        }
-      for (int first = 0; first < n; first += detail::query_block) {
-        const int count = std::min(detail::query_block, n - first);
-        const auto [from_key, to_key] = detail::visible(mask, first, count, n);
-        const int keys = to_key - from_key, padded = round_up<S>(keys);
-        small_product<Operand::plain>(count, padded, size, q.row(first), q.stride, kt + from_key, n_padded, p, padded, Store::assign);
-        small_product<Operand::plain>(count, padded, size, d.row(first), d.stride, vt + from_key, n_padded, dp, padded, Store::assign);
-        for (int i = 0; i < count; ++i) {
-          S* pi = p + i * padded;
-          S* di = dp + i * padded;
-          const S log_sum = lse.row(begin + first + i)[head];
-          const auto [begin_i, end_i] = detail::visible(mask, first + i, 1, n);
-          Vector<S> dot{};
-          detail::by_masked_vector<S>(padded, {begin_i - from_key, end_i - from_key}, [&](int j, auto&& masked) {
-            const Vector<S> v = masked(exp(load(pi + j) * scale - log_sum), S(0));
-            store(pi + j, v);
-            dot += v * load(di + j);
-          });
-          const S mean = sum<S>(dot);
-          for (int j = 0; j < padded; j += lanes<S>) store(di + j, load(pi + j) * (load(di + j) - mean) * scale);
-        }
-        const Store how = one_block ? Store::assign : Store::add;
-        small_product<Operand::transposed>(keys, size_padded, count, p, padded, d.row(first), d.stride, dv.row(from_key), dv.stride, how);
-        small_product<Operand::transposed>(keys, size_padded, count, dp, padded, q.row(first), q.stride, dk.row(from_key), dk.stride, how);
-        const Matrix<S> dq = in_place ? Matrix<S>{to + static_cast<long>(first) * stride, stride} : Matrix<S>{dq_room, size_padded};
-        small_product<Operand::plain>(count, size_padded, keys, dp, padded, k.row(from_key), k.stride, dq.data, dq.stride, Store::assign);
-        if (!in_place) detail::unpack(dq_room, count, size, to + static_cast<long>(first) * stride, stride);
-      }
-      if (in_place) continue;
-      detail::unpack(dk_room, n, size, to + width, stride);
-      detail::unpack(dv_room, n, size, to + 2 * width, stride);
+      backward(qkv, lse, dout, rows.begin(sequence), rows.end(sequence) - rows.begin(sequence), heads, head, to);
     }
-  }
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL

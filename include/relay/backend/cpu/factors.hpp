@@ -77,6 +77,24 @@ template <class F>
 #endif
 }
 
+/// Vectors of a row, side by side, as factors: neighbours along the row.
+template <class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline Vector<F> along_row(const Vector<S> (&v)[steps<F>]) {
+  if constexpr (steps<F> == 1)
+    return v[0];
+  else
+    return pair_up(v[0], v[1]);
+}
+
+/// Vectors of rows, one below the other, as factors: neighbours along the column.
+template <class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline Vector<F> along_column(const Vector<S> (&v)[steps<F>]) {
+  if constexpr (steps<F> == 1)
+    return v[0];
+  else
+    return interleave(v[0], v[1]);
+}
+
 /// The factors of the first `count` elements of a row, zeros behind them.
 template <class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline Vector<F> load_factors(const S* from, int count) {

@@ -26,39 +26,6 @@ inline constexpr int block_rows = panel_depth<F>* steps<F>;
 
 static_assert(strip_rows % 2 == 0, "neighbouring rows make pairs");
 
-/// Vectors of a row, side by side, as factors: neighbours along the row.
-template <class F, class S = SumOf<F>>
-[[gnu::always_inline]] inline Vector<F> along_row(const Vector<S> (&v)[steps<F>]) {
-  if constexpr (steps<F> == 1)
-    return v[0];
-  else
-    return pair_up(v[0], v[1]);
-}
-
-/// Vectors of rows, one below the other, as factors: neighbours along the column.
-template <class F, class S = SumOf<F>>
-[[gnu::always_inline]] inline Vector<F> along_column(const Vector<S> (&v)[steps<F>]) {
-  if constexpr (steps<F> == 1)
-    return v[0];
-  else
-    return interleave(v[0], v[1]);
-}
-
-/// Some rows as the A of a product: where they lie, or made in so much room.
-template <class F>
-long room_of_rows(int rows, int columns) {
-  return steps<F> == 1 ? 0 : static_cast<long>(rows) * round_up<F>(factors<F>(columns));
-}
-template <class F, class S>
-ConstMatrix<F> factor_rows(const Tensor<S>& x, int first, int rows, [[maybe_unused]] F* room) {
-  if constexpr (steps<F> == 1) {
-    return {x.row(first), x.cols()};
-  } else {
-    pack_rows<F>({x.row(first), x.cols()}, x.cols(), rows, room);
-    return {room, factors<F>(x.cols())};
-  }
-}
-
 /// C [rows, columns] = A [rows, k] B + start, of the columns j .. of a B [k, n] that is laid out; a panel begins with j.
 template <class F, class S = SumOf<F>>
 void multiply_columns(int rows, ConstMatrix<F> a, int k, const F* packed, int n, int j, int columns, Matrix<S> c, const S* start) {
@@ -181,7 +148,7 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
     alignas(64) S strip[strip_rows * panel];
     for (int first = edge(i); first < edge(i + 1); first += block) {
       const int rows = std::min(block, edge(i + 1) - first);
-      const ConstMatrix<F> a = detail::factor_rows<F>(x, first, rows, x_rows);
+      const ConstMatrix<F> a = detail::factor_rows<F>({x.row(first), x.cols()}, inputs, rows, x_rows);
       for (int j = 0; j < hidden; j += panel)
         for (int r = 0; r < rows; r += strip_rows) {
           const int now = std::min(strip_rows, rows - r);
@@ -223,7 +190,7 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
 
   for (int first = 0; first < dy.rows(); first += block) {
     const int rows = std::min(block, dy.rows() - first), deep = factors<F>(rows);
-    const ConstMatrix<F> a = detail::factor_rows<F>(dy, first, rows, dy_rows);
+    const ConstMatrix<F> a = detail::factor_rows<F>({dy.row(first), outputs}, outputs, rows, dy_rows);
     detail::pack_tiles<F>({dy.row(first), outputs}, rows, outputs, dy_tiles);
     pack<Operand::plain>(inputs, rows, ConstMatrix<S>{x.row(first), inputs}, x_panels);
     for (int j = 0; j < hidden; j += panel) {

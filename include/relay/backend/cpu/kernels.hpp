@@ -38,8 +38,6 @@ struct Kernels {
   static void residual_norm(auto&&... a) { RELAY_CPU_LEVEL::residual_norm(a...); }
   static void layer_norm_backward(auto&&... a) { RELAY_CPU_LEVEL::layer_norm_backward(a...); }
   static void rotate(auto&&... a) { RELAY_CPU_LEVEL::rotate(a...); }
-  static void attention(auto&&... a) { RELAY_CPU_LEVEL::attention(a...); }
-  static void attention_backward(auto&&... a) { RELAY_CPU_LEVEL::attention_backward(a...); }
   static void dropout(auto&&... a) { RELAY_CPU_LEVEL::dropout(a...); }
   static void residual(auto&&... a) { RELAY_CPU_LEVEL::residual(a...); }
   static void softmax_cross_entropy(auto&&... a) { RELAY_CPU_LEVEL::softmax_cross_entropy(a...); }
@@ -75,6 +73,14 @@ struct Kernels {
   template <class P>
   static void feed_forward_backward(auto&&... a) {
     RELAY_CPU_LEVEL::feed_forward_backward<P>(a...);
+  }
+  template <class P>
+  static void attention(auto&&... a) {
+    RELAY_CPU_LEVEL::attention<P>(a...);
+  }
+  template <class P>
+  static void attention_backward(auto&&... a) {
+    RELAY_CPU_LEVEL::attention_backward<P>(a...);
   }
   template <class P>
   static void make_cache(auto&&... a) {

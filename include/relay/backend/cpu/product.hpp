@@ -141,6 +141,21 @@ void pack_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
     });
 }
 
+/// Rows of A [rows, depth] as factors: where they lie, or made in so much room.
+template <class F>
+long room_of_rows(int rows, int depth) {
+  return steps<F> == 1 ? 0 : static_cast<long>(rows) * round_up<F>(factors<F>(depth));
+}
+template <class F, class S = SumOf<F>>
+ConstMatrix<F> factor_rows(ConstMatrix<S> a, int depth, int rows, [[maybe_unused]] F* room) {
+  if constexpr (steps<F> == 1) {
+    return a;
+  } else {
+    pack_rows<F>(a, depth, rows, room);
+    return {room, factors<F>(depth)};
+  }
+}
+
 /// The columns of C that one panel gives; a transposed A comes in groups of tiles, lda rows in each. Where the columns do not
 /// fill whole vectors, tiles go through a buffer.
 template <Operand A, class F, class S = SumOf<F>>
