@@ -207,6 +207,13 @@ struct Functions : ComposedOps<Self> {
       }
     ComposedOps<Self>::feed_forward_backward(x, hidden, activated, up, down, dy, dx, dup, ddown);
   }
+  static void rotary_attention(Tensor& qkv, const Rows<Self>& rows, const Heads& heads, int rotated, const Tensor& table, Tensor& out, Tensor& lse) {
+    run([&](auto kernels) { kernels.template rotary_attention<P>(qkv, rows, heads, rotated, table, out, lse); });
+  }
+  static void rotary_attention_backward(const Tensor& qkv, const Tensor& /*out*/, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows,
+                                        const Heads& heads, int rotated, const Tensor& table, Tensor& dqkv) {
+    run([&](auto kernels) { kernels.template rotary_attention_backward<P>(qkv, lse, dout, rows, heads, rotated, table, dqkv); });
+  }
   /// y = x + dropout(branch)
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
     if (key && rate > 0) return run([&](auto kernels) { kernels.dropout(branch, rate, *key, &x, y); });

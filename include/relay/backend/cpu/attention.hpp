@@ -326,48 +326,91 @@ class Backward {
 
 }  // namespace detail
 
-/// qkv [rows, 3 width] (queries, keys, values; rotated already) -> out [rows, width], lse [rows, heads].
+namespace detail {
+
+/// What comes before a head's attention, turn(begin, n, head), happens on its thread.
 template <class P, class S>
-void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
+void attention_after(auto&& turn, const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
   const int width = qkv.cols() / 3, size = width / heads.count;
   out.resize_like(qkv, qkv.rows(), width);
   lse.resize_like(qkv, qkv.rows(), heads.count);
   S *const to = out.data(), *const kept = lse.data();
   using F = Factors<P>;
-  const long room = detail::Forward<F>::room(rows.longest(), size);
+  const long room = Forward<F>::room(rows.longest(), size);
   const int parts = row_parts(qkv.device(), rows.count());
-  detail::Scratch<F> memory(room * parts, qkv.device());
+  Scratch<F> memory(room * parts, qkv.device());
   F* const scratch = memory.begin();
-  detail::over_heads(qkv.device(), rows, heads.count, parts, [&](int part, int first, int last) {
-    detail::Forward<F> forward(rows.longest(), size, scratch + part * room);
+  over_heads(qkv.device(), rows, heads.count, parts, [&](int part, int first, int last) {
+    Forward<F> forward(rows.longest(), size, scratch + part * room);
     for (int i = first; i < last; ++i) {
       const int sequence = i / heads.count, begin = rows.begin(sequence);
       if (i + 1 < last) {
         const int next = (i + 1) / heads.count, row = rows.begin(next);
         for (int third = 0; third < 3; ++third)
-          detail::prefetch(qkv.row(row) + third * width + (i + 1) % heads.count * size, qkv.cols(), rows.end(next) - row, size);
+          prefetch(qkv.row(row) + third * width + (i + 1) % heads.count * size, qkv.cols(), rows.end(next) - row, size);
       }
+      turn(begin, rows.end(sequence) - begin, i % heads.count);
       forward(qkv, begin, rows.end(sequence) - begin, heads, i % heads.count, to, kept);
     }
   });
 }
 
-/// dout [rows, width] -> dqkv [rows, 3 width] (of the rotated queries and keys); qkv, lse as forward left them.
+/// And what comes behind it on the way back.
 template <class P, class S>
-void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads, Tensor<S>& dqkv) {
+void attention_backward_before(auto&& turn, const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads, Tensor<S>& dqkv) {
   const int width = qkv.cols() / 3, size = width / heads.count;
   dqkv.resize_like(qkv, qkv.rows(), qkv.cols());
   S* const to = dqkv.data();
-  detail::Backward<Factors<P>> backward(rows.longest(), size, qkv.device());
+  Backward<Factors<P>> backward(rows.longest(), size, qkv.device());
   for (int sequence = 0; sequence < rows.sequences(); ++sequence)
     for (int head = 0; head < heads.count; ++head) {
       if (const int next = head + 1 < heads.count ? sequence : sequence + 1; next < rows.sequences()) {
         const int row = rows.begin(next), count = rows.end(next) - row, at = (head + 1) % heads.count * size;
-        for (int third = 0; third < 3; ++third) detail::prefetch(qkv.row(row) + third * width + at, qkv.cols(), count, size);
-        detail::prefetch(dout.row(row) + at, width, count, size);
+        for (int third = 0; third < 3; ++third) prefetch(qkv.row(row) + third * width + at, qkv.cols(), count, size);
+        prefetch(dout.row(row) + at, width, count, size);
       }
-      backward(qkv, lse, dout, rows.begin(sequence), rows.end(sequence) - rows.begin(sequence), heads, head, to);
+      const int begin = rows.begin(sequence), n = rows.end(sequence) - begin;
+      backward(qkv, lse, dout, begin, n, heads, head, to);
+      turn(begin, n, head);
     }
+}
+
+}  // namespace detail
+
+/// qkv [rows, 3 width] (queries, keys, values; rotated already) -> out [rows, width], lse [rows, heads].
+template <class P, class S>
+void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
+  detail::attention_after<P>([](int, int, int) {}, qkv, rows, heads, out, lse);
+}
+
+/// The same, after `rotate` of the first `rotated` heads.
+template <class P, class S>
+void rotary_attention(Tensor<S>& qkv, const auto& rows, const Heads& heads, int rotated, const Tensor<S>& table, Tensor<S>& out, Tensor<S>& lse) {
+  const int stride = qkv.cols(), size = stride / 3 / heads.count;
+  S* const elements = qkv.data();
+  const auto turn = [&](int begin, int n, int head) {
+    if (head < rotated) detail::rotate_head<S>(elements + static_cast<long>(begin) * stride + head * size, stride / 3, n, stride, size, table, 1);
+  };
+  detail::attention_after<P>(turn, qkv, rows, heads, out, lse);
+}
+
+/// dout [rows, width] -> dqkv [rows, 3 width] (of the rotated queries and keys); qkv, lse as forward left them.
+template <class P, class S>
+void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads, Tensor<S>& dqkv) {
+  detail::attention_backward_before<P>([](int, int, int) {}, qkv, lse, dout, rows, heads, dqkv);
+}
+
+/// The same, of the queries and keys before they were rotated.
+template <class P, class S>
+void rotary_attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads, int rotated, const Tensor<S>& table,
+                               Tensor<S>& dqkv) {
+  const int stride = qkv.cols(), size = stride / 3 / heads.count;
+  dqkv.resize_like(qkv, qkv.rows(), stride);
+  S* const elements = dqkv.data();
+  const auto turn = [&](int begin, int n, int head) {
+    if (head < rotated) detail::rotate_head<S>(elements + static_cast<long>(begin) * stride + head * size, stride / 3, n, stride, size, table, -1);
+  };
+  detail::attention_backward_before<P>(turn, qkv, lse, dout, rows, heads, dqkv);
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL

@@ -11,6 +11,8 @@
 
 #include <relay/backend/cpu/product.hpp>
 
+#include <relay/backend/cpu/rotary.hpp>
+
 #include <relay/backend/cpu/attention.hpp>
 
 #include <relay/backend/cpu/cached_attention.hpp>
@@ -73,6 +75,14 @@ struct Kernels {
   template <class P>
   static void feed_forward_backward(auto&&... a) {
     RELAY_CPU_LEVEL::feed_forward_backward<P>(a...);
+  }
+  template <class P>
+  static void rotary_attention(auto&&... a) {
+    RELAY_CPU_LEVEL::rotary_attention<P>(a...);
+  }
+  template <class P>
+  static void rotary_attention_backward(auto&&... a) {
+    RELAY_CPU_LEVEL::rotary_attention_backward<P>(a...);
   }
   template <class P>
   static void attention(auto&&... a) {

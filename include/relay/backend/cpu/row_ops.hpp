@@ -1,4 +1,4 @@
-// What happens between the products on the CPU, row by row and vectorised: layer norm, rotary positions, dropout,
+// What happens between the products on the CPU, row by row and vectorised: layer norm, dropout,
 // softmax cross-entropy.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
@@ -157,42 +157,6 @@ void layer_norm_backward(const Tensor<S>& x, const Tensor<S>& statistics, const 
   int r = 0;
   for (; r + most <= x.rows(); r += most) rows(r, std::integral_constant<int, most>{});
   if (r < x.rows()) rows(r, x.rows() - r);
-}
-
-/// Rotates the queries and keys of the first `rotated` heads in qkv [rows, 3 width] by their positions' angles, or back
-/// (`direction` -1). Pairs are (i, i + size/2) of a head. table [positions, size]: size/2 cosines, then size/2 sines.
-/// Sequence s starts at position starts[s], or 0 where starts is empty.
-template <class S>
-void rotate(Tensor<S>& qkv, const auto& rows, int heads, int rotated, const Tensor<S>& table, S direction,
-            std::span<const std::int32_t> starts) {
-  const int width = qkv.cols() / 3, size = width / heads, half = size / 2;
-  S* const elements = qkv.data();
-  over_rows(qkv.device(), rows.count(), [&](int first, int last) {
-    for (int sequence = 0, r = first; r < last; ++r) {
-      while (r >= rows.end(sequence)) ++sequence;
-      const int start = starts.empty() ? 0 : starts[static_cast<std::size_t>(sequence)];
-      const S* cosine = table.row(start + r - rows.begin(sequence));
-      const S* sine = cosine + half;
-      const Vector<S> both = size == lanes<S> ? load(cosine) : Vector<S>{};
-      const Vector<S> cosines = both_halves<S, 0>(both), sines = negative_half<S>(both_halves<S, 1>(both)) * direction;
-      for (int part = 0; part < 2; ++part)
-        for (int head = 0; head < rotated; ++head) {
-          S* a = elements + static_cast<long>(r) * qkv.cols() + part * width + head * size;
-          if (size == lanes<S>) {  // a head in one vector
-            const Vector<S> x = load(a);
-            store(a, x * cosines + swapped_halves<S>(x) * sines);
-            continue;
-          }
-          S* b = a + half;
-          by_vector<S>(half, [&](long i, auto n) {
-            const Vector<S> c = load_first(cosine + i, n), s = load_first(sine + i, n) * direction;
-            const Vector<S> x = load_first(a + i, n), y = load_first(b + i, n);
-            store_first(a + i, x * c - y * s, n);
-            store_first(b + i, y * c + x * s, n);
-          });
-        }
-    }
-  });
 }
 
 /// One Philox block gives the bits that decide four elements.
