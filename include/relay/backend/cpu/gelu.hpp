@@ -28,14 +28,14 @@ template <int N>
 
 /// Phi(x) so that x Phi(x) is off by 1e-4 at most.
 [[gnu::always_inline]] inline Vector<float> rough_normal_distribution(const Vector<float>& x) {
-  static constexpr float coefficients[] = {3.984659194e-01f, -6.552826544e-02f, 9.298251849e-03f, -9.506607465e-04f,
+  static constexpr float coefficients[] = {3.984656040e-01f, -6.552826544e-02f, 9.298251849e-03f, -9.506607465e-04f,
                                            6.689089065e-05f, -3.037933554e-06f, 7.941315023e-08f, -9.017462073e-10f};
   return odd_step(x, coefficients);
 }
 
 /// Phi(x) + x phi(x), off by 3e-4 at most.
 [[gnu::always_inline]] inline Vector<float> rough_slope(const Vector<float>& x) {
-  static constexpr float coefficients[] = {7.968809513e-01f,  -2.628754755e-01f, 5.690624348e-02f,  -8.129922414e-03f, 7.864876478e-04f,
+  static constexpr float coefficients[] = {7.968788740e-01f,  -2.628754755e-01f, 5.690624348e-02f,  -8.129922414e-03f, 7.864876478e-04f,
                                            -5.071147992e-05f, 2.071110696e-06f,  -4.813167121e-08f, 4.821448466e-10f};
   return odd_step(x, coefficients);
 }
