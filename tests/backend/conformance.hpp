@@ -517,7 +517,7 @@ class Conformance {
           Tensor out = poisoned(n, width), lse = poisoned(n, count), dqkv = poisoned(n, 3 * width);
           B::attention(put(qkv), prefix, heads, out, lse);
           expect("attention", out, expected.out, rounds_ ? product_ / 4 : 8);
-          expect("attention's log-sum-exp", lse, expected.lse, 8);
+          expect("attention's log-sum-exp", lse, expected.lse, rounds_ ? product_ / 100 : 8);
           B::attention_backward(put(qkv), out, lse, put(dout), prefix, heads, dqkv);
           expect("attention_backward", dqkv, expected.dqkv, rounds_ ? product_ / 2 : 16);
         }
