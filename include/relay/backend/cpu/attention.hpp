@@ -19,37 +19,12 @@ namespace detail {
 
 inline constexpr int query_block = 32;
 
-/// A head's elements [rows, width], in rows `stride` apart, as products read them: where they lie, if a row is one vector; or else
-/// copied to `room`, padded with zeros to whole vectors. (Longer rows, of many columns apart, would drive each other from the L1 cache.)
-template <class S>
-ConstMatrix<S> gathered(const S* from, int stride, int rows, int width, S* room) {
-  if (width == lanes<S>) return {from, stride};
-  const int padded = round_up<S>(width);
-  for (int r = 0; r < rows; ++r)
-    by_vector<S>(width, [&](long c, auto n) { store(room + r * padded + c, load_first(from + static_cast<long>(r) * stride + c, n)); });
-  return {room, padded};
-}
-
-/// A head's elements [rows, width] as both operands of products.
-template <class F>
-struct HeadFactors {
-  ConstMatrix<F> rows;     // an A, [rows, factors(width)]
-  ConstMatrix<F> columns;  // a B that is summed over rows, [factors(rows), width']
-};
-template <class F>
-long room_of_head(int rows, int width) {
-  return static_cast<long>(rows + 1) * round_up<F>(width) * (steps<F> == 1 ? 1 : 2);
-}
-template <class F, class S = SumOf<F>>
-HeadFactors<F> head_factors(const S* from, int stride, int rows, int width, F* room) {
-  if constexpr (steps<F> == 1) {
-    const ConstMatrix<F> both = gathered(from, stride, rows, width, room);
-    return {both, both};
-  } else {
-    F* const columns = room + room_of_rows<F>(rows, width);
-    pack_panel<F>({from, stride}, rows, width, columns);
-    return {factor_rows<F>(ConstMatrix<S>{from, stride}, width, rows, room), {columns, round_up<F>(width)}};
-  }
+/// Calls f(part, first, last) for the heads of all sequences, in order, in so many parts, each on a thread.
+void over_heads(const Device& device, const auto& rows, int heads, int parts, auto&& f) {
+  const long all = static_cast<long>(rows.sequences()) * heads;
+  const auto part = [&](int i) { f(i, static_cast<int>(all * i / parts), static_cast<int>(all * (i + 1) / parts)); };
+  if (parts == 1) return part(0);
+  device.threads->run(parts, part);
 }
 
 /// Asks for the elements of the head that comes next: they lie in short pieces, which no processor foresees.
@@ -67,98 +42,29 @@ void unpack(const S* from, int rows, int width, S* to, long stride) {
     by_vector<S>(width, [&](long c, auto n) { store_first(to + r * stride + c, load(from + r * padded + c), n); });
 }
 
-/// Keys begin .. end-1 of a sequence.
-struct Keys {
-  int begin, end;
-};
-
-/// What queries first .. first+count-1 of a sequence of n see, taken together; it begins at a whole block of queries.
-inline Keys visible(Mask mask, int first, int count, int n) {
-  return {mask == Mask::anticausal ? first : 0, mask == Mask::causal ? first + count : n};
-}
-
-/// Elements j .. of a row of scores, `rest` in the place of those outside of `keys`. (In registers: a store of one element, read back as
-/// part of a vector, would stall.)
-template <class S>
-[[gnu::always_inline]] inline Vector<S> masked(const Vector<S>& v, Keys keys, int j, S rest) {
-  return keys.begin <= j && j + lanes<S> <= keys.end ? v : keep_range(v, keys.begin - j, keys.end - j, rest);
-}
-
-/// Numbers of a row of as many factors as `padded` elements make, in whole vectors.
-template <class F>
-constexpr int factors_of_scores(int padded) {
-  return round_up<F>(factors<F>(padded));
-}
-
-/// e^(scale score - shift), not above 1, for products of F.
-template <class F, class S = SumOf<F>>
-[[gnu::always_inline]] inline Vector<S> probability(const Vector<S>& score, S scale, S shift) {
-#ifdef RELAY_CPU_BF16
-  if constexpr (steps<F> == 2) {  // off by 1e-4 of itself at most, a twentieth of what rounding takes: 2^t = 2^k 2^(t - k), and a cubic
-    constexpr S log2_e = 1.44269504088896341f;
-    const Vector<S> t = larger(broadcast(-126.0f), score * (scale * log2_e) - shift * log2_e);
-    const Vector<S> k = _mm512_maskz_roundscale_ps(0xffff, t, 0), r = t - k;
-    const Vector<S> power = ((r * 5.500905781e-02f + 2.422109747e-01f) * r + 6.932828980e-01f) * r + 1.0f;
-    return _mm512_maskz_scalef_ps(0xffff, power, k);
-  }
-#endif
-  return exp(score * scale - shift);
-}
-
-template <class S>
-struct Exponentials {
-  S largest, sum;
-};
-
-/// to = e^(scale score - largest) of the visible keys in a row of scores, zeros elsewhere, as factors; F's own row may be `to`.
-template <class F, class S = SumOf<F>>
-Exponentials<S> exponentials(const S* row, Keys keys, int padded, S scale, F* to) {
-  constexpr S least = -std::numeric_limits<S>::infinity();
-  Vector<S> most = broadcast(least);
-  for (int j = 0; j < padded; j += lanes<S>) {
-    const Vector<S> v = masked(load(row + j), keys, j, least);
-    most = v > most ? v : most;
-  }
-  const S top = largest<S>(most) * scale;
-  Vector<S> total{};
-  for (int j = 0; j < padded; j += steps<F> * lanes<S>) {
-    Vector<S> p[steps<F>] = {};
-#pragma GCC unroll 2
-    for (int v = 0; v < steps<F>; ++v)
-      if (const int at = j + v * lanes<S>; v == 0 || at < padded) {
-        p[v] = masked<S>(probability<F>(load(row + at), scale, top), keys, at, 0);
-        total += p[v];
-      }
-    store(to + j / steps<F>, along_row<F>(p));
-  }
-  return {top, sum<S>(total)};
-}
-
-/// Calls f(part, first, last) for the heads of all sequences, in order, in so many parts, each on a thread.
-void over_heads(const Device& device, const auto& rows, int heads, int parts, auto&& f) {
-  const long all = static_cast<long>(rows.sequences()) * heads;
-  const auto part = [&](int i) { f(i, static_cast<int>(all * i / parts), static_cast<int>(all * (i + 1) / parts)); };
-  if (parts == 1) return part(0);
-  device.threads->run(parts, part);
-}
-
 /// Forward of one head of one sequence after another, in scratch of `room` elements.
 template <class F, class S = SumOf<F>>
 class Forward {
  public:
   static long room(int longest, int size) {
-    const long rows = round_up<S>(longest), padded = round_up<S>(size);
-    return rows * (2 * padded + size) + query_block * (rows + factors_of_scores<F>(static_cast<int>(rows)) + padded);
+    const int rows = round_up<S>(longest);
+    return room_of_head_rows<F>(rows, size) + room_of_transposed_head<F>(rows, size) + room_of_head_columns<F>(rows, size) +
+           query_block * (room_of_p(rows) + rows + round_up<S>(size));
   }
 
   Forward(int longest, int size, F* scratch) : size_(size), padded_(round_up<S>(size)), scale_(S(1) / std::sqrt(static_cast<S>(size))) {
-    const long rows = round_up<S>(longest);
+    static_assert(sizeof(F) == sizeof(S), "scratch is of both");
+    const int rows = round_up<S>(longest);
     q_ = scratch;
-    kt_ = q_ + rows * padded_;
-    v_ = kt_ + rows * size;
-    p_ = v_ + rows * padded_;
-    scores_ = reinterpret_cast<S*>(p_ + query_block * factors_of_scores<F>(static_cast<int>(rows)));
-    o_ = scores_ + query_block * rows;
+    kt_ = q_ + room_of_head_rows<F>(rows, size);
+    v_ = kt_ + room_of_transposed_head<F>(rows, size);
+    F* const p = v_ + room_of_head_columns<F>(rows, size);
+    scores_ = reinterpret_cast<S*>(p + query_block * room_of_p(rows));
+    o_ = scores_ + static_cast<long>(query_block) * rows;
+    if constexpr (steps<F> == 1)
+      p_ = scores_;
+    else
+      p_ = p;
   }
 
   /// A head of the sequence in rows begin .. begin+n-1; out and lse are given by their elements [rows, heads size] and [rows,
@@ -167,8 +73,8 @@ class Forward {
     const int width = qkv.cols() / 3, stride = qkv.cols(), n_padded = round_up<S>(n);
     const Mask mask = heads(head);
     const S* from = qkv.row(begin) + head * size_;
-    const ConstMatrix<F> q = rows_of(from, stride, n), v = columns_of(from + 2 * width, stride, n);
-    pack_panel_transposed<F>(ConstMatrix<S>{from + width, stride}, size_, n, kt_);
+    const ConstMatrix<F> q = head_rows(from, stride, n, size_, q_), v = head_columns(from + 2 * width, stride, n, size_, v_);
+    transpose_head(from + width, stride, n, size_, kt_);
     for (int first = 0; first < n; first += query_block) {
       const int count = std::min(query_block, n - first);
       const auto [from_key, to_key] = visible(mask, first, count, n);
@@ -194,17 +100,8 @@ class Forward {
   }
 
  private:
-  ConstMatrix<F> rows_of(const S* from, int stride, int n) {
-    if constexpr (steps<F> == 1)
-      return gathered(from, stride, n, size_, q_);
-    else
-      return factor_rows<F>(ConstMatrix<S>{from, stride}, size_, n, q_);
-  }
-  ConstMatrix<F> columns_of(const S* from, int stride, int n) {
-    if constexpr (steps<F> == 1) return gathered(from, stride, n, size_, v_);
-    pack_panel<F>(ConstMatrix<S>{from, stride}, n, size_, v_);
-    return {v_, padded_};
-  }
+  /// Of a row of probabilities; single factors lie where the scores were.
+  static long room_of_p(int keys) { return steps<F> == 1 ? 0 : factors_of_scores<F>(keys); }
 
   int size_, padded_;  // of a head; in whole vectors
   S scale_;
@@ -220,31 +117,32 @@ class Backward {
       : size_(size),
         padded_(round_up<S>(size)),
         scale_(S(1) / std::sqrt(static_cast<S>(size))),
-        factors_(room_of_factors(round_up<S>(longest), size), device),
-        sums_(room_of_sums(round_up<S>(longest), padded_), device) {
-    const long rows = round_up<S>(longest), head = room_of_head<F>(static_cast<int>(rows), size);
+        factors_(3 * room_of_head<F>(round_up<S>(longest), size) + 2 * room_of_transposed_head<F>(longest, size) +
+                     2 * room_of_columns(round_up<S>(longest)) + room_of_rows(round_up<S>(longest)),
+                 device),
+        sums_(2L * round_up<S>(longest) * (padded_ + query_block) + query_block * padded_, device) {
+    const int rows = round_up<S>(longest);
+    const long head = room_of_head<F>(rows, size), transposed = room_of_transposed_head<F>(rows, size);
     q_ = factors_.take(head), k_ = factors_.take(head), d_ = factors_.take(head);
-    kt_ = factors_.take(size * rows), vt_ = factors_.take(size * rows);
-    dk_ = sums_.take(rows * padded_), dv_ = sums_.take(rows * padded_), dq_ = sums_.take(query_block * padded_);
+    kt_ = factors_.take(transposed), vt_ = factors_.take(transposed);
+    dk_ = sums_.take(static_cast<long>(rows) * padded_), dv_ = sums_.take(static_cast<long>(rows) * padded_), dq_ = sums_.take(query_block * padded_);
     p_ = sums_.take(query_block * rows), dp_ = sums_.take(query_block * rows);
-    if constexpr (steps<F> == 1) {
+    if constexpr (steps<F> == 1)
       p_columns_ = p_, ds_columns_ = ds_rows_ = dp_;
-    } else {
-      p_columns_ = factors_.take(query_block * rows), ds_columns_ = factors_.take(query_block * rows);
-      ds_rows_ = factors_.take(query_block * factors_of_scores<F>(static_cast<int>(rows)));
-    }
+    else
+      p_columns_ = factors_.take(room_of_columns(rows)), ds_columns_ = factors_.take(room_of_columns(rows)), ds_rows_ = factors_.take(room_of_rows(rows));
   }
 
   /// A head of the sequence in rows begin .. begin+n-1; dqkv is given by its elements.
   void operator()(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, int begin, int n, const Heads& heads, int head, S* dqkv) {
-    const int stride = qkv.cols(), width = stride / 3, n_padded = round_up<S>(n), k = factors<F>(size_);
+    const int stride = qkv.cols(), width = stride / 3, n_padded = round_up<S>(n);
     const Mask mask = heads(head);
     const S* const from = qkv.row(begin) + head * size_;
     S* const to = dqkv + static_cast<long>(begin) * stride + head * size_;
-    const auto queries = head_factors<F>(from, stride, n, size_, q_), keys = head_factors<F>(from + width, stride, n, size_, k_),
-               d = head_factors<F>(dout.row(begin) + head * size_, width, n, size_, d_);
-    pack_panel_transposed<F>(ConstMatrix<S>{from + width, stride}, size_, n, kt_);
-    pack_panel_transposed<F>(ConstMatrix<S>{from + 2 * width, stride}, size_, n, vt_);
+    const auto q = head_factors(from, stride, n, size_, q_), k = head_factors(from + width, stride, n, size_, k_),
+               d = head_factors(dout.row(begin) + head * size_, width, n, size_, d_);
+    transpose_head(from + width, stride, n, size_, kt_);
+    transpose_head(from + 2 * width, stride, n, size_, vt_);
     // The gradients are made where they belong, if rows are whole vectors, or in a buffer.
     const bool in_place = size_ == padded_;
     const Matrix<S> dk = in_place ? Matrix<S>{to + width, stride} : Matrix<S>{dk_, padded_};
@@ -256,24 +154,33 @@ class Backward {
         std::fill_n(dv.row(r), padded_, S(0));
       }
     for (int first = 0; first < n; first += query_block) {
-      const int count = std::min(query_block, n - first), above = first / steps<F>;
+      const int count = std::min(query_block, n - first);
       const Keys seen = visible(mask, first, count, n);
-      const int visible_keys = seen.end - seen.begin, padded = round_up<S>(visible_keys), ds_stride = factors_of_scores<F>(padded);
-      small_product<Operand::plain>(count, padded, k, queries.rows.row(first), queries.rows.stride, kt_ + seen.begin, n_padded, p_, padded, Store::assign);
-      small_product<Operand::plain>(count, padded, k, d.rows.row(first), d.rows.stride, vt_ + seen.begin, n_padded, dp_, padded, Store::assign);
+      const int keys = seen.end - seen.begin, padded = round_up<S>(keys), ds_stride = factors_of_scores<F>(padded);
+      const auto scores_of = [&](ConstMatrix<F> a, const F* transposed, S* to_scores) {
+        small_product<Operand::plain>(count, padded, factors<F>(size_), a.row(first), a.stride, transposed + seen.begin, n_padded, to_scores, padded,
+                                      Store::assign);
+      };
+      scores_of(q.rows, kt_, p_);
+      scores_of(d.rows, vt_, dp_);
       for (int i = 0; i < count; i += steps<F>) {
         S mean[steps<F>] = {};
         for (int r = i; r < std::min(i + steps<F>, count); ++r) {
           const auto [begin_r, end_r] = visible(mask, first + r, 1, n);
-          mean[r - i] = probabilities(p_ + r * padded, dp_ + r * padded, {begin_r - seen.begin, end_r - seen.begin}, padded, lse.row(begin + first + r)[head]);
+          const S log_sum = lse.row(begin + first + r)[head];
+          mean[r - i] = probabilities(p_ + r * padded, dp_ + r * padded, {begin_r - seen.begin, end_r - seen.begin}, padded, log_sum);
         }
         score_gradients(i, std::min(steps<F>, count - i), padded, ds_stride, mean);
       }
-      const Store how = one_block ? Store::assign : Store::add;
-      small_product<Operand::transposed>(visible_keys, padded_, factors<F>(count), p_columns_, padded, d.columns.row(above), d.columns.stride, dv.row(seen.begin), dv.stride, how);
-      small_product<Operand::transposed>(visible_keys, padded_, factors<F>(count), ds_columns_, padded, queries.columns.row(above), queries.columns.stride, dk.row(seen.begin), dk.stride, how);
+      const auto add_over_queries = [&](const F* columns, ConstMatrix<F> b, Matrix<S> c) {
+        small_product<Operand::transposed>(keys, padded_, factors<F>(count), columns, padded, b.row(first / steps<F>), b.stride, c.row(seen.begin), c.stride,
+                                           one_block ? Store::assign : Store::add);
+      };
+      add_over_queries(p_columns_, d.columns, dv);
+      add_over_queries(ds_columns_, q.columns, dk);
       const Matrix<S> dq = in_place ? Matrix<S>{to + static_cast<long>(first) * stride, stride} : Matrix<S>{dq_, padded_};
-      small_product<Operand::plain>(count, padded_, factors<F>(visible_keys), ds_rows_, ds_stride, keys.columns.row(seen.begin / steps<F>), keys.columns.stride, dq.data, dq.stride, Store::assign);
+      small_product<Operand::plain>(count, padded_, factors<F>(keys), ds_rows_, ds_stride, k.columns.row(seen.begin / steps<F>), k.columns.stride, dq.data,
+                                    dq.stride, Store::assign);
       if (!in_place) unpack(dq_, count, size_, to + static_cast<long>(first) * stride, stride);
     }
     if (in_place) return;
@@ -282,11 +189,9 @@ class Backward {
   }
 
  private:
-  static long room_of_factors(int rows, int size) {
-    const long scores = steps<F> == 1 ? 0 : 2L * rows + factors_of_scores<F>(rows);
-    return 3 * room_of_head<F>(rows, size) + 2L * size * rows + query_block * scores;
-  }
-  static long room_of_sums(long rows, int padded) { return 2 * rows * padded + query_block * (2 * rows + padded); }
+  /// Of a block of P or dS, by columns and by rows; single factors lie where the scores were.
+  static long room_of_columns(int keys) { return steps<F> == 1 ? 0 : static_cast<long>(factors<F>(query_block)) * keys; }
+  static long room_of_rows(int keys) { return steps<F> == 1 ? 0 : static_cast<long>(query_block) * factors_of_scores<F>(keys); }
 
   /// A row of scores becomes one of P. Returns rowsum(P dP).
   S probabilities(S* scores, const S* dp, Keys keys, int padded, S log_sum) {
@@ -317,7 +222,7 @@ class Backward {
         }
         store(ds_rows_ + (i + r) * ds_stride + j / steps<F>, along_row<F>(row));
       }
-      if constexpr (steps<F> > 1)
+      if constexpr (steps<F> > 1) {
 #pragma GCC unroll 2
         for (int v = 0; v < steps<F>; ++v) {
           if (v == vectors) break;
@@ -325,6 +230,7 @@ class Backward {
           store(p_columns_ + at, along_column<F>(p[v]));
           store(ds_columns_ + at, along_column<F>(ds[v]));
         }
+      }
     }
   }
 
@@ -338,10 +244,6 @@ class Backward {
   // and where they were made.
   F *p_columns_, *ds_columns_, *ds_rows_;
 };
-
-}  // namespace detail
-
-namespace detail {
 
 /// What comes before a head's attention, turn(begin, n, head), happens on its thread.
 template <class P, class S>
@@ -372,7 +274,8 @@ void attention_after(auto&& turn, const Tensor<S>& qkv, const auto& rows, const 
 
 /// And what comes behind it on the way back.
 template <class P, class S>
-void attention_backward_before(auto&& turn, const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads, Tensor<S>& dqkv) {
+void attention_backward_before(auto&& turn, const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads,
+                               Tensor<S>& dqkv) {
   const int width = qkv.cols() / 3, size = width / heads.count;
   dqkv.resize_like(qkv, qkv.rows(), qkv.cols());
   S* const to = dqkv.data();
@@ -417,8 +320,8 @@ void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor
 
 /// The same, of the queries and keys before they were rotated.
 template <class P, class S>
-void rotary_attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads, int rotated, const Tensor<S>& table,
-                               Tensor<S>& dqkv) {
+void rotary_attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads, int rotated,
+                               const Tensor<S>& table, Tensor<S>& dqkv) {
   const int stride = qkv.cols(), size = stride / 3 / heads.count;
   dqkv.resize_like(qkv, qkv.rows(), stride);
   S* const elements = dqkv.data();

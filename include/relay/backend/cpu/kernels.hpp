@@ -13,6 +13,8 @@
 
 #include <relay/backend/cpu/rotary.hpp>
 
+#include <relay/backend/cpu/attention_head.hpp>
+
 #include <relay/backend/cpu/attention.hpp>
 
 #include <relay/backend/cpu/cached_attention.hpp>
