@@ -52,30 +52,45 @@ BENCHMARK(BM_WeightGradientsAtOnce<Cpu<float>>)->Apply(iterations);
 BENCHMARK(BM_WeightGradientsByIteration<Cpu<bf16>>)->Apply(iterations);
 BENCHMARK(BM_WeightGradientsAtOnce<Cpu<bf16>>)->Apply(iterations);
 
-/// args: sequences, tokens in each, width; four heads
+/// With rotary positions, as layers have it. args: sequences, tokens in each, width; four heads
+template <class B>
 void attention(benchmark::State& state, Mask mask, bool backward) {
   const int sequences = static_cast<int>(state.range(0)), n = static_cast<int>(state.range(1)), width = static_cast<int>(state.range(2));
+  constexpr int heads = 4;
   const std::vector<int> lengths(static_cast<std::size_t>(sequences), n);
-  const Ragged<Backend> batch(lengths);
-  const Rows<Backend> rows(batch);
-  const Tensor qkv = random(rows.count(), 3 * width), dout = random(rows.count(), width);
-  Tensor out, lse, dqkv;
-  Backend::attention(qkv, rows, {4, mask}, out, lse);
+  typename B::Memory memory;  // of a lane: what operations need for themselves they find there
+  const typename B::Device device{&memory};
+  const Ragged<B> batch(lengths, device);
+  const Rows<B> rows(batch);
+  const Rotary<B> rotary(width / heads, n, 10000, device);
+  Tensor qkv = random(rows.count(), 3 * width, device), out, lse, dqkv;
+  const Tensor dout = random(rows.count(), width, device);
+  B::rotary_attention(qkv, rows, {heads, mask}, heads, rotary.table(), out, lse);
   for (auto _ : state)
     if (backward)
-      Backend::attention_backward(qkv, out, lse, dout, rows, {4, mask}, dqkv);
+      B::rotary_attention_backward(qkv, out, lse, dout, rows, {heads, mask}, heads, rotary.table(), dqkv);
     else
-      Backend::attention(qkv, rows, {4, mask}, out, lse);
+      B::rotary_attention(qkv, rows, {heads, mask}, heads, rotary.table(), out, lse);
   rate(state, "flops", (backward ? 10.0 : 4.0) * sequences * n * n * width / (mask == Mask::causal ? 2 : 1));
 }
-void BM_Attention(benchmark::State& state) { attention(state, Mask::none, false); }
-void BM_AttentionBackward(benchmark::State& state) { attention(state, Mask::none, true); }
-void BM_CausalAttention(benchmark::State& state) { attention(state, Mask::causal, false); }
-void BM_CausalAttentionBackward(benchmark::State& state) { attention(state, Mask::causal, true); }
-BENCHMARK(BM_Attention)->Args({8, 20, 64})->Args({16, 42, 256});
-BENCHMARK(BM_AttentionBackward)->Args({8, 20, 64})->Args({16, 42, 256});
-BENCHMARK(BM_CausalAttention)->Args({8, 70, 64})->Args({2, 350, 256});
-BENCHMARK(BM_CausalAttentionBackward)->Args({8, 70, 64})->Args({2, 350, 256});
+template <class B>
+void BM_Attention(benchmark::State& state) { attention<B>(state, Mask::none, false); }
+template <class B>
+void BM_AttentionBackward(benchmark::State& state) { attention<B>(state, Mask::none, true); }
+template <class B>
+void BM_CausalAttention(benchmark::State& state) { attention<B>(state, Mask::causal, false); }
+template <class B>
+void BM_CausalAttentionBackward(benchmark::State& state) { attention<B>(state, Mask::causal, true); }
+void short_sequences(benchmark::internal::Benchmark* b) { b->Args({8, 20, 64})->Args({16, 42, 256}); }
+void long_sequences(benchmark::internal::Benchmark* b) { b->Args({8, 70, 64})->Args({2, 350, 256}); }
+BENCHMARK(BM_Attention<Cpu<float>>)->Apply(short_sequences);
+BENCHMARK(BM_AttentionBackward<Cpu<float>>)->Apply(short_sequences);
+BENCHMARK(BM_CausalAttention<Cpu<float>>)->Apply(long_sequences);
+BENCHMARK(BM_CausalAttentionBackward<Cpu<float>>)->Apply(long_sequences);
+BENCHMARK(BM_Attention<Cpu<bf16>>)->Apply(short_sequences);
+BENCHMARK(BM_AttentionBackward<Cpu<bf16>>)->Apply(short_sequences);
+BENCHMARK(BM_CausalAttention<Cpu<bf16>>)->Apply(long_sequences);
+BENCHMARK(BM_CausalAttentionBackward<Cpu<bf16>>)->Apply(long_sequences);
 
 /// args: rows, width
 void BM_LayerNorm(benchmark::State& state) {
@@ -87,20 +102,24 @@ void BM_LayerNorm(benchmark::State& state) {
 }
 BENCHMARK(BM_LayerNorm)->Args({160, 64})->Args({640, 256});
 
+template <class B>
 void BM_Gelu(benchmark::State& state) {
   const Tensor x = random(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)));
   Tensor y;
-  for (auto _ : state) Backend::gelu(x, y);
+  for (auto _ : state) B::gelu(x, y);
   rate(state, "elements", static_cast<double>(x.size()));
 }
+template <class B>
 void BM_GeluBackward(benchmark::State& state) {
   const Tensor x = random(static_cast<int>(state.range(0)), static_cast<int>(state.range(1))), dy = x;
   Tensor dx, y;
-  for (auto _ : state) Backend::gelu_backward(x, dy, dx, y);
+  for (auto _ : state) B::gelu_backward(x, dy, dx, y);
   rate(state, "elements", static_cast<double>(x.size()));
 }
-BENCHMARK(BM_Gelu)->Args({160, 256});
-BENCHMARK(BM_GeluBackward)->Args({160, 256});
+BENCHMARK(BM_Gelu<Cpu<float>>)->Args({160, 256});
+BENCHMARK(BM_GeluBackward<Cpu<float>>)->Args({160, 256});
+BENCHMARK(BM_Gelu<Cpu<bf16>>)->Args({160, 256});
+BENCHMARK(BM_GeluBackward<Cpu<bf16>>)->Args({160, 256});
 
 /// A feed-forward layer as one operation of the backend, and as one after the other. args: rows, width, hidden
 template <class B>

@@ -1,8 +1,10 @@
 // backend/cpu/gelu.hpp: GELU and its slope of every kind of factor, against the standard library.
 #ifndef RELAY_CPU_LEVEL
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include <doctest/doctest.h>
 

@@ -23,6 +23,7 @@ std::vector<typename B::Scalar> computed(const std::vector<int>& lengths, typena
     const auto values = B::download(x);
     all.insert(all.end(), values.begin(), values.end());
   };
+  const auto same = [](const Tensor& a, const Tensor& b) { CHECK(B::download(a) == B::download(b)); };
   std::uint64_t number = 0;
   const auto normal = [&](int rows, int cols) {
     Tensor x(rows, cols, device);
@@ -76,11 +77,20 @@ std::vector<typename B::Scalar> computed(const std::vector<int>& lengths, typena
     slots.push_back(rows.sequences() - 1 - s);
     starts.push_back(0);
   }
+  const Tensor straight = qkv, dout = normal(count, width);
   B::rotate(qkv, rows, heads, heads - 1, rotary.table(), +1);
   keep(qkv);
   for (const Heads& kind : {Heads{heads}, Heads{heads, Mask::causal}, Heads{heads, Mask::none, 3}}) {
     B::attention(qkv, rows, kind, out, lse);
     keep(out), keep(lse);
+    // Turned on the way, the same.
+    Tensor turning = straight, own_out, own_lse, dqkv, own_dqkv;
+    B::rotary_attention(turning, rows, kind, heads - 1, rotary.table(), own_out, own_lse);
+    same(turning, qkv), same(own_out, out), same(own_lse, lse);
+    ComposedOps<B>::rotary_attention_backward(qkv, out, lse, dout, rows, kind, heads - 1, rotary.table(), dqkv);
+    B::rotary_attention_backward(turning, own_out, own_lse, dout, rows, kind, heads - 1, rotary.table(), own_dqkv);
+    same(own_dqkv, dqkv);
+    keep(dqkv);
   }
   B::make_cache(rows.sequences(), 400, width, heads, device, keys, values);
   B::attention_cached(qkv, rows, B::indices(slots, device), B::indices(starts, device), heads, keys, values, out);

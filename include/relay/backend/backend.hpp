@@ -112,13 +112,14 @@ concept ComputeBackend =
       B::layer_norm_backward(x, kept, scale, dy, dx, dscale, dshift);  // dx; dscale += .., dshift += ..
     } &&
 
-    // 7. GELU, exact: y = x Phi(x). (Of bf16 an approximation will do that is off by less than its elements are.)
+    // 7. GELU, exact: y = x Phi(x). (Of bf16 an approximation will do whose error is less than rounding takes from 1.)
     requires(detail::In<B> x, detail::In<B> dy, detail::Out<B> y, detail::Out<B> dx) {
       B::gelu(x, y);                   // y may be x
       B::gelu_backward(x, dy, dx, y);  // dx = dy GELU'(x), and y once more, which a forward pass need not keep then; dx may be dy
     } &&
 
-    // 8. Attention inside each sequence of `rows`. qkv [rows, 3 width]: queries, keys, values, each all heads side by side.
+    // 8. Attention inside each sequence of `rows`. qkv [rows, 3 width]: queries, keys, values, each all heads side by side. (Of bf16, what its
+    // products multiply may be rounded, probabilities too.)
     requires(const Rows<B>& rows, int rotated, int direction, int positions, int count, long elements, const Heads& heads, detail::In<B> table,
              const typename B::Indices& slots, const typename B::Indices& starts, detail::In<B> kept, detail::In<B> mixed, detail::In<B> dout,
              detail::In<B> qkv, detail::Out<B> rotating, detail::Out<B> dqkv, detail::Out<B> out, detail::Out<B> lse,

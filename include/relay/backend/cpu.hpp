@@ -4,8 +4,9 @@
 // A backend is a tensor type and the plain functions below on it; nothing else in the library knows a host pointer. A function
 // runs on the calling thread, or shares its rows among the threads of its tensors' device, if that has any (training needs none:
 // its lanes are parallel, where it costs nothing, train/trainer.hpp). Cpu<bf16> differs in
-// the products of linear layers, but heads, and in attention to a cache: their operands are rounded to bf16 and summed up in float32; all other
-// tensors are float32, and everything is where the CPU has no AVX512_BF16.
+// the products of linear layers, but heads, and in those of attention: their operands are rounded to bf16 and summed up in float32. GELU and
+// the probabilities of attention, which are rounded for products, are made no more exact than that asks for. All other tensors are float32, and
+// everything is where the CPU has no AVX512_BF16.
 #pragma once
 
 #ifdef __CUDACC__  // where both backends are in one program
@@ -109,7 +110,7 @@ struct Functions : ComposedOps<Self> {
     return run([&](auto kernels) { return kernels.sum_of_squares(x); });
   }
 
-  // What layers are made of (row_ops.hpp, attention.hpp say what each computes).
+  // What layers are made of (row_ops.hpp, gelu.hpp, rotary.hpp and attention.hpp say what each computes).
   static void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double eps, Tensor& y, Tensor& statistics) {
     run([&](auto kernels) { kernels.layer_norm(x, scale, shift, eps, y, statistics); });
   }

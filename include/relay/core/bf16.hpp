@@ -1,7 +1,7 @@
 // bf16: the upper half of a float: its sign and exponent, and 8 of its 24 bits of precision. Rounded to nearest, ties to even.
 //
-// A type to compute products in, and the name of backends that do: Cpu<bf16>. Parameters, gradients, sums and what lies
-// between the products stay float32 there, as in mixed-precision training (Kalamkar et al. 2019, "A Study of BFLOAT16").
+// A type to compute products in, and the name of backends that do: Cpu<bf16>. Parameters, gradients, sums and what layers hand
+// on stay float32 there, as in mixed-precision training (Kalamkar et al. 2019, "A Study of BFLOAT16").
 #pragma once
 
 #include <bit>

@@ -18,6 +18,7 @@ namespace relay::cpu::RELAY_CPU_LEVEL {
 namespace detail {
 
 inline constexpr int query_block = 32;
+static_assert(query_block % lanes<float> == 0, "blocks of keys begin with whole vectors and factors");
 
 /// Calls f(part, first, last) for the heads of all sequences, in order, in so many parts, each on a thread.
 void over_heads(const Device& device, const auto& rows, int heads, int parts, auto&& f) {
@@ -49,7 +50,7 @@ class Forward {
   static long room(int longest, int size) {
     const int rows = round_up<S>(longest);
     return room_of_head_rows<F>(rows, size) + room_of_transposed_head<F>(rows, size) + room_of_head_columns<F>(rows, size) +
-           query_block * (room_of_p(rows) + rows + round_up<S>(size));
+           static_cast<long>(query_block) * (rows + round_up<S>(size));
   }
 
   Forward(int longest, int size, F* scratch) : size_(size), padded_(round_up<S>(size)), scale_(S(1) / std::sqrt(static_cast<S>(size))) {
@@ -58,13 +59,8 @@ class Forward {
     q_ = scratch;
     kt_ = q_ + room_of_head_rows<F>(rows, size);
     v_ = kt_ + room_of_transposed_head<F>(rows, size);
-    F* const p = v_ + room_of_head_columns<F>(rows, size);
-    scores_ = reinterpret_cast<S*>(p + query_block * room_of_p(rows));
-    o_ = scores_ + static_cast<long>(query_block) * rows;
-    if constexpr (steps<F> == 1)
-      p_ = scores_;
-    else
-      p_ = p;
+    p_ = v_ + room_of_head_columns<F>(rows, size);
+    o_ = reinterpret_cast<S*>(p_ + static_cast<long>(query_block) * rows);
   }
 
   /// A head of the sequence in rows begin .. begin+n-1; out and lse are given by their elements [rows, heads size] and [rows,
@@ -78,19 +74,20 @@ class Forward {
     for (int first = 0; first < n; first += query_block) {
       const int count = std::min(query_block, n - first);
       const auto [from_key, to_key] = visible(mask, first, count, n);
-      const int keys = to_key - from_key, padded = round_up<S>(keys), p_stride = factors_of_scores<F>(padded);
-      small_product<Operand::plain>(count, padded, factors<F>(size_), q.row(first), q.stride, kt_ + from_key, n_padded, scores_, padded, Store::assign);
+      const int keys = to_key - from_key, padded = round_up<S>(keys);
+      S* const scores = reinterpret_cast<S*>(p_);  // each row of P takes the place of its scores
+      small_product<Operand::plain>(count, padded, factors<F>(size_), q.row(first), q.stride, kt_ + from_key, n_padded, scores, padded, Store::assign);
       alignas(64) S tops[query_block], sums[query_block], logs[query_block];
       for (int i = 0; i < count; ++i) {
         const auto [begin_i, end_i] = visible(mask, first + i, 1, n);
-        const auto e = exponentials<F>(scores_ + i * padded, {begin_i - from_key, end_i - from_key}, padded, scale_, p_ + i * p_stride);
+        const auto e = exponentials<F>(scores + i * padded, {begin_i - from_key, end_i - from_key}, padded, scale_, p_ + i * padded);
         tops[i] = e.largest, sums[i] = e.sum;
       }
       if (lse) {
         by_vector<S>(count, [&](long i, auto part) { store_first(logs + i, load_first(tops + i, part) + log(load_first(sums + i, part)), part); });
         for (int i = 0; i < count; ++i) lse[static_cast<long>(begin + first + i) * heads.count + head] = logs[i];
       }
-      small_product<Operand::plain>(count, padded_, factors<F>(keys), p_, p_stride, v.row(from_key / steps<F>), v.stride, o_, padded_, Store::assign);
+      small_product<Operand::plain>(count, padded_, factors<F>(keys), p_, padded, v.row(from_key / steps<F>), v.stride, o_, padded_, Store::assign);
       for (int i = 0; i < count; ++i) {
         S* to = out + static_cast<long>(begin + first + i) * width + head * size_;
         const S inverse = S(1) / sums[i];
@@ -100,13 +97,10 @@ class Forward {
   }
 
  private:
-  /// Of a row of probabilities; single factors lie where the scores were.
-  static long room_of_p(int keys) { return steps<F> == 1 ? 0 : factors_of_scores<F>(keys); }
-
   int size_, padded_;  // of a head; in whole vectors
   S scale_;
   F *q_, *kt_, *v_, *p_;
-  S *scores_, *o_;
+  S* o_;
 };
 
 /// Backward of one head of one sequence after another.
@@ -117,20 +111,17 @@ class Backward {
       : size_(size),
         padded_(round_up<S>(size)),
         scale_(S(1) / std::sqrt(static_cast<S>(size))),
-        factors_(3 * room_of_head<F>(round_up<S>(longest), size) + 2 * room_of_transposed_head<F>(longest, size) +
-                     2 * room_of_columns(round_up<S>(longest)) + room_of_rows(round_up<S>(longest)),
-                 device),
-        sums_(2L * round_up<S>(longest) * (padded_ + query_block) + query_block * padded_, device) {
+        scratch_(room(round_up<S>(longest), size), device) {
+    static_assert(sizeof(F) == sizeof(S), "scratch is of both");
     const int rows = round_up<S>(longest);
-    const long head = room_of_head<F>(rows, size), transposed = room_of_transposed_head<F>(rows, size);
-    q_ = factors_.take(head), k_ = factors_.take(head), d_ = factors_.take(head);
-    kt_ = factors_.take(transposed), vt_ = factors_.take(transposed);
-    dk_ = sums_.take(static_cast<long>(rows) * padded_), dv_ = sums_.take(static_cast<long>(rows) * padded_), dq_ = sums_.take(query_block * padded_);
-    p_ = sums_.take(query_block * rows), dp_ = sums_.take(query_block * rows);
-    if constexpr (steps<F> == 1)
-      p_columns_ = p_, ds_columns_ = ds_rows_ = dp_;
-    else
-      p_columns_ = factors_.take(room_of_columns(rows)), ds_columns_ = factors_.take(room_of_columns(rows)), ds_rows_ = factors_.take(room_of_rows(rows));
+    const auto take_sums = [&](int count) { return reinterpret_cast<S*>(scratch_.take(static_cast<long>(count) * padded_)); };
+    const auto take_scores = [&] { return reinterpret_cast<S*>(scratch_.take(static_cast<long>(query_block) * rows)); };
+    for (F** head : {&q_, &k_, &d_}) *head = scratch_.take(room_of_head<F>(rows, size));
+    for (F** transposed : {&kt_, &vt_}) *transposed = scratch_.take(room_of_transposed_head<F>(rows, size));
+    dk_ = take_sums(rows), dv_ = take_sums(rows), dq_ = take_sums(query_block);
+    p_ = take_scores(), dp_ = take_scores();
+    p_columns_ = reinterpret_cast<F*>(p_), ds_columns_ = reinterpret_cast<F*>(dp_);
+    ds_rows_ = steps<F> == 1 ? ds_columns_ : scratch_.take(room_of_score_rows(rows));
   }
 
   /// A head of the sequence in rows begin .. begin+n-1; dqkv is given by its elements.
@@ -156,7 +147,7 @@ class Backward {
     for (int first = 0; first < n; first += query_block) {
       const int count = std::min(query_block, n - first);
       const Keys seen = visible(mask, first, count, n);
-      const int keys = seen.end - seen.begin, padded = round_up<S>(keys), ds_stride = factors_of_scores<F>(padded);
+      const int keys = seen.end - seen.begin, padded = round_up<S>(keys), ds_stride = padded_factors<F>(padded);
       const auto scores_of = [&](ConstMatrix<F> a, const F* transposed, S* to_scores) {
         small_product<Operand::plain>(count, padded, factors<F>(size_), a.row(first), a.stride, transposed + seen.begin, n_padded, to_scores, padded,
                                       Store::assign);
@@ -189,9 +180,11 @@ class Backward {
   }
 
  private:
-  /// Of a block of P or dS, by columns and by rows; single factors lie where the scores were.
-  static long room_of_columns(int keys) { return steps<F> == 1 ? 0 : static_cast<long>(factors<F>(query_block)) * keys; }
-  static long room_of_rows(int keys) { return steps<F> == 1 ? 0 : static_cast<long>(query_block) * factors_of_scores<F>(keys); }
+  static long room(int rows, int size) {
+    return 3 * room_of_head<F>(rows, size) + 2 * room_of_transposed_head<F>(rows, size) + (2L * rows + query_block) * round_up<S>(size) +
+           2L * query_block * rows + (steps<F> == 1 ? 0 : room_of_score_rows(rows));
+  }
+  static long room_of_score_rows(int keys) { return static_cast<long>(query_block) * padded_factors<F>(keys); }
 
   /// A row of scores becomes one of P. Returns rowsum(P dP).
   S probabilities(S* scores, const S* dp, Keys keys, int padded, S log_sum) {
@@ -204,7 +197,8 @@ class Backward {
     return sum<S>(dot);
   }
 
-  /// P and dS = scale P (dP - mean) of so many rows from the i-th, as many as make a factor, for the products behind them.
+  /// P and dS = scale P (dP - mean) of so many rows from the i-th, as many as make a factor, for the products behind them. (A row of columns is
+  /// written where rows, or pairs of them, have been read.)
   [[gnu::always_inline]] void score_gradients(int i, int rows, int padded, int ds_stride, const S (&mean)[steps<F>]) {
     for (int j = 0; j < padded; j += steps<F> * lanes<S>) {
       const int vectors = std::min(steps<F>, (padded - j) / lanes<S>);
@@ -236,18 +230,17 @@ class Backward {
 
   int size_, padded_;  // of a head; in whole vectors
   S scale_;
-  Scratch<F> factors_;
-  Scratch<S> sums_;
+  Scratch<F> scratch_;
   F *q_, *k_, *d_, *kt_, *vt_;
   S *dk_, *dv_, *dq_, *p_, *dp_;
-  // P and dS of a block, as the A of products that sum over queries; dS as that of the one that sums over keys. Single factors are one for both,
-  // and where they were made.
+  // P and dS of a block, as the A of products that sum over queries, in the place of what they are made from; dS as that of the one that sums
+  // over keys, which is the same of single factors.
   F *p_columns_, *ds_columns_, *ds_rows_;
 };
 
-/// What comes before a head's attention, turn(begin, n, head), happens on its thread.
+/// before_head(begin, n, head) is called on the thread that takes this head of the sequence in these rows.
 template <class P, class S>
-void attention_after(auto&& turn, const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
+void attention_of_heads(auto&& before_head, const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
   const int width = qkv.cols() / 3, size = width / heads.count;
   out.resize_like(qkv, qkv.rows(), width);
   lse.resize_like(qkv, qkv.rows(), heads.count);
@@ -266,19 +259,17 @@ void attention_after(auto&& turn, const Tensor<S>& qkv, const auto& rows, const 
         for (int third = 0; third < 3; ++third)
           prefetch(qkv.row(row) + third * width + (i + 1) % heads.count * size, qkv.cols(), rows.end(next) - row, size);
       }
-      turn(begin, rows.end(sequence) - begin, i % heads.count);
+      before_head(begin, rows.end(sequence) - begin, i % heads.count);
       forward(qkv, begin, rows.end(sequence) - begin, heads, i % heads.count, to, kept);
     }
   });
 }
 
-/// And what comes behind it on the way back.
+/// after_head(begin, n, head), when its gradient is there, which is given by its elements.
 template <class P, class S>
-void attention_backward_before(auto&& turn, const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads,
-                               Tensor<S>& dqkv) {
+void attention_backward_of_heads(auto&& after_head, const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows,
+                                 const Heads& heads, S* dqkv) {
   const int width = qkv.cols() / 3, size = width / heads.count;
-  dqkv.resize_like(qkv, qkv.rows(), qkv.cols());
-  S* const to = dqkv.data();
   Backward<Factors<P>> backward(rows.longest(), size, qkv.device());
   for (int sequence = 0; sequence < rows.sequences(); ++sequence)
     for (int head = 0; head < heads.count; ++head) {
@@ -288,8 +279,8 @@ void attention_backward_before(auto&& turn, const Tensor<S>& qkv, const Tensor<S
         prefetch(dout.row(row) + at, width, count, size);
       }
       const int begin = rows.begin(sequence), n = rows.end(sequence) - begin;
-      backward(qkv, lse, dout, begin, n, heads, head, to);
-      turn(begin, n, head);
+      backward(qkv, lse, dout, begin, n, heads, head, dqkv);
+      after_head(begin, n, head);
     }
 }
 
@@ -298,7 +289,7 @@ void attention_backward_before(auto&& turn, const Tensor<S>& qkv, const Tensor<S
 /// qkv [rows, 3 width] (queries, keys, values; rotated already) -> out [rows, width], lse [rows, heads].
 template <class P, class S>
 void attention(const Tensor<S>& qkv, const auto& rows, const Heads& heads, Tensor<S>& out, Tensor<S>& lse) {
-  detail::attention_after<P>([](int, int, int) {}, qkv, rows, heads, out, lse);
+  detail::attention_of_heads<P>([](int, int, int) {}, qkv, rows, heads, out, lse);
 }
 
 /// The same, after `rotate` of the first `rotated` heads.
@@ -309,13 +300,14 @@ void rotary_attention(Tensor<S>& qkv, const auto& rows, const Heads& heads, int 
   const auto turn = [&](int begin, int n, int head) {
     if (head < rotated) detail::rotate_head<S>(elements + static_cast<long>(begin) * stride + head * size, stride / 3, n, stride, size, table, 1);
   };
-  detail::attention_after<P>(turn, qkv, rows, heads, out, lse);
+  detail::attention_of_heads<P>(turn, qkv, rows, heads, out, lse);
 }
 
 /// dout [rows, width] -> dqkv [rows, 3 width] (of the rotated queries and keys); qkv, lse as forward left them.
 template <class P, class S>
 void attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows, const Heads& heads, Tensor<S>& dqkv) {
-  detail::attention_backward_before<P>([](int, int, int) {}, qkv, lse, dout, rows, heads, dqkv);
+  dqkv.resize_like(qkv, qkv.rows(), qkv.cols());
+  detail::attention_backward_of_heads<P>([](int, int, int) {}, qkv, lse, dout, rows, heads, dqkv.data());
 }
 
 /// The same, of the queries and keys before they were rotated.
@@ -328,7 +320,7 @@ void rotary_attention_backward(const Tensor<S>& qkv, const Tensor<S>& lse, const
   const auto turn = [&](int begin, int n, int head) {
     if (head < rotated) detail::rotate_head<S>(elements + static_cast<long>(begin) * stride + head * size, stride / 3, n, stride, size, table, -1);
   };
-  detail::attention_backward_before<P>(turn, qkv, lse, dout, rows, heads, dqkv);
+  detail::attention_backward_of_heads<P>(turn, qkv, lse, dout, rows, heads, elements);
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL

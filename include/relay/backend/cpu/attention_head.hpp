@@ -21,7 +21,7 @@ ConstMatrix<S> gathered(const S* from, int stride, int rows, int width, S* room)
 /// A head's elements as the A of a product, [rows, factors(width)], and as a B that is summed over rows, [factors(rows), width'].
 template <class F>
 long room_of_head_rows(long rows, int width) {
-  return rows * round_up<F>(factors<F>(width));
+  return rows * padded_factors<F>(width);
 }
 template <class F, class S = SumOf<F>>
 ConstMatrix<F> head_rows(const S* from, int stride, int rows, int width, F* room) {
@@ -89,17 +89,11 @@ template <class S>
   return keys.begin <= j && j + lanes<S> <= keys.end ? v : keep_range(v, keys.begin - j, keys.end - j, rest);
 }
 
-/// Numbers of a row of as many factors as `padded` elements make, in whole vectors.
-template <class F>
-constexpr int factors_of_scores(int padded) {
-  return round_up<F>(factors<F>(padded));
-}
-
-/// e^(scale score - shift), not above 1, for products of F.
+/// e^(scale score - shift) for products of F; of bf16 off by 1.1e-4 of itself, and not below 2^-126.
 template <class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline Vector<S> probability(const Vector<S>& score, S scale, S shift) {
 #ifdef RELAY_CPU_BF16
-  if constexpr (steps<F> == 2) {  // off by 1e-4 of itself at most, a twentieth of what rounding takes: 2^t = 2^k 2^(t - k), and a cubic
+  if constexpr (steps<F> == 2) {  // 2^t = 2^k 2^(t - k) by a cubic, off by a twentieth of what rounding takes
     constexpr S log2_e = 1.44269504088896341f;
     const Vector<S> t = larger(broadcast(-126.0f), score * (scale * log2_e) - shift * log2_e);
     const Vector<S> k = _mm512_maskz_roundscale_ps(0xffff, t, 0), r = t - k;
@@ -115,7 +109,7 @@ struct Exponentials {
   S largest, sum;
 };
 
-/// to = e^(scale score - largest) of the visible keys in a row of scores, zeros elsewhere, as factors; F's own row may be `to`.
+/// to = e^(scale score - largest) of the visible keys in a row of scores, zeros elsewhere, as factors, which may begin where the scores do.
 template <class F, class S = SumOf<F>>
 Exponentials<S> exponentials(const S* row, Keys keys, int padded, S scale, F* to) {
   constexpr S least = -std::numeric_limits<S>::infinity();

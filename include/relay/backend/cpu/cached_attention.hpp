@@ -83,7 +83,7 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   require(layout.keys(longest) <= keys.cols() && layout.values(longest) <= values.cols(), "a cache has no room for ", longest,
           " positions: make it for as many as will be written");
   const long capacity = CacheLayout<F>::capacity(longest), prompt_room = detail::Forward<F>::room(longest_prompt, size);
-  const long room = prompt_room + 2 * capacity + 2 * layout.padded();
+  const long room = prompt_room + capacity + 2 * layout.padded();
   const bool shared = qkv.device().threads && 2 * seen * width * static_cast<long>(sizeof(P)) >= shared_cache;
   const int parts = shared ? std::min(qkv.device().threads->count(), rows.sequences() * heads) : row_parts(qkv.device(), rows.count());
   detail::Scratch<S> memory(room * parts, qkv.device());
@@ -92,9 +92,8 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   const long keys_stride = keys.cols(), values_stride = values.cols();
   detail::over_heads(qkv.device(), rows, heads, parts, [&](int part, int first, int last) {
     S* const p = scratch + part * room;
-    F* const p_factors = reinterpret_cast<F*>(p + capacity);
-    F* const q_factors = p_factors + capacity;
-    S* const o = reinterpret_cast<S*>(q_factors + layout.padded());
+    F* const q_factors = reinterpret_cast<F*>(p + capacity);
+    S* const o = p + capacity + layout.padded();
     detail::Forward<F> prompt(longest_prompt, size, reinterpret_cast<F*>(o + layout.padded()));
     for (int item = first; item < last; ++item) {
       const int sequence = item / heads, head = item % heads;
@@ -116,9 +115,9 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
         for (int j = 0; j < visible; j += layout.panel)
           small_product<Operand::plain>(1, std::min(layout.panel, padded - j), factors<F>(size), query, 0, layout.key_panel(own_keys, j),
                                         layout.panel, p + j, 0, Store::assign);
+        F* const p_factors = reinterpret_cast<F*>(p);
         const S inverse = S(1) / detail::exponentials<F>(p, {0, visible}, padded, scale, p_factors).sum;
-        small_product<Operand::plain>(1, layout.padded(), factors<F>(visible), p_factors, 0, own_values,
-                                      layout.padded(), o, 0, Store::assign);
+        small_product<Operand::plain>(1, layout.padded(), factors<F>(visible), p_factors, 0, own_values, layout.padded(), o, 0, Store::assign);
         S* at = to + static_cast<long>(begin + i) * width + head * size;
         by_vector<S>(size, [&](long c, auto count) { store_first(at + c, load(o + c) * inverse, count); });
       }

@@ -40,6 +40,13 @@ constexpr int factors(int k) {
   return (k + steps<F> - 1) / steps<F>;
 }
 
+/// The same in whole vectors.
+template <class F>
+constexpr int padded_factors(int k) {
+  const int whole = lanes<SumOf<F>>;
+  return (factors<F>(k) + whole - 1) / whole * whole;
+}
+
 /// sum += row * factor, of every lane
 template <class F>
 [[gnu::always_inline]] inline void add_product(Vector<SumOf<F>>& sum, const Vector<F>& row, F factor) {

@@ -19,6 +19,8 @@
 
 #include <relay/backend/cpu/cached_attention.hpp>
 
+#include <relay/backend/cpu/elements.hpp>
+
 #include <relay/backend/cpu/gelu.hpp>
 
 #include <relay/backend/cpu/feed_forward.hpp>

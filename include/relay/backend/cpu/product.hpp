@@ -144,7 +144,7 @@ void pack_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
 /// Rows of A [rows, depth] as factors: where they lie, or made in so much room.
 template <class F>
 long room_of_rows(int rows, int depth) {
-  return steps<F> == 1 ? 0 : static_cast<long>(rows) * round_up<F>(factors<F>(depth));
+  return steps<F> == 1 ? 0 : static_cast<long>(rows) * padded_factors<F>(depth);
 }
 template <class F, class S = SumOf<F>>
 ConstMatrix<F> factor_rows(ConstMatrix<S> a, int depth, int rows, [[maybe_unused]] F* room) {

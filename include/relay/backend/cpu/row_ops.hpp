@@ -1,5 +1,4 @@
-// What happens between the products on the CPU, row by row and vectorised: layer norm, dropout,
-// softmax cross-entropy.
+// What else happens between the products on the CPU, row by row and vectorised: layer norm, dropout, softmax cross-entropy.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
