@@ -183,7 +183,7 @@ BENCHMARK(BM_SoftmaxCrossEntropy)->Args({1000, 16});
 
 /// AdamW without laying out: of a model's tensors one by one, or of one flat buffer of as many elements.
 void adamw(benchmark::State& state, const TransformerConfig& config, bool flat) {
-  const CausalTransformer<Backend> model(config, 20, Seed(1));
+  const CausalTransformer<Backend> model(config, 20, Seed{1});
   std::vector<std::array<Tensor, 4>> all;  // weight, gradient, moments
   const auto add = [&](int rows, int cols) {
     all.push_back({random(rows, cols), random(rows, cols), random(rows, cols), Tensor(rows, cols)});

@@ -51,7 +51,8 @@ TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
     for (const int inputs : {1, panel, panel + 5})
       for (const int outputs : {2, 2 * panel, 2 * panel + 3}) sizes.push_back({rows, inputs, 3 * panel, outputs});
   Memory memory;
-  for (const auto [rows, inputs, hidden, outputs] : sizes) {
+  for (const Size& now : sizes) {
+    const int rows = now.rows, inputs = now.inputs, hidden = now.hidden, outputs = now.outputs;
     CAPTURE(rows);
     CAPTURE(inputs);
     CAPTURE(hidden);

@@ -452,7 +452,8 @@ TEST_CASE("killed between any two calls of the system, saving leaves the old che
   AdamW<Own> old_moments(before, {}), new_moments(after, {});
   old_moments.steps = 1, new_moments.steps = 2;
   const auto save_new = [&](std::size_t limit) { save_checkpoint(path, after, new_moments, {}, limit); };
-  for (const auto& [old_limit, new_limit] : {std::pair<std::size_t, std::size_t>{60, 60}, {1000, 60}, {60, 1000}}) {
+  for (const auto& limits : {std::pair<std::size_t, std::size_t>{60, 60}, {1000, 60}, {60, 1000}}) {
+    const std::size_t old_limit = limits.first, new_limit = limits.second;
     save_checkpoint(path, before, old_moments, {}, old_limit);
     const auto start = contents(folder);
     save_new(new_limit);
