@@ -45,6 +45,7 @@ TEST_CASE_TEMPLATE("exponentials of the keys a mask allows, in the place of the 
   using S = SumOf<F>;
   for (const int padded : {1, 2, 3, 4, 5})
     for (const auto& [begin, end] : {std::pair{0, padded * lanes<S>}, {0, 1}, {1, padded * lanes<S> - 1}, {padded * lanes<S> - 1, padded * lanes<S>}}) {
+      if (begin >= end) continue;  // of two lanes
       const int n = padded * lanes<S>;
       std::vector<S> scores(static_cast<std::size_t>(n + lanes<S>));  // a vector of factors may be longer than an odd number of scores
       for (int j = 0; j < n; ++j) scores[static_cast<std::size_t>(j)] = begin <= j && j < end ? static_cast<S>(j % 5) : std::numeric_limits<S>::infinity();

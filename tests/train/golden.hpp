@@ -18,7 +18,8 @@ using namespace relay;
 // so double has to agree to the digits. In float a state passes up to 8 layers and a gradient twice that, each rounding at
 // 6e-8: 1e-5 and 1e-4. Losses are means of tens of tokens, but after ten steps of Adam, which divides by the root of the second moment,
 // a small gradient's rounding has become a step of full size: 1e-3. In double, PyTorch's clipping differs from ours by
-// 1e-6 / norm, which the second step's loss is the first to feel: 1e-6. bf16 rounds the operands of every product at 2e-3;
+// 1e-6 / norm, which the second step's loss is the first to feel: 1e-6. bf16 rounds the operands of every product, of attention's too, at 2e-3: states
+// are off by 1.1e-2 in the median on a CPU, and by 2.3e-2 at most (with attention in float32 by 0.9e-2 and 1.4e-2);
 // small late gradients are then of about the right size only.
 struct Tolerance {
   double state, gradient, loss, training, norm;  // norm: of the gradient in later steps
@@ -27,7 +28,7 @@ struct Tolerance {
 template <class B>
 inline constexpr Tolerance tolerance{1e-5, 1e-4, 1e-6, 1e-3, 1e-2};
 inline constexpr Tolerance in_double{1e-8, 1e-8, 1e-12, 1e-6, 1e-5};
-inline constexpr Tolerance in_bf16{2e-2, 1e-1, 2e-3, 2e-2, 1};
+inline constexpr Tolerance in_bf16{3e-2, 1e-1, 2e-3, 2e-2, 1};
 
 inline Json file_of(const std::string& name) {
   const std::string path = std::string(RELAY_TESTS) + "/golden/" + name;
