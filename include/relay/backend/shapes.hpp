@@ -301,6 +301,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   static void attention_backward(const Tensor& qkv, const Tensor&, const Tensor&, const Tensor&, const Rows<Shapes>& rows, const Heads& heads,
                                  Tensor& dqkv) {
     dqkv.resize_like(qkv, qkv.rows(), qkv.cols(), between);
+    // On the CPU as bf16 has it, which takes the most.
     scratch(on_gpu ? static_cast<long>(qkv.rows()) * heads.count : rows.longest() * (7L * (qkv.cols() / 3 / heads.count) + 88), qkv);
   }
   static void attention_cached(const Tensor& qkv, const Rows<Shapes>&, const Indices&, const Indices&, int, Tensor&, Tensor&,

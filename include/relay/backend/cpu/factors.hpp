@@ -43,8 +43,7 @@ constexpr int factors(int k) {
 /// The same in whole vectors.
 template <class F>
 constexpr int padded_factors(int k) {
-  const int whole = lanes<SumOf<F>>;
-  return (factors<F>(k) + whole - 1) / whole * whole;
+  return round_up<F>(factors<F>(k));
 }
 
 /// sum += row * factor, of every lane
