@@ -162,8 +162,9 @@ void check(const Shape& shape) {
       const auto& out = *packed_outs.emplace_back(new OnDevice<T>(elements));
       const auto& dqkv = *packed_gradients.emplace_back(new OnDevice<T>(3 * elements));
       const OnDevice<float> lse(all * static_cast<std::size_t>(count));
-      const bool done = cuda::packed_attention(x.data(), packing, sequences, rows, width, shape.heads, out.data(), lse.data(), rotation);
-      CHECK(done == cuda::packed_attention_backward(x.data(), out.data(), lse.data(), d.data(), packing, sequences, rows, width, shape.heads,
+      const OnDevice<T> turned(qkv.values);  // in place
+      const bool done = cuda::packed_attention(turned.data(), packing, sequences, rows, width, shape.heads, out.data(), lse.data(), rotation);
+      CHECK(done == cuda::packed_attention_backward(turned.data(), out.data(), lse.data(), d.data(), packing, sequences, rows, width, shape.heads,
                                                     dqkv.data(), rotation));
       CHECK(done == (packing.warps() > 0 && shape.size % 16 == 0 && shape.size <= 64));
       if (!done) return;

@@ -18,6 +18,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -211,6 +212,19 @@ class Block {
     yield();
   }
 
+  /// The same for so many neighbours.
+  void barrier(int count) {
+    Neighbours& own = neighbours_[{count, running_->thread / count}];
+    if (++own.arrived == count) {
+      own.arrived = 0;
+      for (Fiber* f : std::exchange(own.waiting, {})) ready_.push_back(f);
+      ready_.push_back(running_);
+    } else {
+      own.waiting.push_back(running_);
+    }
+    yield();
+  }
+
   /// Every lane of the calling thread's warp gives a word, or three, and sees those of all: [3][warp].
   const std::uint64_t* exchange(std::uint64_t word, std::uint64_t second = 0, std::uint64_t third = 0) {
     Fiber* const self = running_;
@@ -245,6 +259,10 @@ class Block {
     std::uint64_t words[2][3 * warp];
     int arrived = 0;
     long generation = 0;
+    std::vector<Fiber*> waiting;
+  };
+  struct Neighbours {
+    int arrived = 0;
     std::vector<Fiber*> waiting;
   };
   Fiber* fresh() {
@@ -285,6 +303,7 @@ class Block {
   int threads_;
   std::vector<float> shared_;
   std::vector<Warp> warps_;
+  std::map<std::pair<int, int>, Neighbours> neighbours_;
   std::vector<Copies> copies_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_, waiting_;
@@ -524,11 +543,49 @@ inline void copy_behind(void* to, const void* from, bool there) {
   cuda_on_host::Block::current()->copies().later.push_back({to, there ? from : nullptr, cuda_on_host::Block::current()->copies().groups});
 }
 inline void copy_behind_once(void* to, const void* from, bool there) { copy_behind(to, from, there); }
+inline void fetch_line(const void* from) {
+  volatile char read = *static_cast<const char*>(from);  // so that the sanitizer sees what is not there
+  (void)read;
+}
 inline void end_copies() { ++cuda_on_host::Block::current()->copies().groups; }
 template <int later = 0>
 void wait_for_copies() {
   cuda_on_host::Block::current()->copies().arrive(later);
 }
+
+/// As the PTX manual has wgmma.m64n128k16 find its factors: 128 bytes of eight rows lie together, 16 bytes of them exchanged as bits 7 to 9 of the
+/// address say; b across: its rows are of k, and of the next 64 columns a panel further on. It is done at once.
+struct MatrixAt {
+  const __nv_bfloat16* from;
+  int panels_apart;
+  MatrixAt(const __nv_bfloat16* begin, int apart) : from(begin), panels_apart(apart) {}
+  MatrixAt operator+(int elements) const { return {from + elements, panels_apart}; }
+  MatrixAt of_warp() const { return *this; }
+};
+template <bool across>
+void multiply_panels(float (&d)[64], MatrixAt a, MatrixAt b, bool adds) {
+  const auto at = [](const __nv_bfloat16* from, std::size_t bytes) {
+    const std::uintptr_t place = reinterpret_cast<std::uintptr_t>(from) + bytes;
+    return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(place ^ (place >> 7 & 7) << 4));
+  };
+  const std::size_t thread = cuda_on_host::Block::current()->thread() % 128, row = thread / 32 * 16 + thread % 32 / 4;
+  for (std::size_t i = 0; i < 64; ++i) {
+    const std::size_t m = row + i / 2 % 2 * 8, n = i / 4 * 8 + thread % 4 * 2 + i % 2;
+    float sum = adds ? d[i] : 0.0f;
+    for (std::size_t k = 0; k < 16; ++k)
+      sum += at(a.from, m * 128 + 2 * k) *
+             at(b.from, across ? n / 64 * 2 * static_cast<std::size_t>(b.panels_apart) + k * 128 + n % 64 * 2 : n * 128 + 2 * k);
+    d[i] = sum;
+  }
+}
+inline void begin_products() {}
+inline void end_products() {}
+inline void wait_for_products(float (&)[64]) {}
+template <int count>
+void wait_for_neighbours() {
+  cuda_on_host::Block::current()->barrier(count);
+}
+inline void written_for_products() {}
 
 }  // namespace relay::cuda
 

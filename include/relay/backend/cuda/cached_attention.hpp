@@ -90,6 +90,37 @@ decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
   const int begin = only ? sequence : batch.offsets[sequence];
   if (!only && batch.offsets[sequence + 1] - begin != 1) return;
   const int size = lie == Lie::exact ? depth : batch.size, start = cache.starts[sequence];
+
+  // What lies at places that nothing must be read for is asked for before anything is waited for, a column each of the new row; then what depends on
+  // its position; then the first of the cache. Else each of them would come a trip to memory later.
+  const bool turns = head < batch.rotation.heads;
+  struct Column {
+    T query, key, value, other_query, other_key;  // the others: of the pair that is turned
+    float cosine, sine;
+    __device__ void load(const Batch<T>& batch, int row, int head, int c, int size, bool turns) {
+      const int half = size / 2, other = c < half ? half : -half;
+      const T* const own = batch.qkv + static_cast<long>(row) * 3 * batch.width + head * size + c;
+      query = own[0];
+      key = own[batch.width];
+      value = own[2 * batch.width];
+      if (!turns) return;
+      other_query = own[other];
+      other_key = own[batch.width + other];
+    }
+    __device__ void load_angle(const float* table, int position, int c, int size) {
+      const int half = size / 2;
+      const float* const angle = table + static_cast<long>(position) * size + (c < half ? c : c - half);
+      cosine = angle[0];
+      sine = angle[half];
+    }
+  };
+  constexpr int columns = (depth + threads - 1) / threads;
+  Column own[columns];
+  for (int i = 0; i < columns; ++i)
+    if (const int c = i * threads + thread; c < size) own[i].load(batch, begin, head, c, size, turns);
+  if (turns)
+    for (int i = 0; i < columns; ++i)
+      if (const int c = i * threads + thread; c < size) own[i].load_angle(batch.rotation.table, start, c, size);
   const long slot = (static_cast<long>(cache.slots[sequence]) * batch.heads.count + head) * cache.positions * size;
 
   float* const shared = shared_memory<float>();
@@ -109,36 +140,31 @@ decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
   };
   for (int stage = 0; stage < stages; ++stage) begin_stage(stage, stage * of_stage);
 
-  // Meanwhile a column each of the new row. log2(e): powers of two are quicker than those of e.
+  // log2(e): powers of two are quicker than those of e.
   float* const row = shared + Room::row;
   const float scale = batch.scale * 1.44269504f;
-  for (int from = 0; from < depth; from += threads) {
-    const int c = from + thread;
+  for (int i = 0; i < columns; ++i) {
+    const int c = i * threads + thread;
     if (c >= depth) break;
     float query = 0, key = 0, value = 0;
     if (c < size) {
-      const T* const own = batch.qkv + static_cast<long>(begin) * 3 * batch.width + head * size + c;
-      query = number(own[0]);
-      key = number(own[batch.width]);
-      const T kept = own[2 * batch.width];
-      value = number(kept);
-      if (head < batch.rotation.heads) {
-        const int half = size / 2, other = c < half ? half : -half;
-        const float* const angle = batch.rotation.table + static_cast<long>(start) * size + (c < half ? c : c - half);
-        const float cosine = angle[0], sine = angle[half], second_query = number(own[other]), second_key = number(own[batch.width + other]);
+      query = number(own[i].query);
+      key = number(own[i].key);
+      value = number(own[i].value);
+      if (turns) {
         const auto turned = [&](float x, float y) {
-          if (c >= half) {
-            turn(y, x, cosine, sine);
+          if (c >= size / 2) {
+            turn(y, x, own[i].cosine, own[i].sine);
           } else {
-            turn(x, y, cosine, sine);
+            turn(x, y, own[i].cosine, own[i].sine);
           }
           return number(element<T>(x));
         };
-        query = turned(query, second_query);
-        key = turned(key, second_key);
+        query = turned(query, number(own[i].other_query));
+        key = turned(key, number(own[i].other_key));
       }
       cache.keys[slot + start * size + c] = element<T>(key);
-      cache.values[slot + start * size + c] = kept;
+      cache.values[slot + start * size + c] = own[i].value;
     }
     row[c] = query * scale;
     row[depth + c] = key;

@@ -129,10 +129,11 @@ __device__ float gelu(float x, float* slope = nullptr) {
     if (slope != nullptr) *slope = distribution + x * (0.39894228040143268f * expf(-0.5f * x * x));
     return x * distribution;
   } else {
-    constexpr float root = 0.79788456080286536f, cubic = 0.044715f;
-    const float t = tanh_approximately(root * (x + cubic * x * x * x));
-    if (slope != nullptr) *slope = 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * root * (1.0f + 3.0f * cubic * x * x);
-    return 0.5f * x * (1.0f + t);
+    // y = x/2 + x/2 t, y' = 1/2 + t/2 + x (1 - t^2) (x (root + cubic x^2))' / 2, in as few operations as there can be
+    constexpr float root = 0.79788456080286536f, cubic = 0.044715f * root;
+    const float square = x * x, t = tanh_approximately(x * fmaf(square, cubic, root)), half = 0.5f * x;
+    if (slope != nullptr) *slope = fmaf(fmaf(-t, t, 1.0f) * half, fmaf(square, 3.0f * cubic, root), fmaf(0.5f, t, 0.5f));
+    return fmaf(half, t, half);
   }
 }
 
