@@ -68,6 +68,8 @@ class Conformance {
     SUBCASE("adamw") { adamw(); }
     SUBCASE("adamw of a clipped gradient") { clipped_adamw(); }
   }
+  /// What a backend may do otherwise where there are thousands of rows.
+  void run_many_rows() { feed_forward(6200, 64, 256, 64); }
 
  private:
   static constexpr double nan = std::numeric_limits<double>::quiet_NaN();
@@ -442,7 +444,11 @@ class Conformance {
   }
 
   void feed_forward() {
-    for (const auto& [n, inputs, hidden, outputs] : {std::array{3, 8, 64, 5}, {13, 7, 50, 3}, {70, 40, 192, 72}, {300, 16, 128, 16}}) {
+    for (const auto& [n, inputs, hidden, outputs] : {std::array{3, 8, 64, 5}, {13, 7, 50, 3}, {70, 40, 192, 72}, {300, 16, 128, 16}})
+      feed_forward(n, inputs, hidden, outputs);
+  }
+  void feed_forward(int n, int inputs, int hidden, int outputs) {
+    {
       const Matrix x = random(n, inputs), wu = random(hidden, inputs), bu = random(1, hidden), wd = random(outputs, hidden), bd = random(1, outputs);
       const Matrix dy = random(n, outputs), dwu = random(hidden, inputs), dbu = random(1, hidden), dwd = random(outputs, hidden), dbd = random(1, outputs);
       const Matrix before = reference::sum(reference::product(x, reference::transposed(wu)), reference::product(Matrix(n, 1, 1.0), bu));

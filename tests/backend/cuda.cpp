@@ -33,6 +33,7 @@ TEST_CASE("and with its own memory") {
 }
 // What lies between products keeps 8 bits.
 TEST_CASE("Cuda<bf16> conforms") { Conformance<Cuda<bf16>>({}, 1e-2).run(); }
+TEST_CASE("and with many rows") { Conformance<Cuda<bf16>>({}, 1e-2).run_many_rows(); }
 
 TEST_CASE("and where cuBLASLt has no such epilogue, or will not multiply, before or when it is to do it") {
   using cuda_on_host::Refuses;

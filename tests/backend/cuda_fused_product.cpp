@@ -37,8 +37,8 @@ struct OnDevice {
 struct Size {
   int rows, depth, columns;
 };
-/// Of the tiles of 64 rows, none is whole, one is, some blocks have one more, a pair has three; with few and with many blocks side by side.
-constexpr Size sizes[] = {{1, 64, 256}, {64, 64, 512}, {130, 128, 256}, {200, 256, 1024}, {64 * 13 + 7, 64, 256 * 44}, {64 * 5, 64, 256 * 132}};
+/// Of the tiles of 64 rows, none is whole, one is, some blocks have one more, a group of warpgroups has three; of small and of large blocks.
+constexpr Size sizes[] = {{1, 64, 256}, {64, 64, 512}, {130, 128, 256}, {200, 256, 1024}, {64 * 34 + 7, 64, 256 * 12}, {4300, 64, 1024}};
 
 template <class Follow>
 void run(const Size& s, const bf16* x, const bf16* weight, const Follow& follow) {
@@ -92,7 +92,7 @@ TEST_CASE("The way back through a down projection with GELU's slope, and its sum
     CAPTURE(s.columns);
     Random random(Key(2));
     const long size = static_cast<long>(s.rows) * s.columns;
-    const int blocks = cuda::fused_product_blocks(s.rows, s.columns);
+    const int blocks = cuda::FusedProduct<cuda::WithGeluSlope>(s.depth, s.columns).blocks(s.rows);
     const OnDevice<bf16> dy(static_cast<long>(s.rows) * s.depth, random), weight(static_cast<long>(s.columns) * s.depth, random), hidden(size, random);
     const OnDevice<bf16> dh(size), again(size);
     const OnDevice<float> partial(static_cast<long>(blocks) * s.columns), partial_again(static_cast<long>(blocks) * s.columns);

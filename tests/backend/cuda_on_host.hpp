@@ -543,10 +543,6 @@ inline void copy_behind(void* to, const void* from, bool there) {
   cuda_on_host::Block::current()->copies().later.push_back({to, there ? from : nullptr, cuda_on_host::Block::current()->copies().groups});
 }
 inline void copy_behind_once(void* to, const void* from, bool there) { copy_behind(to, from, there); }
-inline void fetch_line(const void* from) {
-  volatile char read = *static_cast<const char*>(from);  // so that the sanitizer sees what is not there
-  (void)read;
-}
 inline void end_copies() { ++cuda_on_host::Block::current()->copies().groups; }
 template <int later = 0>
 void wait_for_copies() {

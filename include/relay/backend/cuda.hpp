@@ -110,7 +110,7 @@ struct Functions : ComposedOps<Self> {
       if (&y != &up) y.resize_like(x, x.rows(), weight.rows(), type_of<A>);
       if (x.rows() == 0) return;
       const Operand w(weight), from(x);
-      if (const FusedProduct<WithGelu> fused(weight.cols(), weight.rows()); fused)
+      if (const FusedProduct<WithGelu> fused(x.rows(), weight.cols(), weight.rows()); fused)
         return fused(WideProduct{from.elements(), w.elements(), x.rows(), weight.rows()},
                      WithGelu{bias.as<float>(), &y == &up ? nullptr : up.template as<A>(), y.template as<A>()});
       const Operands operands{.a = w.data, .b = from.data, .c = y.data(), .beside = &y == &up ? nullptr : up.data()};
@@ -129,10 +129,10 @@ struct Functions : ComposedOps<Self> {
         const void* const next = dx.placed_for();
         const auto sums = [&](int parts) { return next != nullptr ? applications->bias_sums(next, most_added_parts, x.cols()) : dx.make_column_sums(parts); };
         const A* const hidden = x.template as<A>();
-        if (const FusedProduct<WithGeluSlope> fused(dy.cols(), x.cols()); fused) {
+        if (const FusedProduct<WithGeluSlope> fused(x.rows(), dy.cols(), x.cols()); fused) {
           const Operand w(weight);
           fused(WideProduct{static_cast<const A*>(d.data), w.elements(), x.rows(), x.cols()},
-                WithGeluSlope{hidden, to, sums(fused_product_blocks(x.rows(), x.cols())), next != nullptr});
+                WithGeluSlope{hidden, to, sums(fused.blocks(x.rows())), next != nullptr});
         } else {
           product_backward(dy, d, weight, dx);
           add_rows(x.rows(), x.cols(), GeluSlope<A>{hidden, to}, sums(added_parts(x.rows())), next != nullptr);
@@ -276,6 +276,7 @@ struct Functions : ComposedOps<Self> {
   }
   static void layer_norm_backward_add_first(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor& skip,
                                             Tensor& dx, Tensor& dscale, Tensor& dshift, const std::optional<Dropping>& next = {}) {
+    if (skip.type() != Type::float32) return ComposedOps<Self>::layer_norm_backward_add(x, statistics, scale, dy, skip, dx, dscale, dshift);
     norm_backward(x, statistics, scale, dy, &skip, dx, dscale, dshift, next);
   }
   static void residual_norm(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, const Tensor& scale, const Tensor& shift,
@@ -334,17 +335,15 @@ struct Functions : ComposedOps<Self> {
                                Tensor& values, Tensor& out) {
     attention_cached(qkv, rows, slots, starts, heads, {}, keys, values, out);
   }
-  static bool turns_inside(const Tensor& qkv, const Rows<Self>& rows, const Tensor& table) {
-    return qkv.type() == type_of<A> && cuda::turns_inside<A>(table.cols(), rows.longest());
-  }
+  /// Where attention turns queries and keys itself, qkv stays as it was.
   static void rotary_attention(Tensor& qkv, const Rows<Self>& rows, const Heads& heads, int rotated, const Tensor& table, Tensor& out, Tensor& lse) {
-    if (!turns_inside(qkv, rows, table)) return ComposedOps<Self>::rotary_attention(qkv, rows, heads, rotated, table, out, lse);
+    if (!turns_inside<A>(table.cols(), rows.longest())) return ComposedOps<Self>::rotary_attention(qkv, rows, heads, rotated, table, out, lse);
     attention(qkv, rows, heads, {rotated, table.as<float>()}, out, lse);
   }
   static void rotary_attention_backward(const Tensor& qkv, const Tensor& out, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows,
                                         const Heads& heads, int rotated,
                                         const Tensor& table, Tensor& dqkv) {
-    if (!turns_inside(qkv, rows, table) && !turns_back(table.cols(), rows.longest()))
+    if (!turns_inside<A>(table.cols(), rows.longest()) && !turns_back(table.cols(), rows.longest()))
       return ComposedOps<Self>::rotary_attention_backward(qkv, out, lse, dout, rows, heads, rotated, table, dqkv);
     attention_backward(qkv, out, lse, dout, rows, heads, {rotated, table.as<float>()}, dqkv);
   }
@@ -667,15 +666,14 @@ struct Functions : ComposedOps<Self> {
     if (bias != nullptr) add_row(*bias, y);
   }
 
-  /// With a rotation, qkv may be left turned, and is of A.
   static void attention(const Tensor& qkv, const Rows<Self>& rows, const Heads& heads, const Rotation& rotation, Tensor& out, Tensor& lse) {
     const int width = qkv.cols() / 3;
     out.resize_like(qkv, qkv.rows(), width, type_of<A>);
     lse.resize_like(qkv, qkv.rows(), heads.count);
     const Operand x(qkv);
     if constexpr (!std::is_same_v<A, float>)
-      if (packed_attention(const_cast<A*>(x.elements()), rows.batch().packing(), rows.sequences(), rows.count(), width, heads, out.template as<A>(),
-                           lse.as<float>(), rotation))
+      if (packed_attention(x.elements(), rows.batch().packing(), rows.sequences(), rows.count(), width, heads, out.template as<A>(), lse.as<float>(),
+                           rotation))
         return;
     const Scratch<std::int32_t> scratch(attention_scratch(qkv.rows(), rows.sequences(), rows.longest()), qkv.device());
     cuda::attention(x.elements(), rows.batch().on_device().data(), rows.sequences(), qkv.rows(), rows.longest(), width, heads, scratch.data(),
@@ -752,27 +750,24 @@ struct Functions : ComposedOps<Self> {
     x = std::move(narrow);
   }
 
-  /// dx is as the gradient that goes around the norm, `skip`; where there is none, as products want it, if one comes next.
   static void norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor* skip, Tensor& dx, Tensor& dscale,
                             Tensor& dshift, const std::optional<Dropping>& next) {
     const int width = x.cols();
-    const bool skips = skip != nullptr && skip->rows() > 0, for_product = type_of<A> == Type::bfloat16 && next && width % 4 == 0;
-    const Type type = skips ? skip->type() : for_product ? Type::bfloat16 : Type::float32;
-    const bool drops = next && next->drops(), itself = for_product && type == Type::bfloat16 && !drops;  // is what the product reads
-    void* const place = for_product && applications != nullptr && next->weight != nullptr
-                            ? applications->gradient(*static_cast<const Tensor*>(next->weight), type_of<A>)
-                            : nullptr;
-    if (itself && place != nullptr) dx.place(place, applications->bytes(width, type), applications->device());
-    dx.resize_like(x, x.rows(), width, type);
+    dx.resize_like(x, x.rows(), width);
     if (x.rows() == 0) return;
     const int blocks = norm_backward_blocks(x.rows());
-    void* const to = dx.data();
+    float* const to = dx.as<float>();
     bf16* branch = nullptr;  // for the products that dx goes back through
-    if (for_product && drops)
-      branch = dx.make_dropped(*next, place);
-    else if (for_product && !itself)
-      branch = dx.room_for_converted(dx.rows(), place);
-    const Drop drop(drops ? next->rate : 0, drops ? *next->key : Key());
+    void* place = nullptr;
+    if constexpr (!std::is_same_v<A, float>)
+      if (next && width % 4 == 0) {
+        place = applications == nullptr || next->weight == nullptr ? nullptr : applications->gradient(*static_cast<const Tensor*>(next->weight), type_of<A>);
+        if (next->drops())
+          branch = dx.make_dropped(*next, place);
+        else
+          branch = dx.room_for_converted(dx.rows(), place);
+      }
+    const Drop drop(next && next->drops() ? next->rate : 0, next && next->drops() ? *next->key : Key());
     std::optional<Scratch<float>> own;  // where nobody adds up those of all applications
     float* partial = nullptr;
     if (applications != nullptr)
@@ -780,23 +775,19 @@ struct Functions : ComposedOps<Self> {
     else
       partial = own.emplace(2L * blocks * width, x.device()).data();
     float* branch_partial = nullptr;
-    if (for_product && place != nullptr)
+    if (branch != nullptr && place != nullptr)
       branch_partial = applications->bias_sums(next->weight, most_norm_backward_blocks, width);
-    else if (for_product)
+    else if (branch != nullptr)
       branch_partial = dx.make_column_sums(blocks);
+    const bool skips = skip != nullptr && skip->rows() > 0;
     typed(x, [&](const auto* from) {
       typed(dy, [&](const auto* d) {
-        const auto run = [&]<class S>(S* stream) {
-          normalise_backward(NormBackward<Element<decltype(from)>, Element<decltype(d)>, S>{
-              from, statistics.as<float>(), scale.as<float>(), d, skips ? skip->template as<S>() : nullptr, skips ? skip->rows() : 0,
-              x.rows(), width, drop, stream, branch, partial, applications != nullptr, branch_partial, place != nullptr});
-        };
-        if constexpr (!std::is_same_v<A, float>)
-          if (type == Type::bfloat16) return run(static_cast<bf16*>(to));
-        run(static_cast<float*>(to));
+        normalise_backward(NormBackward<Element<decltype(from)>, Element<decltype(d)>>{
+            from, statistics.as<float>(), scale.as<float>(), d, skips ? skip->template as<float>() : nullptr, skips ? skip->rows() : 0,
+            x.rows(), width, drop, to, branch, partial, applications != nullptr, branch_partial, place != nullptr});
       });
     });
-    if (branch != nullptr && !drops) dx.set_converted(dx.rows());
+    if (branch != nullptr && !next->drops()) dx.set_converted(dx.rows());
     if (own) sum_columns(partial, blocks, 2 * width, 1, blocks, true, width, dscale.as<float>(), dshift.as<float>());
   }
   /// to += the sums over `parts` rows.

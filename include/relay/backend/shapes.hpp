@@ -248,21 +248,19 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     y.resize_like(x, x.rows(), x.cols(), between);
     statistics.resize_like(x, x.rows(), 2);
   }
-  static void layer_norm_backward(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, Tensor& dx, Tensor& dscale, Tensor& dshift) {
-    layer_norm_backward_add(x, statistics, scale, dy, Tensor(), dx, dscale, dshift);
-  }
-  /// What goes around norms backward is as products want it, too, if any comes next.
-  static void layer_norm_backward_add(const Tensor& x, const Tensor&, const Tensor& scale, const Tensor&, const Tensor& skip, Tensor& dx, Tensor&, Tensor&,
-                                      const std::optional<Dropping>& next = {}) {
-    const bool narrows = narrow && (skip.rows() > 0 ? skip.element() == between : next.has_value());
-    dx.resize_like(x, x.rows(), x.cols(), narrows ? between : sizeof(S));
+  static void layer_norm_backward(const Tensor& x, const Tensor&, const Tensor& scale, const Tensor&, Tensor& dx, Tensor&, Tensor&) {
+    dx.resize_like(x, x.rows(), x.cols());
     if (auto* const all = applications()) all->sums(&scale, keeping.parts, 2 * x.cols());
+  }
+  static void layer_norm_backward_add(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor&, Tensor& dx,
+                                      Tensor& dscale, Tensor& dshift, const std::optional<Dropping>& next = {}) {
+    layer_norm_backward(x, statistics, scale, dy, dx, dscale, dshift);
     if (!narrow || !next) return;
     Tensor branch;  // for the products that dx goes back through
     if (next->weight != nullptr) place_gradient(*static_cast<const Tensor*>(next->weight), branch);
     if (branch.placed_for() != nullptr)
       applications()->sums(next->weight, keeping.parts, x.cols());
-    else if (!narrows || next->drops())
+    else
       dx.lay_out(static_cast<std::size_t>(x.size()) * between);
   }
   static void layer_norm_backward_add_first(const Tensor& x, const Tensor& statistics, const Tensor& scale, const Tensor& dy, const Tensor& skip,

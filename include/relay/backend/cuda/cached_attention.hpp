@@ -2,7 +2,8 @@
 //
 // Keys and values of a cache lie as [slot, head, position, column], so a head of a sequence is read in one stretch. A sequence with one
 // new row (a step of decoding) takes a block for each head, whose threads share its positions; one with more (a prompt) is appended and
-// then goes through the tiles of attention.hpp. Which of them it is depends on the sequence alone, not on those beside it.
+// then goes through the tiles of attention.hpp. Which of them it is depends on the sequence alone, not on those beside it; only where many hundreds
+// have one new row each are their blocks smaller.
 #pragma once
 
 #include <relay/backend/cuda/attention.hpp>
@@ -21,9 +22,9 @@ enum class Lie { exact, wide, any };
 
 /// Eight elements each of the keys and values of some positions, on their way to a thread: a place of its own in shared memory, which no
 /// other thread reads or writes, so that nobody waits for another. Copies of some stages are under way at any time; they cost no registers.
-template <Lie lie, class T>
+template <Lie lie, class T, int threads>
 struct Arrivals {
-  static constexpr int threads = 128, stages = 3, at_once = 4 / static_cast<int>(sizeof(T));  // positions of a stage
+  static constexpr int stages = 3, at_once = 4 / static_cast<int>(sizeof(T));  // positions of a stage
   static constexpr int step = 16 / static_cast<int>(sizeof(T)), parts = eight / step;
   static constexpr std::size_t bytes = sizeof(Sixteen) * stages * at_once * 2 * parts * threads;
 
@@ -68,59 +69,28 @@ struct Arrivals {
 
 /// Shared memory of a block of decode_kernel: what arrives; the new row's query, key and value; what each warp has found: a sum for each
 /// column, the largest score and the sum of all weights.
-template <int depth, Lie lie, class T>
+template <int depth, Lie lie, class T, int threads>
 struct DecodeRoom {
-  static constexpr int warps = Arrivals<lie, T>::threads / warp, of_warp = depth + 4;
-  static constexpr int row = static_cast<int>(Arrivals<lie, T>::bytes / sizeof(float)), found = row + 3 * depth;
+  static constexpr int warps = threads / warp, of_warp = depth + 4;
+  static constexpr int row = static_cast<int>(Arrivals<lie, T, threads>::bytes / sizeof(float)), found = row + 3 * depth;
   static constexpr std::size_t bytes = (found + warps * of_warp) * sizeof(float);
 };
 
 /// One new row of a sequence. Lanes that have a position's columns between them (depth / 8) take a few positions at a time, and have copies
 /// of the next ones under way. The new row's own key and value are not read back from where they are kept for later steps. `only`: every
 /// sequence has one new row, so that nobody need ask where it is.
-template <int depth, Lie lie, class T>
-__global__ void __launch_bounds__(Arrivals<lie, T>::threads, lie == Lie::any ? 4 : 8)
+template <int depth, Lie lie, class T, int threads>
+__global__ void __launch_bounds__(threads, (lie == Lie::any ? 512 : 1024) / threads)
 decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
   after_earlier_kernels();
-  using Coming = Arrivals<lie, T>;
-  using Room = DecodeRoom<depth, lie, T>;
-  constexpr int threads = Coming::threads, lanes = depth / eight, groups = threads / lanes;
+  using Coming = Arrivals<lie, T, threads>;
+  using Room = DecodeRoom<depth, lie, T, threads>;
+  constexpr int lanes = depth / eight, groups = threads / lanes;
   constexpr int at_once = Coming::at_once, of_stage = at_once * groups, stages = Coming::stages;
   const int sequence = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
   const int begin = only ? sequence : batch.offsets[sequence];
   if (!only && batch.offsets[sequence + 1] - begin != 1) return;
   const int size = lie == Lie::exact ? depth : batch.size, start = cache.starts[sequence];
-
-  // What lies at places that nothing must be read for is asked for before anything is waited for, a column each of the new row; then what depends on
-  // its position; then the first of the cache. Else each of them would come a trip to memory later.
-  const bool turns = head < batch.rotation.heads;
-  struct Column {
-    T query, key, value, other_query, other_key;  // the others: of the pair that is turned
-    float cosine, sine;
-    __device__ void load(const Batch<T>& batch, int row, int head, int c, int size, bool turns) {
-      const int half = size / 2, other = c < half ? half : -half;
-      const T* const own = batch.qkv + static_cast<long>(row) * 3 * batch.width + head * size + c;
-      query = own[0];
-      key = own[batch.width];
-      value = own[2 * batch.width];
-      if (!turns) return;
-      other_query = own[other];
-      other_key = own[batch.width + other];
-    }
-    __device__ void load_angle(const float* table, int position, int c, int size) {
-      const int half = size / 2;
-      const float* const angle = table + static_cast<long>(position) * size + (c < half ? c : c - half);
-      cosine = angle[0];
-      sine = angle[half];
-    }
-  };
-  constexpr int columns = (depth + threads - 1) / threads;
-  Column own[columns];
-  for (int i = 0; i < columns; ++i)
-    if (const int c = i * threads + thread; c < size) own[i].load(batch, begin, head, c, size, turns);
-  if (turns)
-    for (int i = 0; i < columns; ++i)
-      if (const int c = i * threads + thread; c < size) own[i].load_angle(batch.rotation.table, start, c, size);
   const long slot = (static_cast<long>(cache.slots[sequence]) * batch.heads.count + head) * cache.positions * size;
 
   float* const shared = shared_memory<float>();
@@ -140,31 +110,36 @@ decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
   };
   for (int stage = 0; stage < stages; ++stage) begin_stage(stage, stage * of_stage);
 
-  // log2(e): powers of two are quicker than those of e.
+  // Meanwhile a column each of the new row. log2(e): powers of two are quicker than those of e.
   float* const row = shared + Room::row;
   const float scale = batch.scale * 1.44269504f;
-  for (int i = 0; i < columns; ++i) {
-    const int c = i * threads + thread;
+  for (int from = 0; from < depth; from += threads) {
+    const int c = from + thread;
     if (c >= depth) break;
     float query = 0, key = 0, value = 0;
     if (c < size) {
-      query = number(own[i].query);
-      key = number(own[i].key);
-      value = number(own[i].value);
-      if (turns) {
+      const T* const own = batch.qkv + static_cast<long>(begin) * 3 * batch.width + head * size + c;
+      query = number(own[0]);
+      key = number(own[batch.width]);
+      const T kept = own[2 * batch.width];
+      value = number(kept);
+      if (head < batch.rotation.heads) {
+        const int half = size / 2, other = c < half ? half : -half;
+        const float* const angle = batch.rotation.table + static_cast<long>(start) * size + (c < half ? c : c - half);
+        const float cosine = angle[0], sine = angle[half], second_query = number(own[other]), second_key = number(own[batch.width + other]);
         const auto turned = [&](float x, float y) {
-          if (c >= size / 2) {
-            turn(y, x, own[i].cosine, own[i].sine);
+          if (c >= half) {
+            turn(y, x, cosine, sine);
           } else {
-            turn(x, y, own[i].cosine, own[i].sine);
+            turn(x, y, cosine, sine);
           }
           return number(element<T>(x));
         };
-        query = turned(query, number(own[i].other_query));
-        key = turned(key, number(own[i].other_key));
+        query = turned(query, second_query);
+        key = turned(key, second_key);
       }
       cache.keys[slot + start * size + c] = element<T>(key);
-      cache.values[slot + start * size + c] = own[i].value;
+      cache.values[slot + start * size + c] = kept;
     }
     row[c] = query * scale;
     row[depth + c] = key;
@@ -273,6 +248,10 @@ __global__ void append_kernel(Batch<T> batch, Cache<T> cache) {
 
 }  // namespace detail
 
+/// Of 128 threads, a large GPU has so many blocks of decode_kernel at once. Where there are more, smaller ones: all of them wait for their first keys together,
+/// and not one half behind the other.
+inline constexpr long blocks_at_once = 132 * 8;
+
 /// Sequence s continues slot slots[s] of a cache of so many `positions` at position starts[s]: its keys and values are appended, and each
 /// of its rows attends causally to all up to its own. keys, values [slots, heads, positions, size]; out [rows, width]. A rotation only
 /// where the longest has one new row, and turns_in_a_step(): qkv is what is yet to be turned.
@@ -285,16 +264,19 @@ void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, 
   const bool others = aligned(keys) && aligned(values) && aligned(out);
   const auto decode = [&](auto depth) {
     const auto batch = batch_of(qkv, offsets, 1, 1, width, causal, rotation, others);
-    const auto run = [&](auto lie) {
+    const auto run = [&](auto lie, auto threads) {
       const dim3 blocks(static_cast<unsigned>(sequences), static_cast<unsigned>(heads));
-      launch(decode_kernel<depth, lie, T>, blocks, Arrivals<lie, T>::threads, DecodeRoom<depth, lie, T>::bytes, batch, cache, longest_new == 1, out);
+      launch(decode_kernel<depth, lie, T, threads>, blocks, threads, DecodeRoom<depth, lie, T, threads>::bytes, batch, cache, longest_new == 1, out);
     };
+    const Constant<128> many;
     if (!batch.wide)
-      run(std::integral_constant<Lie, Lie::any>());
+      run(std::integral_constant<Lie, Lie::any>(), many);
     else if (batch.size < depth)
-      run(std::integral_constant<Lie, Lie::wide>());
+      run(std::integral_constant<Lie, Lie::wide>(), many);
+    else if (static_cast<long>(sequences) * heads <= blocks_at_once)
+      run(std::integral_constant<Lie, Lie::exact>(), many);
     else
-      run(std::integral_constant<Lie, Lie::exact>());
+      run(std::integral_constant<Lie, Lie::exact>(), Constant<64>());
   };
   const int size = width / heads;
   require(size <= 256, "a head has ", size, " columns, but attention on the GPU takes at most 256: take more heads");

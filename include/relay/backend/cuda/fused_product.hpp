@@ -1,10 +1,9 @@
 // Products of bf16 with what follows them done in registers, before anything is written: a feed-forward layer's up projection with GELU, and
-// the way back through its down projection with GELU's slope and the sums for the bias. cuBLASLt has a way for these too, but took 30 us on an H200 where
-// reading and writing takes 13.
+// the way back through its down projection with GELU's slope and the sums for the bias. XXX
 //
 // A block has some columns of the weight in shared memory, all of their depth, for as long as it runs. Its four warpgroups are two pairs, which
 // take one tile of 64 rows after another: while the tensor cores multiply the tile of one pair, the other does with its last what follows it, and
-// the rows of its next are on their way.
+// the rows of its next are on their way. To have the weight there takes some microseconds: few rows are sooner done by cuBLASLt.
 #pragma once
 
 #include <relay/backend/cuda/row_ops.hpp>
@@ -21,14 +20,14 @@ struct WideProduct {
 /// h = p + bias, y = GELU(h). Of the product, whose weight is [columns, depth].
 struct WithGelu {
   static constexpr bool weight_across = false, sums = false;
+  static constexpr int least_rows = 6144;  // below, cuBLASLt's is as fast or faster on an H200
   const float* bias;
   bf16 *hidden, *y;  // `hidden` may be null
 
-  /// What is read beforehand: of a column; of eight neighbours of a row, which lie at `at`; and, before that is asked for, of a line of eight such.
+  /// What is read beforehand: of a column; of eight neighbours of a row, which lie at `at`.
   __device__ float of_column(int column) const { return bias[column]; }
   struct Ahead {};
   __device__ void load(Ahead& /*ahead*/, long /*at*/, bool /*there*/) const {}
-  __device__ void expect(long /*at*/) const {}
   __device__ void operator()(float (&x)[8], Ahead& /*ahead*/, const float* columns, long at, bool there) const {
     Eight<bf16> h, activated;
     Eight<float> term = Eight<float>::load(columns);
@@ -45,6 +44,7 @@ struct WithGelu {
 /// dh = p GELU'(h), which is added up over the rows. Of the product, whose weight is [depth, columns].
 struct WithGeluSlope {
   static constexpr bool weight_across = true, sums = true;
+  static constexpr int least_rows = 3072;
   const bf16* hidden;
   bf16* dh;
   float* partial;  // [gridDim.x, columns]: the sums over the rows that the blocks with the same columns have had, one after another
@@ -56,7 +56,6 @@ struct WithGeluSlope {
     ahead = {};
     if (there) ahead = Ahead::load(hidden + at);
   }
-  __device__ void expect(long at) const { fetch_line(hidden + at); }
   __device__ void operator()(float (&x)[8], Ahead& ahead, const float* /*columns*/, long at, bool there) const {
     Eight<bf16> d;
     for (int i = 0; i < 8; ++i) {
@@ -74,16 +73,16 @@ namespace fused {
 inline constexpr int tile_rows = 64, tile_columns = 128, columns = 2 * tile_columns;  // of a warpgroup; the columns of a block, which a pair has
 inline constexpr int pair = 2 * warpgroup, threads = 2 * pair;
 
+/// The weight; a tile for each pair; a number for each column.
 template <int depth>
-constexpr std::size_t shared_bytes() {
-  return panel_alignment + static_cast<std::size_t>(columns + threads / pair * tile_rows) * depth * sizeof(bf16) + columns * sizeof(float);
-}
+inline constexpr std::size_t shared_bytes =
+    panel_alignment + static_cast<std::size_t>(columns + threads / pair * tile_rows) * depth * sizeof(bf16) + columns * sizeof(float);
 
 /// The column of the block that the tensor cores have as their n-th: then a thread's sums of a row are eight neighbours, four times.
 __device__ inline int column_of(int n) { return n / 32 * 32 + n % 8 / 2 * 8 + n / 8 % 4 * 2 + n % 2; }
 
-template <int depth, class Follow>
-__device__ void load_tile(const WideProduct& p, const Follow& follow, int tile, int first, bf16* to) {
+template <int depth>
+__device__ void load_tile(const WideProduct& p, int tile, bf16* to) {
   constexpr int across = depth / 8, at_once = pair / across;  // sixteens of bytes of a row; rows
   const int thread = static_cast<int>(threadIdx.x) % pair, column = thread % across * 8;
   RELAY_UNROLLED
@@ -93,11 +92,7 @@ __device__ void load_tile(const WideProduct& p, const Follow& follow, int tile, 
     copy_behind(to + place_in_panels(tile_rows, row, column), p.x + (there ? static_cast<long>(of) * depth + column : 0), there);
   }
   end_copies();
-  constexpr int lines = columns / 64;
-  const int row = tile * tile_rows + thread / lines;
-  if (row < p.rows) follow.expect(static_cast<long>(row) * p.columns + first + thread % lines * 64);
 }
-static_assert(pair == tile_rows * columns / 64);
 
 /// The block's columns of the weight: as rows of panels, where they are so in memory, else across them.
 template <int depth, bool across>
@@ -146,15 +141,15 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
   after_earlier_kernels();
 #if RELAY_CUDA_WARPGROUPS
   constexpr bool across = Follow::weight_across;
-  constexpr int groups = tile_columns / 32;
-  const int own = static_cast<int>(threadIdx.x) / pair, side = static_cast<int>(threadIdx.x) / warpgroup % 2, lane = warp_lane();
+  constexpr int parts = tile_columns / 32;
+  const int own = static_cast<int>(threadIdx.x) / pair, side = static_cast<int>(threadIdx.x) % pair / warpgroup, lane = warp_lane();
   const int first = static_cast<int>(blockIdx.y) * columns, tiles = (p.rows + tile_rows - 1) / tile_rows, step = static_cast<int>(gridDim.x) * (threads / pair);
   bf16* const weight = panel_aligned(shared_memory<bf16>());
   bf16* const x = weight + (columns + own * tile_rows) * depth;
   float* const of_columns = reinterpret_cast<float*>(weight + (columns + threads / pair * tile_rows) * depth);
   if (const int c = static_cast<int>(threadIdx.x); c < columns) of_columns[c] = follow.of_column(first + c);
   int tile = static_cast<int>(blockIdx.x) + own * static_cast<int>(gridDim.x);
-  if (tile < tiles) load_tile<depth>(p, follow, tile, first, x);
+  if (tile < tiles) load_tile<depth>(p, tile, x);
   load_weight<depth, across>(p, first, weight);
   end_copies();
   wait_for_copies();
@@ -163,9 +158,9 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
   const MatrixAt rows(x, panel_columns * tile_rows);
   const MatrixAt factor(weight + (across ? side * tile_columns * depth : side * tile_columns * panel_columns), panel_columns * (across ? depth : columns));
   const int row = static_cast<int>(threadIdx.x) % warpgroup / warp * 16 + lane / 4, column = first + side * tile_columns + lane % 4 * 8;
-  float column_sums[groups] = {};
+  float column_sums[parts] = {};
   while (tile < tiles) {
-    float d[64];
+    float d[tile_columns / 2];
     const MatrixAt a = rows.of_warp(), b = factor.of_warp();
     begin_products();
     RELAY_UNROLLED
@@ -174,7 +169,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
       multiply_panels<across>(d, a + (panel * tile_rows + within), b + (across ? k * panel_columns : panel * columns + within), k > 0);
     }
     end_products();
-    constexpr int loaded = 2;  // groups of what is read beside: more would not fit the registers
+    constexpr int loaded = 2;  // parts of what is read beside: more would not fit the registers
     typename Follow::Ahead ahead[loaded][2];
     const int above = tile * tile_rows + row;
     const long place = static_cast<long>(above) * p.columns + column;
@@ -188,9 +183,9 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
     wait_for_products(d);
     wait_for_neighbours<pair>();  // all have multiplied these rows
     tile += step;
-    if (tile < tiles) load_tile<depth>(p, follow, tile, first, x);
+    if (tile < tiles) load_tile<depth>(p, tile, x);
     RELAY_UNROLLED
-    for (int g = 0; g < groups; ++g) {
+    for (int g = 0; g < parts; ++g) {
       float sums[8];
       for (int half = 0; half < 2; ++half) {
         float eight[8];
@@ -198,7 +193,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
         follow(eight, ahead[g % loaded][half], of_columns + (column - first) + 32 * g, at(g, half), there(half));
         for (int j = 0; j < 8; ++j) sums[j] = half == 0 ? eight[j] : sums[j] + eight[j];
       }
-      if (g + loaded < groups) load(g + loaded);
+      if (g + loaded < parts) load(g + loaded);
       if constexpr (Follow::sums) column_sums[g] += sum_by_lane(sums);
     }
     wait_for_copies();
@@ -209,13 +204,13 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
     float* const sums = reinterpret_cast<float*>(weight);  // [warps, tile_columns]
     __syncthreads();                                       // nobody multiplies with it any more
     const int own_warp = static_cast<int>(threadIdx.x) / warp;
-    for (int g = 0; g < groups; ++g) sums[own_warp * tile_columns + 32 * g + lane % 4 * 8 + lane / 4] = column_sums[g];
+    for (int g = 0; g < parts; ++g) sums[own_warp * tile_columns + 32 * g + lane % 4 * 8 + lane / 4] = column_sums[g];
     __syncthreads();
     if (const int c = static_cast<int>(threadIdx.x); c < columns) {
       float& to = follow.partial[static_cast<long>(blockIdx.x) * p.columns + first + c];
       float sum = follow.adds ? to : 0.0f;
       for (int w = 0; w < threads / warp; ++w)
-        if (w * warp / warpgroup % 2 == c / tile_columns) sum += sums[w * tile_columns + c % tile_columns];
+        if (w * warp % pair / warpgroup == c / tile_columns) sum += sums[w * tile_columns + c % tile_columns];
       to = sum;
     }
   }
@@ -224,27 +219,28 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
 
 }  // namespace fused
 
-/// So many blocks share the rows, each with the same columns; so many sums over rows there are.
-inline int fused_product_blocks(int rows, int columns) {
-  constexpr int at_once = 132;  // multiprocessors of the GPU that has these products; on others it is as right
-  return std::clamp(at_once / std::max(1, columns / fused::columns), 1, std::max(1, (rows + fused::tile_rows - 1) / fused::tile_rows));
-}
-
-/// Whether there is such a product for this depth and number of columns, on this device.
+/// A product of this depth, with what follows it, if there is one for this depth and number of columns on this device.
 template <class Follow>
 class FusedProduct {
  public:
-  FusedProduct(int depth, int columns) {
+  FusedProduct(int depth, int columns) : columns_(columns) {
     if (columns == 0 || columns % fused::columns != 0) return;
     if (depth == 64) take<64>();
     if (depth == 128) take<128>();
     if (depth == 256) take<256>();
   }
+  /// The same for so many rows, unless they are too few for it to be faster than what else there is.
+  FusedProduct(int rows, int depth, int columns) : FusedProduct(depth, rows < Follow::least_rows ? 0 : columns) {}
   explicit operator bool() const { return kernel_ != nullptr; }
 
+  /// So many blocks share the rows, each with the same columns; so many sums over rows there are.
+  int blocks(int rows) const {
+    constexpr int at_once = 132;  // multiprocessors of the GPU that has these products; on others it is as right
+    return std::clamp(at_once / (columns_ / fused::columns), 1, std::max(1, (rows + fused::tile_rows - 1) / fused::tile_rows));
+  }
   void operator()(const WideProduct& p, const Follow& follow) const {
-    const dim3 blocks(static_cast<unsigned>(fused_product_blocks(p.rows, p.columns)), static_cast<unsigned>(p.columns / fused::columns));
-    launch(kernel_, blocks, fused::threads, shared_, p, follow);
+    const dim3 grid(static_cast<unsigned>(blocks(p.rows)), static_cast<unsigned>(columns_ / fused::columns));
+    launch(kernel_, grid, fused::threads, shared_, p, follow);
   }
 
  private:
@@ -253,9 +249,10 @@ class FusedProduct {
     const auto kernel = fused::fused_product_kernel<depth, Follow>;
     if (!with_warpgroups(reinterpret_cast<const void*>(kernel))) return;
     kernel_ = kernel;
-    shared_ = fused::shared_bytes<depth>();
+    shared_ = fused::shared_bytes<depth>;
   }
 
+  int columns_;
   void (*kernel_)(WideProduct, Follow) = nullptr;
   std::size_t shared_ = 0;
 };

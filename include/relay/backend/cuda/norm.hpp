@@ -170,17 +170,17 @@ void normalise(const Norm<Base, Branch, Y>& p) {
 }
 
 /// dx = norm'(dy) + skip, where there is a skip, which may have fewer rows; `branch` = dropout(dx), where it is asked for. And of each block
-/// the sums over its rows: partial [blocks, 2 width] of dy n and of dy, branch_partial [blocks, width] of dropout(dx), where it is asked for.
-template <class X, class D, class S>
+/// the sums over its rows: partial [blocks, 2 width] of dy n and of dy, branch_partial [blocks, width] of the branch.
+template <class X, class D>
 struct NormBackward {
   const X* x;
   const float *statistics, *scale;
   const D* dy;
-  const S* skip;  // may be null
+  const float* skip;  // may be null
   int skip_rows;
   int rows, width;
   Drop drop;
-  S* dx;
+  float* dx;
   bf16* branch;  // may be null
   float* partial;
   bool adds;              // to what partial has
@@ -195,8 +195,8 @@ inline constexpr int most_norm_backward_blocks = 264;
 /// As many as a large GPU has at once; rows are dealt to all their warps in turn.
 inline int norm_backward_blocks(int rows) { return std::min((rows + norm_backward_warps - 1) / norm_backward_warps, most_norm_backward_blocks); }
 
-template <int fours, class X, class D, class S>
-__global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) norm_backward_kernel(NormBackward<X, D, S> p) {
+template <int fours, class X, class D>
+__global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) norm_backward_kernel(NormBackward<X, D> p) {
   after_earlier_kernels();
   constexpr int width = fours * warp_of_fours;
   const int own = static_cast<int>(threadIdx.x) / warp, step = static_cast<int>(gridDim.x) * norm_backward_warps;
@@ -206,11 +206,11 @@ __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) nor
   struct Row {
     LoadedPart<fours, X> x;
     LoadedPart<fours, D> dy;
-    LoadedPart<fours, S> around;
+    LoadedPart<fours, float> around;
     struct alignas(8) Statistics {
       float mean, rstd;
     } statistics;
-    __device__ void load(const NormBackward<X, D, S>& p, int row) {
+    __device__ void load(const NormBackward<X, D>& p, int row) {
       if (row >= p.rows) return;
       const long begin = static_cast<long>(row) * width;
       x.load(p.x + begin);
@@ -221,14 +221,12 @@ __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) nor
     }
   };
   int row = static_cast<int>(blockIdx.x) * norm_backward_warps + own;
-  constexpr int rows_ahead = fours <= 2 ? 2 : 1;  // on their way while one is computed
-  Row ahead[rows_ahead];
-  for (int i = 0; i < rows_ahead; ++i) ahead[i].load(p, row + i * step);
+  Row ahead;  // the next row is on its way while this one is computed
+  ahead.load(p, row);
   for (; row < p.rows; row += step) {
     const long begin = static_cast<long>(row) * width;
-    const Row at = ahead[0];
-    for (int i = 1; i < rows_ahead; ++i) ahead[i - 1] = ahead[i];
-    ahead[rows_ahead - 1].load(p, row + rows_ahead * step);
+    const Row at = ahead;
+    ahead.load(p, row + step);
     const float mean = at.statistics.mean, rstd = at.statistics.rstd;
     const auto normal = [&](int i, int j) { return (at.x(i, j) - mean) * rstd; };
     RowPart<fours> d;
@@ -244,9 +242,9 @@ __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) nor
     const float mean_g = sum_lanes(sum_g) / width, mean_gn = sum_lanes(sum_gn) / width;
     d.each([&](float& x, int i, int j) { x = (x - mean_g - normal(i, j) * mean_gn) * rstd + at.around(i, j); });
     d.store(p.dx + begin);
-    if (p.branch == nullptr && p.branch_partial == nullptr) continue;
+    if (p.branch == nullptr) continue;
     d.drop(p.drop, begin);
-    if (p.branch != nullptr) d.store(p.branch + begin);
+    d.store(p.branch + begin);
     d.each([&](float x, int i, int j) { branches.x[i][j] += x; });
   }
   float* const sums = shared_memory<float>();  // [warps, width]
@@ -266,8 +264,8 @@ __global__ void __launch_bounds__(norm_backward_threads, fours <= 2 ? 2 : 1) nor
 }
 
 /// The same for rows of any width: a block has one after the other, its threads their columns.
-template <class X, class D, class S>
-__global__ void wide_norm_backward_kernel(NormBackward<X, D, S> p) {
+template <class X, class D>
+__global__ void wide_norm_backward_kernel(NormBackward<X, D> p) {
   after_earlier_kernels();
   const int width = p.width, thread = static_cast<int>(threadIdx.x), step = 4 * norm_backward_threads;
   float* const sums = shared_memory<float>();  // of dy n, of dy, of the branch
@@ -301,9 +299,9 @@ __global__ void wide_norm_backward_kernel(NormBackward<X, D, S> p) {
       if (p.skip != nullptr && row < p.skip_rows) load_of_row(p.skip + begin, c, width, around);
       for (int i = 0; i < 4; ++i) d[i] = (d[i] * factor[i] - mean_g - v[i] * mean_gn) * rstd + around[i];
       store_of_row(p.dx + begin, c, width, d);
-      if (p.branch == nullptr && p.branch_partial == nullptr) continue;
+      if (p.branch == nullptr) continue;
       p.drop(begin + c, d);
-      if (p.branch != nullptr) store_of_row(p.branch + begin, c, width, d);
+      store_of_row(p.branch + begin, c, width, d);
       for (int i = 0; i < 4 && c + i < width; ++i) sums[2 * width + c + i] += d[i];
     }
   }
@@ -319,14 +317,14 @@ __global__ void wide_norm_backward_kernel(NormBackward<X, D, S> p) {
     }
 }
 
-template <class X, class D, class S>
-void normalise_backward(const NormBackward<X, D, S>& p) {
+template <class X, class D>
+void normalise_backward(const NormBackward<X, D>& p) {
   const dim3 blocks(static_cast<unsigned>(norm_backward_blocks(p.rows)));
   with_fours(p.width, [&](auto fours) {
     if constexpr (fours == 0)
-      launch(wide_norm_backward_kernel<X, D, S>, blocks, norm_backward_threads, static_cast<std::size_t>(3 * p.width + norm_backward_warps) * sizeof(float), p);
+      launch(wide_norm_backward_kernel<X, D>, blocks, norm_backward_threads, static_cast<std::size_t>(3 * p.width + norm_backward_warps) * sizeof(float), p);
     else
-      launch(norm_backward_kernel<fours, X, D, S>, blocks, norm_backward_threads, static_cast<std::size_t>(norm_backward_warps * p.width) * sizeof(float), p);
+      launch(norm_backward_kernel<fours, X, D>, blocks, norm_backward_threads, static_cast<std::size_t>(norm_backward_warps * p.width) * sizeof(float), p);
   });
 }
 

@@ -3,7 +3,7 @@
 // A sequence is cut into parts of 16 rows, a warp each, and a block of threads is filled with the parts of as many whole sequences as it has
 // room for (Packing, made on the host). So no warp waits for a longer sequence beside it, there is one launch, and no shared memory lies
 // idle but what is left of a block. A warp loads and turns the rows of its own part; then the block waits once, and each warp finds the other
-// parts of its sequence beside its own. Forward leaves queries and keys turned where they came from: backward need not turn them again.
+// parts of its sequence beside its own.
 //
 // What a warp computes depends on its sequence alone: neither on where it lies in a block nor on what lies beside it.
 //
@@ -93,7 +93,6 @@ struct Packed {
   float scale, exponent;  // of scores; and of two to the power of them, instead of e: a multiplication less each
   float log_scale, inverse_scale;  // its logarithm of base two; one over it
   Rotation rotation;
-  bf16* turned;  // qkv, where forward leaves queries and keys turned; backward finds them so
 
   __device__ int head() const { return static_cast<int>(blockIdx.x); }
   __device__ Part part(int warps, int own_warp) const {
@@ -151,10 +150,10 @@ struct QueriesAndKeys {
       }
     }
   }
-  /// Turns them on the way, and where they came from, `turned`: `table` begins with the first of these rows; null: they stay.
-  __device__ void store(int count, int size, const float* table, bf16* turned, int width, int stride, bf16* query, bf16* key) {
+  /// Turns them on the way: `table` begins with the first of these rows; null: they stay.
+  __device__ void store(int count, int size, const float* table, bf16* query, bf16* key) {
     if (first >= 16) return;
-    if (table != nullptr) {
+    if (table != nullptr)
       for (int j = 0; j < each; ++j) {
         const int r = first + j * rows;
         const float* const angle = table + min(r, count - 1) * depth + c;
@@ -171,13 +170,6 @@ struct QueriesAndKeys {
             }
         }
       }
-      turned += first * stride + c;
-      for (int j = 0; j < each; ++j)
-        if (first + j * rows < count)
-          for (int which = 0; which < 2; ++which)
-            for (int side = 0; side < 2; ++side)
-              *reinterpret_cast<Sixteen*>(turned + j * rows * stride + which * width + side * half) = loaded[j][which][side];
-    }
     query += first * next + c;
     key += first * next + c;
     for (int j = 0; j < each; ++j)
@@ -253,27 +245,20 @@ __device__ inline void round(const float (&first)[4], const float (&second)[4], 
   to[3] = pair(second[2], second[3]);
 }
 
-/// The angles by which eight of a warp's 16 rows are turned, the upper or the lower, of the columns that a lane has of them.
+/// turn_back(), two neighbours at a time. `table` begins with the first of the warp's rows, of which there are so many.
 template <int depth>
-struct Angles {
-  static constexpr int half = depth / 2;
-  Plain::Two cosine[half / 8], sine[half / 8];
-
-  /// `table` begins with the first of the 16 rows, of which there are so many.
-  __device__ void load(const float* table, int count, int side) {
-    const Lane lane;
-    const float* const angle = table + min(lane.group + 8 * side, count - 1) * depth + 2 * lane.member;
+__device__ void turn_part_back(float (&sums)[depth / 8][4], int count, const float* table) {
+  constexpr int half = depth / 2;
+  const Lane lane;
+  for (int j = 0; j < 2; ++j) {
+    const int row = lane.group + 8 * j;
+    const float* const angle = table + min(row, count - 1) * depth + 2 * lane.member;
     for (int c = 0; c < half / 8; ++c) {
-      cosine[c] = Plain::two(angle + 8 * c);
-      sine[c] = Plain::two(angle + half + 8 * c);
+      const Plain::Two cosine = Plain::two(angle + 8 * c), sine = Plain::two(angle + half + 8 * c);
+      for (int i = 0; i < 2; ++i) turn(sums[c][2 * j + i], sums[c + half / 8][2 * j + i], cosine.x[i], -sine.x[i]);
     }
   }
-  /// turn_back(), two neighbours at a time.
-  __device__ void turn_back(float (&sums)[depth / 8][4], int side) const {
-    for (int c = 0; c < half / 8; ++c)
-      for (int i = 0; i < 2; ++i) turn(sums[c][2 * side + i], sums[c + half / 8][2 * side + i], cosine[c].x[i], -sine[c].x[i]);
-  }
-};
+}
 
 /// Stores a warp's 16 rows, by way of 16 rows of a tile that nobody else reads or writes, so that whole rows are written at once.
 template <int depth>
@@ -320,8 +305,7 @@ __global__ void __launch_bounds__(warps* warp, 24 / warps) packed_attention_kern
     end_copies();
     QueriesAndKeys<depth> both;
     both.load(from, batch.width, stride, count);
-    both.store(count, batch.size, table == nullptr ? nullptr : table + part.before * depth, batch.at(batch.turned, part, 3, 0), batch.width, stride, query,
-               query + Room::tile);
+    both.store(count, batch.size, table == nullptr ? nullptr : table + part.before * depth, query, query + Room::tile);
     wait_for_copies();
   }
   __syncthreads();
@@ -443,13 +427,14 @@ __global__ void __launch_bounds__(warps* warp, warps == 8 ? 2 : 24 / warps)
   if (part.rows > 0) {
     const bf16* const from = batch.at(batch.qkv, part, 3, 0);
     bf16* const value = shared + Room::values + lane.own_warp * Room::part;
-    QueryNumbers<depth> own_numbers;
-    own_numbers.load(batch, part, count, out, lse);
-    copy_part<depth>(batch.at(dout, part, 1, 0), batch.width, count, batch.size, own_query + Room::gradients);
     copy_part<depth>(from + 2 * batch.width, stride, count, batch.size, value);
-    copy_part<depth>(from, stride, count, batch.size, own_query);
-    copy_part<depth>(from + batch.width, stride, count, batch.size, own_query + Room::tile);
+    copy_part<depth>(batch.at(dout, part, 1, 0), batch.width, count, batch.size, own_query + Room::gradients);
     end_copies();
+    QueriesAndKeys<depth> both;
+    QueryNumbers<depth> own_numbers;
+    both.load(from, batch.width, stride, count);
+    own_numbers.load(batch, part, count, out, lse);
+    both.store(count, batch.size, table, own_query, own_query + Room::tile);
     wait_for_copies();
     __syncwarp();
     own_numbers.store(batch.log_scale, own_query + Room::gradients, numbers, numbers + Room::rows);
@@ -503,12 +488,10 @@ __global__ void __launch_bounds__(warps* warp, warps == 8 ? 2 : 24 / warps)
   for (auto& fragment : sums)
     for (float& x : fragment) x *= batch.inverse_scale;
   bf16* to = batch.at(dqkv, part, 3, 2);
-  Angles<depth> angles;  // of the upper rows, on their way behind the products; for those of the lower there are no registers before
   RELAY_AS_A_LOOP
   for (int which = 2;; to -= batch.width) {
     store_part<depth>(sums, own_query + Room::gradients, to, stride, count, batch.size);
     if (--which < 0) break;
-    if (table != nullptr) angles.load(table, count, 0);
     // dK = dS^T Q, of the warp's rows of dS^T; then dQ = dS K, of its columns.
     for (auto& fragment : sums)
       for (float& x : fragment) x = 0;
@@ -526,11 +509,7 @@ __global__ void __launch_bounds__(warps* warp, warps == 8 ? 2 : 24 / warps)
         load_tiles_transposed(rows, left);
       add_product<depth>(rows, other, sums);
     }
-    if (table == nullptr) continue;
-    Angles<depth> others;
-    others.load(table, count, 1);
-    angles.turn_back(sums, 0);
-    others.turn_back(sums, 1);
+    if (table != nullptr) turn_part_back<depth>(sums, count, table);
   }
 }
 
@@ -556,11 +535,11 @@ bool with_packed(int size, const Packing& packing, int sequences, bool wide, F&&
   return true;
 }
 
-inline Packed packed(const bf16* qkv, bf16* turned, const Packing& packing, int rows, int width, const Heads& heads, const Rotation& rotation) {
+inline Packed packed(const bf16* qkv, const Packing& packing, int rows, int width, const Heads& heads, const Rotation& rotation) {
   const int size = width / heads.count;
   return {.qkv = qkv, .parts = packing.parts(), .rows = rows, .heads = heads, .width = width, .size = size,
           .scale = 1 / std::sqrt(static_cast<float>(size)), .exponent = log2_e / std::sqrt(static_cast<float>(size)),
-          .log_scale = -0.5f * std::log2(static_cast<float>(size)), .inverse_scale = std::sqrt(static_cast<float>(size)), .rotation = rotation, .turned = turned};
+          .log_scale = -0.5f * std::log2(static_cast<float>(size)), .inverse_scale = std::sqrt(static_cast<float>(size)), .rotation = rotation};
 }
 
 inline dim3 packed_blocks(const Packing& packing, int sequences, const Heads& heads) {
@@ -569,25 +548,24 @@ inline dim3 packed_blocks(const Packing& packing, int sequences, const Heads& he
 
 }  // namespace detail
 
-/// attention() to the first sequences of a packed batch, which have so many rows. False: there is no kernel for it, and nothing was done. With a rotation,
-/// queries and keys are left turned in qkv.
-inline bool packed_attention(bf16* qkv, const Packing& packing, int sequences, int rows, int width, const Heads& heads, bf16* out,
+/// attention() to the first sequences of a packed batch, which have so many rows. False: there is no kernel for it, and nothing was done.
+inline bool packed_attention(const bf16* qkv, const Packing& packing, int sequences, int rows, int width, const Heads& heads, bf16* out,
                              float* lse, const Rotation& rotation = {}) {
   using namespace detail;
   return with_packed(width / heads.count, packing, sequences, aligned(qkv) && aligned(out), [&](auto depth, auto warps) {
     launch(packed_attention_kernel<depth, warps>, packed_blocks(packing, sequences, heads), warps * warp, PackedRoom<depth, warps>::forward,
-           packed(qkv, qkv, packing, rows, width, heads, rotation), out, lse);
+           packed(qkv, packing, rows, width, heads, rotation), out, lse);
   });
 }
 
-/// attention_backward() of the same; it needs no scratch. qkv is as forward left it.
+/// attention_backward() of the same; it needs no scratch.
 inline bool packed_attention_backward(const bf16* qkv, const bf16* out, const float* lse, const bf16* dout, const Packing& packing, int sequences,
                                       int rows, int width, const Heads& heads, bf16* dqkv, const Rotation& rotation = {}) {
   using namespace detail;
   const bool wide = aligned(qkv) && aligned(out) && aligned(dout) && aligned(dqkv);
   return with_packed(width / heads.count, packing, sequences, wide, [&](auto depth, auto warps) {
     launch(packed_backward_kernel<depth, warps>, packed_blocks(packing, sequences, heads), warps * warp, PackedRoom<depth, warps>::backward,
-           packed(qkv, nullptr, packing, rows, width, heads, rotation), out, lse, dout, dqkv);
+           packed(qkv, packing, rows, width, heads, rotation), out, lse, dout, dqkv);
   });
 }
 

@@ -229,8 +229,6 @@ __device__ inline void copy_behind_once(void* to, const void* from, bool there) 
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(at), "l"(from), "r"(there ? 16 : 0), "l"(leaves_first)
                : "memory");
 }
-/// The line that this lies in is on its way to the L2 cache.
-__device__ inline void fetch_line(const void* from) { asm volatile("prefetch.global.L2 [%0];\n" ::"l"(from)); }
 __device__ inline void end_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 template <int later = 0>
 __device__ inline void wait_for_copies() {
