@@ -186,6 +186,8 @@ class Block {
       scheduler_.switch_to(next->context);
     }
     current() = before;
+    for (const auto& [which, one] : numbered_)
+      if (one.arrived != 0) throw std::logic_error("a barrier is left with threads that have arrived");
     if (after_earlier_ != threads_) throw std::logic_error("a kernel does not begin with after_earlier_kernels()");
     for (Copies& c : copies_) {
       if (!c.later.empty()) throw std::logic_error("a thread ends before its copies have arrived");
@@ -212,14 +214,16 @@ class Block {
     yield();
   }
 
-  /// The same for so many neighbours.
-  void barrier(int count) {
-    Neighbours& own = neighbours_[{count, running_->thread / count}];
+  /// The same of a numbered barrier for so many threads, at which some only arrive.
+  void barrier(int which, int count, bool waits) {
+    Numbered& own = numbered_[which];
     if (++own.arrived == count) {
       own.arrived = 0;
       for (Fiber* f : std::exchange(own.waiting, {})) ready_.push_back(f);
+      if (!waits) return;
       ready_.push_back(running_);
     } else {
+      if (!waits) return;
       own.waiting.push_back(running_);
     }
     yield();
@@ -261,7 +265,7 @@ class Block {
     long generation = 0;
     std::vector<Fiber*> waiting;
   };
-  struct Neighbours {
+  struct Numbered {
     int arrived = 0;
     std::vector<Fiber*> waiting;
   };
@@ -303,7 +307,7 @@ class Block {
   int threads_;
   std::vector<float> shared_;
   std::vector<Warp> warps_;
-  std::map<std::pair<int, int>, Neighbours> neighbours_;
+  std::map<int, Numbered> numbered_;
   std::vector<Copies> copies_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_, waiting_;
@@ -579,7 +583,18 @@ inline void end_products() {}
 inline void wait_for_products(float (&)[64]) {}
 template <int count>
 void wait_for_neighbours() {
-  cuda_on_host::Block::current()->barrier(count);
+  auto& block = *cuda_on_host::Block::current();
+  block.barrier(1 + static_cast<int>(block.thread()) / count, count, true);
+}
+template <int count>
+void wait_for_turn() {
+  auto& block = *cuda_on_host::Block::current();
+  block.barrier(3 + static_cast<int>(block.thread()) / count, 2 * count, true);
+}
+template <int count>
+void give_turn() {
+  auto& block = *cuda_on_host::Block::current();
+  block.barrier(4 - static_cast<int>(block.thread()) / count, 2 * count, false);
 }
 inline void written_for_products() {}
 

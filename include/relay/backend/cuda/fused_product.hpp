@@ -1,5 +1,6 @@
 // Products of bf16 with what follows them done in registers, before anything is written: a feed-forward layer's up projection with GELU, and
-// the way back through its down projection with GELU's slope and the sums for the bias. XXX
+// the way back through its down projection with GELU's slope and the sums for the bias. cuBLASLt has ways for these, too, but
+// on an H200 its kernel with GELU is slower, and to have the slope it took a product and a pass over what that wrote.
 //
 // A block has some columns of the weight in shared memory, all of their depth, for as long as it runs. Its four warpgroups are two pairs, which
 // take one tile of 64 rows after another: while the tensor cores multiply the tile of one pair, the other does with its last what follows it, and
@@ -28,7 +29,7 @@ struct WithGelu {
   __device__ float of_column(int column) const { return bias[column]; }
   struct Ahead {};
   __device__ void load(Ahead& /*ahead*/, long /*at*/, bool /*there*/) const {}
-  __device__ void operator()(float (&x)[8], Ahead& /*ahead*/, const float* columns, long at, bool there) const {
+  __device__ void operator()(float (&x)[8], const Ahead& /*ahead*/, const float* columns, long at, bool there) const {
     Eight<bf16> h, activated;
     Eight<float> term = Eight<float>::load(columns);
     for (int i = 0; i < 8; ++i) {
@@ -51,40 +52,42 @@ struct WithGeluSlope {
   bool adds;       // to what is there
 
   __device__ float of_column(int /*column*/) const { return 0; }
-  using Ahead = Eight<bf16>;
+  using Ahead = Neighbours<std::uint32_t, 4>;  // two numbers each: nothing is waited for before they are taken apart
   __device__ void load(Ahead& ahead, long at, bool there) const {
     ahead = {};
-    if (there) ahead = Ahead::load(hidden + at);
+    if (there) ahead = *reinterpret_cast<const Ahead*>(hidden + at);
   }
-  __device__ void operator()(float (&x)[8], Ahead& ahead, const float* /*columns*/, long at, bool there) const {
-    Eight<bf16> d;
-    for (int i = 0; i < 8; ++i) {
-      float slope;
-      gelu<bf16>(number(ahead[i]), &slope);
-      x[i] *= slope;
-      d[i] = element<bf16>(x[i]);
+  __device__ void operator()(float (&x)[8], const Ahead& ahead, const float* /*columns*/, long at, bool there) const {
+    Ahead d;
+    for (int i = 0; i < 4; ++i) {
+      float first, second;
+      gelu<bf16>(lower_number(ahead.element[i]), &first);
+      gelu<bf16>(upper_number(ahead.element[i]), &second);
+      x[2 * i] *= first;
+      x[2 * i + 1] *= second;
+      d.element[i] = pair(x[2 * i], x[2 * i + 1]);
     }
-    if (there) d.store(dh + at);
+    if (there) *reinterpret_cast<Ahead*>(dh + at) = d;
   }
 };
 
 namespace fused {
 
 inline constexpr int tile_rows = 64, tile_columns = 128, columns = 2 * tile_columns;  // of a warpgroup; the columns of a block, which a pair has
-inline constexpr int pair = 2 * warpgroup, threads = 2 * pair;
+inline constexpr int pair_threads = 2 * warpgroup, threads = 2 * pair_threads;
 
 /// The weight; a tile for each pair; a number for each column.
 template <int depth>
 inline constexpr std::size_t shared_bytes =
-    panel_alignment + static_cast<std::size_t>(columns + threads / pair * tile_rows) * depth * sizeof(bf16) + columns * sizeof(float);
+    panel_alignment + static_cast<std::size_t>(columns + threads / pair_threads * tile_rows) * depth * sizeof(bf16) + columns * sizeof(float);
 
 /// The column of the block that the tensor cores have as their n-th: then a thread's sums of a row are eight neighbours, four times.
 __device__ inline int column_of(int n) { return n / 32 * 32 + n % 8 / 2 * 8 + n / 8 % 4 * 2 + n % 2; }
 
 template <int depth>
 __device__ void load_tile(const WideProduct& p, int tile, bf16* to) {
-  constexpr int across = depth / 8, at_once = pair / across;  // sixteens of bytes of a row; rows
-  const int thread = static_cast<int>(threadIdx.x) % pair, column = thread % across * 8;
+  constexpr int across = depth / 8, at_once = pair_threads / across;  // sixteens of bytes of a row; rows
+  const int thread = static_cast<int>(threadIdx.x) % pair_threads, column = thread % across * 8;
   RELAY_UNROLLED
   for (int above = 0; above < tile_rows; above += at_once) {
     const int row = above + thread / across, of = tile * tile_rows + row;
@@ -142,11 +145,11 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
 #if RELAY_CUDA_WARPGROUPS
   constexpr bool across = Follow::weight_across;
   constexpr int parts = tile_columns / 32;
-  const int own = static_cast<int>(threadIdx.x) / pair, side = static_cast<int>(threadIdx.x) % pair / warpgroup, lane = warp_lane();
-  const int first = static_cast<int>(blockIdx.y) * columns, tiles = (p.rows + tile_rows - 1) / tile_rows, step = static_cast<int>(gridDim.x) * (threads / pair);
+  const int own = static_cast<int>(threadIdx.x) / pair_threads, side = static_cast<int>(threadIdx.x) % pair_threads / warpgroup, lane = warp_lane();
+  const int first = static_cast<int>(blockIdx.y) * columns, tiles = (p.rows + tile_rows - 1) / tile_rows, step = static_cast<int>(gridDim.x) * (threads / pair_threads);
   bf16* const weight = panel_aligned(shared_memory<bf16>());
   bf16* const x = weight + (columns + own * tile_rows) * depth;
-  float* const of_columns = reinterpret_cast<float*>(weight + (columns + threads / pair * tile_rows) * depth);
+  float* const of_columns = reinterpret_cast<float*>(weight + (columns + threads / pair_threads * tile_rows) * depth);
   if (const int c = static_cast<int>(threadIdx.x); c < columns) of_columns[c] = follow.of_column(first + c);
   int tile = static_cast<int>(blockIdx.x) + own * static_cast<int>(gridDim.x);
   if (tile < tiles) load_tile<depth>(p, tile, x);
@@ -159,29 +162,35 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
   const MatrixAt factor(weight + (across ? side * tile_columns * depth : side * tile_columns * panel_columns), panel_columns * (across ? depth : columns));
   const int row = static_cast<int>(threadIdx.x) % warpgroup / warp * 16 + lane / 4, column = first + side * tile_columns + lane % 4 * 8;
   float column_sums[parts] = {};
-  while (tile < tiles) {
-    float d[tile_columns / 2];
-    const MatrixAt a = rows.of_warp(), b = factor.of_warp();
-    begin_products();
-    RELAY_UNROLLED
-    for (int k = 0; k < depth; k += 16) {
-      const int panel = k / panel_columns * panel_columns, within = k % panel_columns;
-      multiply_panels<across>(d, a + (panel * tile_rows + within), b + (across ? k * panel_columns : panel * columns + within), k > 0);
-    }
-    end_products();
-    constexpr int loaded = 2;  // parts of what is read beside: more would not fit the registers
-    typename Follow::Ahead ahead[loaded][2];
+  if (own == 1) give_turn<pair_threads>();
+  for (int left = (tiles - static_cast<int>(blockIdx.x) + step - 1) / step; left > 0; --left) {
+    const bool has_tile = tile < tiles;  // the second pair may have one less
+    typename Follow::Ahead ahead[parts][2];
     const int above = tile * tile_rows + row;
     const long place = static_cast<long>(above) * p.columns + column;
     const auto at = [&](int g, int half) { return place + 8L * half * p.columns + 32 * g; };
     const auto there = [&](int half) { return above + 8 * half < p.rows; };
-    const auto load = [&](int g) {
-      for (int half = 0; half < 2; ++half) follow.load(ahead[g % loaded][half], at(g, half), there(half));
+    const auto load = [&](int first_part, int end) {
+      for (int g = first_part; g < end; ++g)
+        for (int half = 0; half < 2; ++half) follow.load(ahead[g][half], at(g, half), there(half));
     };
-    RELAY_UNROLLED
-    for (int g = 0; g < loaded; ++g) load(g);
-    wait_for_products(d);
-    wait_for_neighbours<pair>();  // all have multiplied these rows
+    load(0, parts / 2);  // the others when registers for them are free
+    float d[64];
+    wait_for_turn<pair_threads>();
+    if (has_tile) {
+      const MatrixAt a = rows.of_warp(), b = factor.of_warp();
+      begin_products();
+      RELAY_UNROLLED
+      for (int k = 0; k < depth; k += 16) {
+        const int panel = k / panel_columns * panel_columns, within = k % panel_columns;
+        multiply_panels<across>(d, a + (panel * tile_rows + within), b + (across ? k * panel_columns : panel * columns + within), k > 0);
+      }
+      end_products();
+      wait_for_products(d);
+    }
+    if (own == 0 || left > 1) give_turn<pair_threads>();  // nobody waits for the last
+    if (!has_tile) continue;
+    wait_for_neighbours<pair_threads>();  // all have multiplied these rows
     tile += step;
     if (tile < tiles) load_tile<depth>(p, tile, x);
     RELAY_UNROLLED
@@ -190,15 +199,15 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
       for (int half = 0; half < 2; ++half) {
         float eight[8];
         for (int j = 0; j < 8; ++j) eight[j] = d[16 * g + j / 2 * 4 + 2 * half + j % 2];
-        follow(eight, ahead[g % loaded][half], of_columns + (column - first) + 32 * g, at(g, half), there(half));
+        follow(eight, ahead[g][half], of_columns + (column - first) + 32 * g, at(g, half), there(half));
         for (int j = 0; j < 8; ++j) sums[j] = half == 0 ? eight[j] : sums[j] + eight[j];
       }
-      if (g + loaded < parts) load(g + loaded);
+      if (g < parts / 2) load(g + parts / 2, g + parts / 2 + 1);
       if constexpr (Follow::sums) column_sums[g] += sum_by_lane(sums);
     }
     wait_for_copies();
     written_for_products();
-    wait_for_neighbours<pair>();  // the next are there
+    wait_for_neighbours<pair_threads>();  // the next are there
   }
   if constexpr (Follow::sums) {
     float* const sums = reinterpret_cast<float*>(weight);  // [warps, tile_columns]
@@ -210,7 +219,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
       float& to = follow.partial[static_cast<long>(blockIdx.x) * p.columns + first + c];
       float sum = follow.adds ? to : 0.0f;
       for (int w = 0; w < threads / warp; ++w)
-        if (w * warp % pair / warpgroup == c / tile_columns) sum += sums[w * tile_columns + c % tile_columns];
+        if (w * warp % pair_threads / warpgroup == c / tile_columns) sum += sums[w * tile_columns + c % tile_columns];
       to = sum;
     }
   }

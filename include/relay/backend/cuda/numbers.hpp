@@ -39,6 +39,10 @@ __device__ inline std::uint32_t pair(bf16 first, bf16 second) {
   return static_cast<std::uint32_t>(__bfloat16_as_ushort(first)) | static_cast<std::uint32_t>(__bfloat16_as_ushort(second)) << 16;
 }
 
+/// The two numbers of such a register.
+__device__ inline float lower_number(std::uint32_t word) { return __int_as_float(static_cast<int>(word << 16)); }
+__device__ inline float upper_number(std::uint32_t word) { return __int_as_float(static_cast<int>(word & 0xffff0000u)); }
+
 /// The pair (first, second) turned by an angle. Written so that no compiler can round it otherwise anywhere.
 __device__ inline void turn(float& first, float& second, float cosine, float sine) {
   const float x = first, y = second;

@@ -108,10 +108,6 @@ struct Packed {
   __device__ long of_row(const Part& own, int row) const { return static_cast<long>(own.first + row) * heads.count + head(); }
 };
 
-/// The two numbers of a register.
-__device__ inline float lower_number(std::uint32_t word) { return __int_as_float(static_cast<int>(word << 16)); }
-__device__ inline float upper_number(std::uint32_t word) { return __int_as_float(static_cast<int>(word & 0xffff0000u)); }
-
 /// Which of eight rows four lanes have, who copy it in steps of 16 bytes: lanes that write shared memory at once have rows r and r + 4 of
 /// a tile of 64 columns, which lie in different banks.
 __device__ inline int row_of_group(int group) { return group % 2 * 4 + group / 2; }

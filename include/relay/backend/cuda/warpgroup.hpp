@@ -129,10 +129,20 @@ __device__ inline void wait_for_products(float (&d)[64]) {
 }
 #endif
 
-/// Waits for the other threads of this one's: so many neighbours.
+/// Waits for the other threads of this one's group: so many neighbours, half a block or a quarter.
 template <int count>
 __device__ inline void wait_for_neighbours() {
   asm volatile("bar.sync %0, %1;\n" ::"r"(1 + static_cast<int>(threadIdx.x) / count), "n"(count) : "memory");
+}
+
+/// Of two groups of so many threads, one after the other: waits until the other group has given this one its turn.
+template <int count>
+__device__ inline void wait_for_turn() {
+  asm volatile("bar.sync %0, %1;\n" ::"r"(3 + static_cast<int>(threadIdx.x) / count), "n"(2 * count) : "memory");
+}
+template <int count>
+__device__ inline void give_turn() {
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(4 - static_cast<int>(threadIdx.x) / count), "n"(2 * count) : "memory");
 }
 
 /// What this thread has written to shared memory can be read by tensor cores, behind the next barrier.
