@@ -69,7 +69,7 @@ class Conformance {
     SUBCASE("adamw of a clipped gradient") { clipped_adamw(); }
   }
   /// What a backend may do otherwise where there are thousands of rows.
-  void run_many_rows() { feed_forward(6200, 64, 256, 64); }
+  void run_many_rows(int rows) { feed_forward(rows, 64, 256, 64); }
 
  private:
   static constexpr double nan = std::numeric_limits<double>::quiet_NaN();
@@ -448,36 +448,34 @@ class Conformance {
       feed_forward(n, inputs, hidden, outputs);
   }
   void feed_forward(int n, int inputs, int hidden, int outputs) {
-    {
-      const Matrix x = random(n, inputs), wu = random(hidden, inputs), bu = random(1, hidden), wd = random(outputs, hidden), bd = random(1, outputs);
-      const Matrix dy = random(n, outputs), dwu = random(hidden, inputs), dbu = random(1, hidden), dwd = random(outputs, hidden), dbd = random(1, outputs);
-      const Matrix before = reference::sum(reference::product(x, reference::transposed(wu)), reference::product(Matrix(n, 1, 1.0), bu));
-      Matrix after = before, dh = reference::product(dy, wd);
-      for (std::size_t i = 0; i < after.values.size(); ++i) {
-        after.values[i] = reference::gelu(before.values[i]);
-        dh.values[i] *= reference::gelu_slope(before.values[i]);
+    const Matrix x = random(n, inputs), wu = random(hidden, inputs), bu = random(1, hidden), wd = random(outputs, hidden), bd = random(1, outputs);
+    const Matrix dy = random(n, outputs), dwu = random(hidden, inputs), dbu = random(1, hidden), dwd = random(outputs, hidden), dbd = random(1, outputs);
+    const Matrix before = reference::sum(reference::product(x, reference::transposed(wu)), reference::product(Matrix(n, 1, 1.0), bu));
+    Matrix after = before, dh = reference::product(dy, wd);
+    for (std::size_t i = 0; i < after.values.size(); ++i) {
+      after.values[i] = reference::gelu(before.values[i]);
+      dh.values[i] *= reference::gelu_slope(before.values[i]);
+    }
+    const Matrix y = reference::sum(reference::product(after, reference::transposed(wd)), reference::product(Matrix(n, 1, 1.0), bd));
+    for (const bool prepared : {false, true}) {
+      relay::detail::Affine<B> up{put(wu), put(bu)}, down{put(wd), put(bd)}, dup{put(dwu), put(dbu)}, ddown{put(dwd), put(dbd)};
+      if (prepared) {
+        B::prepare(up.weight);
+        B::prepare(down.weight);
       }
-      const Matrix y = reference::sum(reference::product(after, reference::transposed(wd)), reference::product(Matrix(n, 1, 1.0), bd));
-      for (const bool prepared : {false, true}) {
-        relay::detail::Affine<B> up{put(wu), put(bu)}, down{put(wd), put(bd)}, dup{put(dwu), put(dbu)}, ddown{put(dwd), put(dbd)};
-        if (prepared) {
-          B::prepare(up.weight);
-          B::prepare(down.weight);
-        }
-        Tensor room = poisoned(n, hidden), hidden_values = poisoned(n, hidden), activated = poisoned(n, hidden);
-        Tensor out = poisoned(n, outputs), dx = poisoned(n, inputs);
-        B::feed_forward(put(x), up, down, true, room, activated, out);
-        expect("feed_forward, forward only", out, y, 2 * product_);
-        out = poisoned(n, outputs);
-        B::feed_forward(put(x), up, down, false, hidden_values, activated, out);
-        expect("feed_forward", out, y, 2 * product_);
-        B::feed_forward_backward(put(x), hidden_values, activated, up, down, put(dy), dx, dup, ddown);
-        expect("feed_forward_backward, dx", dx, reference::product(dh, wu), 4 * product_);
-        expect("feed_forward_backward, weight of up", dup.weight, reference::sum(dwu, reference::product(reference::transposed(dh), x)), 4 * product_);
-        expect("feed_forward_backward, bias of up", dup.bias, reference::sum(dbu, reference::column_sums(dh)), 4 * product_);
-        expect("feed_forward_backward, weight of down", ddown.weight, reference::sum(dwd, reference::product(reference::transposed(dy), after)), 2 * product_);
-        expect("feed_forward_backward, bias of down", ddown.bias, reference::sum(dbd, reference::column_sums(dy)), 4);
-      }
+      Tensor room = poisoned(n, hidden), hidden_values = poisoned(n, hidden), activated = poisoned(n, hidden);
+      Tensor out = poisoned(n, outputs), dx = poisoned(n, inputs);
+      B::feed_forward(put(x), up, down, true, room, activated, out);
+      expect("feed_forward, forward only", out, y, 2 * product_);
+      out = poisoned(n, outputs);
+      B::feed_forward(put(x), up, down, false, hidden_values, activated, out);
+      expect("feed_forward", out, y, 2 * product_);
+      B::feed_forward_backward(put(x), hidden_values, activated, up, down, put(dy), dx, dup, ddown);
+      expect("feed_forward_backward, dx", dx, reference::product(dh, wu), 4 * product_);
+      expect("feed_forward_backward, weight of up", dup.weight, reference::sum(dwu, reference::product(reference::transposed(dh), x)), 4 * product_);
+      expect("feed_forward_backward, bias of up", dup.bias, reference::sum(dbu, reference::column_sums(dh)), 4 * product_);
+      expect("feed_forward_backward, weight of down", ddown.weight, reference::sum(dwd, reference::product(reference::transposed(dy), after)), 2 * product_);
+      expect("feed_forward_backward, bias of down", ddown.bias, reference::sum(dbd, reference::column_sums(dy)), 4);
     }
   }
 

@@ -33,7 +33,13 @@ TEST_CASE("and with its own memory") {
 }
 // What lies between products keeps 8 bits.
 TEST_CASE("Cuda<bf16> conforms") { Conformance<Cuda<bf16>>({}, 1e-2).run(); }
-TEST_CASE("and with many rows") { Conformance<Cuda<bf16>>({}, 1e-2).run_many_rows(); }
+TEST_CASE("Cuda<bf16> conforms with many rows") {
+  const long products = cuda_on_host::products;
+  Conformance<Cuda<bf16>>({}, 1e-2).run_many_rows(200);
+  const long with_few = cuda_on_host::products;
+  Conformance<Cuda<bf16>>({}, 1e-2).run_many_rows(15);
+  CHECK(cuda_on_host::products - with_few == with_few - products + 2 * 3);  // GELU forward, twice, and backward go along with products of our own
+}
 
 TEST_CASE("and where cuBLASLt has no such epilogue, or will not multiply, before or when it is to do it") {
   using cuda_on_host::Refuses;

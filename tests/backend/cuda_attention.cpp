@@ -513,9 +513,10 @@ TEST_CASE_TEMPLATE("a step of decoding after few positions and many", T, float, 
         cuda::attention_cached(x.data(), offsets.data(), 1, 1, slot.data(), at.data(), width, heads, keys.data(), values.data(), positions,
                                out->data(), {rotated, table.data()});
         CHECK(error(out->matrix(1, width), last) < 2 * tolerance<T>);
+        CHECK(cuda_on_host::last_threads == 128);
         const auto cell = static_cast<std::size_t>((heads * positions + start) * size);
         if (size == 64 && (start == 33 || start == 149)) {  // so many such sequences that there are more blocks than a GPU has at once: smaller ones
-          const int copies = static_cast<int>(cuda::blocks_at_once) / heads + 1;
+          const int copies = static_cast<int>(cuda::decode_blocks_at_once) * cuda::multiprocessors() / heads + 1;
           std::vector<double> all_rows;
           std::vector<int> each(1, 0);
           for (int i = 0; i < copies; ++i) {
@@ -528,8 +529,12 @@ TEST_CASE_TEMPLATE("a step of decoding after few positions and many", T, float, 
           cuda::attention_cached(all.data(), all_offsets.data(), copies, 1, same_slot.data(), same_start.data(), width, heads, keys.data(), values.data(),
                                  positions, all_out.data(), {rotated, table.data()});
           const Matrix found = all_out.matrix(copies, width);
-          for (int i = 0; i < copies; i += copies - 1)
-            for (int c = 0; c < width; ++c) CHECK(std::abs(found(i, c) - last(0, c)) < 4 * tolerance<T>);
+          for (int i = 0; i < copies; ++i)
+            for (int c = 0; c < width; ++c) {
+              CHECK(found(i, c) == found(0, c));
+              CHECK(std::abs(found(i, c) - last(0, c)) < 4 * tolerance<T>);
+            }
+          CHECK(cuda_on_host::last_threads == 64);
         }
         for (int c = 0; c < size; ++c) {  // and it is kept
           CHECK(to_double(keys.data()[cell + static_cast<std::size_t>(c)]) == doctest::Approx(turned(start, width + c)).epsilon(tolerance<T>));

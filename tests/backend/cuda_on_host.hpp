@@ -47,6 +47,7 @@ namespace cuda_on_host {
 enum class Order { forwards, backwards };
 inline Order thread_order = Order::forwards;
 inline long launches = 0, products = 0, replays = 0, uploads = 0;  // so far
+inline int last_threads = 0;  // of a block of the last launch
 
 /// What a stream that is being captured was asked for, to be done at every launch of the graph.
 struct Graph {
@@ -394,6 +395,8 @@ struct cudaDeviceProp {
   char name[256] = "the host";
 };
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int) { return cudaSuccess; }
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+inline cudaError_t cudaDeviceGetAttribute(int* to, cudaDeviceAttr, int) { return *to = 4, cudaSuccess; }  // few: blocks have many tiles each
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   static char streams[64];
   static int next = 0;
@@ -484,6 +487,7 @@ void run_on_host(void (*kernel)(Parameters...), dim3 blocks, int threads, std::s
   if (shared > 227 * 1024) throw std::logic_error("a kernel asks for " + std::to_string(shared) + " bytes of shared memory: no GPU has so many");
   if (threads > 1024 || blocks.y > 65535 || blocks.z > 65535) throw std::logic_error("a kernel is launched on a grid that no GPU has");
   ++cuda_on_host::launches;
+  cuda_on_host::last_threads = threads;
   cuda_on_host::Block block(threads, shared);
   const std::function<void()> body = [&] { kernel(arguments...); };
   cuda_on_host::grid_size = blocks;

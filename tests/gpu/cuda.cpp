@@ -10,13 +10,26 @@
 #include <doctest/doctest.h>
 
 #include "backend/conformance.hpp"
+#include "backend/fused_product.hpp"
 #include "train/golden.hpp"
 
 using namespace relay;
 
 TEST_CASE("Cuda<float> conforms") { Conformance<Cuda<float>>({}, 1e-5).run(); }
 TEST_CASE("Cuda<bf16> conforms: what lies between products keeps 8 bits") { Conformance<Cuda<bf16>>({}, 2e-2).run(); }
-TEST_CASE("and with many rows") { Conformance<Cuda<bf16>>({}, 2e-2).run_many_rows(); }
+TEST_CASE("Cuda<bf16> conforms with many rows") { Conformance<Cuda<bf16>>({}, 2e-2).run_many_rows(3100); }
+// Enough rows for several tiles of 64 in each block of a large GPU, one more in some, and in the first pair of warpgroups.
+TEST_CASE("Cuda<bf16> conforms where GELU goes along with products of its own") {
+  if (!cuda::FusedProduct<cuda::WithGelu>(10000, 256, 1024)) {
+    WARN_MESSAGE(false, "this GPU, or what this was compiled for, has no such products: they are for compute capability 9.0, and compiled for 90a");
+    return;
+  }
+  for (const fused_product::Size& s : {fused_product::Size{3100, 64, 256}, {9000, 128, 512}, {24811, 256, 1024}}) {
+    CAPTURE(s.rows);
+    fused_product::check_gelu(s, [](auto&& f) { f(); });
+    fused_product::check_slope(s, [](auto&& f) { f(); });
+  }
+}
 TEST_CASE("and with its own memory") {
   cuda::Memory memory;
   Conformance<Cuda<float>>({&memory}, 1e-5).run();

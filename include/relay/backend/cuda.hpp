@@ -111,8 +111,7 @@ struct Functions : ComposedOps<Self> {
       if (x.rows() == 0) return;
       const Operand w(weight), from(x);
       if (const FusedProduct<WithGelu> fused(x.rows(), weight.cols(), weight.rows()); fused)
-        return fused(WideProduct{from.elements(), w.elements(), x.rows(), weight.rows()},
-                     WithGelu{bias.as<float>(), &y == &up ? nullptr : up.template as<A>(), y.template as<A>()});
+        return fused(from.elements(), w.elements(), {bias.as<float>(), &y == &up ? nullptr : up.template as<A>(), y.template as<A>()});
       const Operands operands{.a = w.data, .b = from.data, .c = y.data(), .beside = &y == &up ? nullptr : up.data()};
       if (with_bias(product_of(x, weight, type_of<A>, &y == &up ? Epilogue::gelu : Epilogue::gelu_beside), operands, bias)) return;
     }
@@ -124,18 +123,21 @@ struct Functions : ComposedOps<Self> {
     const Gradient d(dy);
     if constexpr (keeps_activated)
       if (x.type() == type_of<A> && x.cols() % 8 == 0 && x.rows() > 0) {  // with the sums that the bias before wants
-        dx.resize_like(dy, dy.rows(), weight.cols(), type_of<A>);
-        A* const to = dx.template as<A>();
-        const void* const next = dx.placed_for();
-        const auto sums = [&](int parts) { return next != nullptr ? applications->bias_sums(next, most_added_parts, x.cols()) : dx.make_column_sums(parts); };
         const A* const hidden = x.template as<A>();
+        const auto sums_for = [&](int parts) {  // behind dx.as(), which forgets what there was
+          return dx.placed_for() != nullptr ? applications->bias_sums(dx.placed_for(), most_added_parts, x.cols()) : dx.make_column_sums(parts);
+        };
         if (const FusedProduct<WithGeluSlope> fused(x.rows(), dy.cols(), x.cols()); fused) {
           const Operand w(weight);
-          fused(WideProduct{static_cast<const A*>(d.data), w.elements(), x.rows(), x.cols()},
-                WithGeluSlope{hidden, to, sums(fused.blocks(x.rows())), next != nullptr});
+          dx.resize_like(dy, dy.rows(), weight.cols(), type_of<A>);
+          A* const to = dx.template as<A>();
+          float* const sums = sums_for(fused.blocks());
+          fused(static_cast<const A*>(d.data), w.elements(), {hidden, to, sums, dx.placed_for() != nullptr});
         } else {
           product_backward(dy, d, weight, dx);
-          add_rows(x.rows(), x.cols(), GeluSlope<A>{hidden, to}, sums(added_parts(x.rows())), next != nullptr);
+          A* const to = dx.template as<A>();
+          float* const sums = sums_for(added_parts(x.rows()));
+          add_rows(x.rows(), x.cols(), GeluSlope<A>{hidden, to}, sums, dx.placed_for() != nullptr);
         }
         return add_gradients(dy, d, activated, weight, dweight, dbias);
       }

@@ -2,8 +2,8 @@
 //
 // Keys and values of a cache lie as [slot, head, position, column], so a head of a sequence is read in one stretch. A sequence with one
 // new row (a step of decoding) takes a block for each head, whose threads share its positions; one with more (a prompt) is appended and
-// then goes through the tiles of attention.hpp. Which of them it is depends on the sequence alone, not on those beside it; only where many hundreds
-// have one new row each are their blocks smaller.
+// then goes through the tiles of attention.hpp. Which of them it is depends on the sequence alone, not on those beside it; only where a batch has
+// hundreds of sequences are the blocks of steps smaller.
 #pragma once
 
 #include <relay/backend/cuda/attention.hpp>
@@ -67,12 +67,13 @@ struct Arrivals {
   }
 };
 
-/// Shared memory of a block of decode_kernel: what arrives; the new row's query, key and value; what each warp has found: a sum for each
-/// column, the largest score and the sum of all weights.
+/// Shared memory of a block of decode_kernel: what arrives; the new row's query, and its key and value as they are kept; what each warp has found: a sum
+/// for each column, the largest score and the sum of all weights.
 template <int depth, Lie lie, class T, int threads>
 struct DecodeRoom {
   static constexpr int warps = threads / warp, of_warp = depth + 4;
-  static constexpr int row = static_cast<int>(Arrivals<lie, T, threads>::bytes / sizeof(float)), found = row + 3 * depth;
+  static constexpr int query = static_cast<int>(Arrivals<lie, T, threads>::bytes / sizeof(float)), key = query + depth;
+  static constexpr int found = key + 2 * depth * static_cast<int>(sizeof(T)) / static_cast<int>(sizeof(float));
   static constexpr std::size_t bytes = (found + warps * of_warp) * sizeof(float);
 };
 
@@ -111,18 +112,19 @@ decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
   for (int stage = 0; stage < stages; ++stage) begin_stage(stage, stage * of_stage);
 
   // Meanwhile a column each of the new row. log2(e): powers of two are quicker than those of e.
-  float* const row = shared + Room::row;
+  float* const queries = shared + Room::query;
+  T* const own_key = reinterpret_cast<T*>(shared + Room::key);
   const float scale = batch.scale * 1.44269504f;
   for (int from = 0; from < depth; from += threads) {
     const int c = from + thread;
     if (c >= depth) break;
-    float query = 0, key = 0, value = 0;
+    float query = 0, key = 0;
+    T kept = element<T>(0);
     if (c < size) {
       const T* const own = batch.qkv + static_cast<long>(begin) * 3 * batch.width + head * size + c;
       query = number(own[0]);
       key = number(own[batch.width]);
-      const T kept = own[2 * batch.width];
-      value = number(kept);
+      kept = own[2 * batch.width];
       if (head < batch.rotation.heads) {
         const int half = size / 2, other = c < half ? half : -half;
         const float* const angle = batch.rotation.table + static_cast<long>(start) * size + (c < half ? c : c - half);
@@ -141,24 +143,24 @@ decode_kernel(Batch<T> batch, Cache<T> cache, bool only, T* out) {
       cache.keys[slot + start * size + c] = element<T>(key);
       cache.values[slot + start * size + c] = kept;
     }
-    row[c] = query * scale;
-    row[depth + c] = key;
-    row[2 * depth + c] = value;
+    queries[c] = query * scale;
+    own_key[c] = element<T>(key);
+    own_key[depth + c] = kept;
   }
   __syncthreads();
   float query[eight];
-  for (int i = 0; i < eight; ++i) query[i] = row[column + i];
+  for (int i = 0; i < eight; ++i) query[i] = queries[column + i];
 
   // The softmax over the positions of a group: sums of 2^(score - largest), and of that times the values. The first has the new row.
   float largest = least_score, total = 0, sums[eight] = {};
   if (thread < warp) {
     float score = 0;
-    for (int i = 0; i < eight; ++i) score += query[i] * row[depth + column + i];
+    for (int i = 0; i < eight; ++i) score += query[i] * number(own_key[column + i]);
     score = sum_lanes<lanes>(score);
     if (group == 0) {
       largest = score;
       total = 1;
-      for (int i = 0; i < eight; ++i) sums[i] = row[2 * depth + column + i];
+      for (int i = 0; i < eight; ++i) sums[i] = number(own_key[depth + column + i]);
     }
   }
   int stage = 0;
@@ -248,9 +250,9 @@ __global__ void append_kernel(Batch<T> batch, Cache<T> cache) {
 
 }  // namespace detail
 
-/// Of 128 threads, a large GPU has so many blocks of decode_kernel at once. Where there are more, smaller ones: all of them wait for their first keys together,
-/// and not one half behind the other.
-inline constexpr long blocks_at_once = 132 * 8;
+/// A multiprocessor has so many blocks of decode_kernel of 128 threads at once. Where there are more, they have 64, and twice as many are there: all of them
+/// wait for their first keys together, and not one half behind the other.
+inline constexpr long decode_blocks_at_once = 8;
 
 /// Sequence s continues slot slots[s] of a cache of so many `positions` at position starts[s]: its keys and values are appended, and each
 /// of its rows attends causally to all up to its own. keys, values [slots, heads, positions, size]; out [rows, width]. A rotation only
@@ -268,13 +270,13 @@ void attention_cached(const T* qkv, const std::int32_t* offsets, int sequences, 
       const dim3 blocks(static_cast<unsigned>(sequences), static_cast<unsigned>(heads));
       launch(decode_kernel<depth, lie, T, threads>, blocks, threads, DecodeRoom<depth, lie, T, threads>::bytes, batch, cache, longest_new == 1, out);
     };
-    const Constant<128> many;
+    const Constant<128> usual;
     if (!batch.wide)
-      run(std::integral_constant<Lie, Lie::any>(), many);
+      run(std::integral_constant<Lie, Lie::any>(), usual);
     else if (batch.size < depth)
-      run(std::integral_constant<Lie, Lie::wide>(), many);
-    else if (static_cast<long>(sequences) * heads <= blocks_at_once)
-      run(std::integral_constant<Lie, Lie::exact>(), many);
+      run(std::integral_constant<Lie, Lie::wide>(), usual);
+    else if (static_cast<long>(sequences) * heads <= decode_blocks_at_once * multiprocessors())
+      run(std::integral_constant<Lie, Lie::exact>(), usual);
     else
       run(std::integral_constant<Lie, Lie::exact>(), Constant<64>());
   };

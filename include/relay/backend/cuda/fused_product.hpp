@@ -1,6 +1,6 @@
 // Products of bf16 with what follows them done in registers, before anything is written: a feed-forward layer's up projection with GELU, and
-// the way back through its down projection with GELU's slope and the sums for the bias. cuBLASLt has ways for these, too, but
-// on an H200 its kernel with GELU is slower, and to have the slope it took a product and a pass over what that wrote.
+// the way back through its down projection with GELU's slope and the sums for the bias. (cuBLASLt's product with GELU takes a quarter longer on an H200, its product
+// and a pass that multiplies with the slope and adds up half as long again: bench/results/README.md.)
 //
 // A block has some columns of the weight in shared memory, all of their depth, for as long as it runs. Its four warpgroups are two pairs, which
 // take one tile of 64 rows after another: while the tensor cores multiply the tile of one pair, the other does with its last what follows it, and
@@ -18,10 +18,17 @@ struct WideProduct {
   int rows, columns;
 };
 
+/// Where there is no GPU, tests have a sixty-fourth of the rows that a GPU has.
+#if defined(RELAY_CUDA_RUNTIME)
+inline constexpr int fewer_rows = 64;
+#else
+inline constexpr int fewer_rows = 1;
+#endif
+
 /// h = p + bias, y = GELU(h). Of the product, whose weight is [columns, depth].
 struct WithGelu {
   static constexpr bool weight_across = false, sums = false;
-  static constexpr int least_rows = 6144;  // below, cuBLASLt's is as fast or faster on an H200
+  static constexpr int least_rows = 3072 / fewer_rows;  // for fewer, cuBLASLt's kernel is faster (256 -> 1024 columns on an H200, either as fast at 5000)
   const float* bias;
   bf16 *hidden, *y;  // `hidden` may be null
 
@@ -45,10 +52,10 @@ struct WithGelu {
 /// dh = p GELU'(h), which is added up over the rows. Of the product, whose weight is [depth, columns].
 struct WithGeluSlope {
   static constexpr bool weight_across = true, sums = true;
-  static constexpr int least_rows = 3072;
+  static constexpr int least_rows = 1024 / fewer_rows;  // the same beside a product and a pass, either as fast at 3000, but this asks the device once
   const bf16* hidden;
   bf16* dh;
-  float* partial;  // [gridDim.x, columns]: the sums over the rows that the blocks with the same columns have had, one after another
+  float* partial;  // [gridDim.x, columns], row b: the sums over the rows that the blocks (b, ..) have had
   bool adds;       // to what is there
 
   __device__ float of_column(int /*column*/) const { return 0; }
@@ -146,7 +153,8 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
   constexpr bool across = Follow::weight_across;
   constexpr int parts = tile_columns / 32;
   const int own = static_cast<int>(threadIdx.x) / pair_threads, side = static_cast<int>(threadIdx.x) % pair_threads / warpgroup, lane = warp_lane();
-  const int first = static_cast<int>(blockIdx.y) * columns, tiles = (p.rows + tile_rows - 1) / tile_rows, step = static_cast<int>(gridDim.x) * (threads / pair_threads);
+  const int first = static_cast<int>(blockIdx.y) * columns;
+  const int tiles = (p.rows + tile_rows - 1) / tile_rows, step = static_cast<int>(gridDim.x) * (threads / pair_threads);
   bf16* const weight = panel_aligned(shared_memory<bf16>());
   bf16* const x = weight + (columns + own * tile_rows) * depth;
   float* const of_columns = reinterpret_cast<float*>(weight + (columns + threads / pair_threads * tile_rows) * depth);
@@ -159,7 +167,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
   written_for_products();
   __syncthreads();
   const MatrixAt rows(x, panel_columns * tile_rows);
-  const MatrixAt factor(weight + (across ? side * tile_columns * depth : side * tile_columns * panel_columns), panel_columns * (across ? depth : columns));
+  const MatrixAt factor(weight + side * tile_columns * (across ? depth : panel_columns), panel_columns * (across ? depth : columns));
   const int row = static_cast<int>(threadIdx.x) % warpgroup / warp * 16 + lane / 4, column = first + side * tile_columns + lane % 4 * 8;
   float column_sums[parts] = {};
   if (own == 1) give_turn<pair_threads>();
@@ -171,25 +179,30 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
     const auto at = [&](int g, int half) { return place + 8L * half * p.columns + 32 * g; };
     const auto there = [&](int half) { return above + 8 * half < p.rows; };
     const auto load = [&](int first_part, int end) {
+      RELAY_UNROLLED
       for (int g = first_part; g < end; ++g)
         for (int half = 0; half < 2; ++half) follow.load(ahead[g][half], at(g, half), there(half));
     };
     load(0, parts / 2);  // the others when registers for them are free
-    float d[64];
+    const auto give = [&] {
+      if (own == 0 || left > 1) give_turn<pair_threads>();  // nobody waits for the last
+    };
     wait_for_turn<pair_threads>();
-    if (has_tile) {
-      const MatrixAt a = rows.of_warp(), b = factor.of_warp();
-      begin_products();
-      RELAY_UNROLLED
-      for (int k = 0; k < depth; k += 16) {
-        const int panel = k / panel_columns * panel_columns, within = k % panel_columns;
-        multiply_panels<across>(d, a + (panel * tile_rows + within), b + (across ? k * panel_columns : panel * columns + within), k > 0);
-      }
-      end_products();
-      wait_for_products(d);
+    if (!has_tile) {
+      give();
+      continue;
     }
-    if (own == 0 || left > 1) give_turn<pair_threads>();  // nobody waits for the last
-    if (!has_tile) continue;
+    float d[64];  // the first of the products writes it
+    const MatrixAt a = rows.of_warp(), b = factor.of_warp();
+    begin_products();
+    RELAY_UNROLLED
+    for (int k = 0; k < depth; k += 16) {
+      const int panel = k / panel_columns * panel_columns, within = k % panel_columns;
+      multiply_panels<across>(d, a + (panel * tile_rows + within), b + (across ? k * panel_columns : panel * columns + within), k > 0);
+    }
+    end_products();
+    give();
+    wait_for_products(d);
     wait_for_neighbours<pair_threads>();  // all have multiplied these rows
     tile += step;
     if (tile < tiles) load_tile<depth>(p, tile, x);
@@ -228,28 +241,26 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
 
 }  // namespace fused
 
-/// A product of this depth, with what follows it, if there is one for this depth and number of columns on this device.
+/// x [rows, depth] weight with what follows it, where there is such a product for these sizes on this device, and nothing else is faster.
 template <class Follow>
 class FusedProduct {
  public:
-  FusedProduct(int depth, int columns) : columns_(columns) {
-    if (columns == 0 || columns % fused::columns != 0) return;
+  FusedProduct(int rows, int depth, int columns) : rows_(rows), columns_(columns) {
+    if (rows < Follow::least_rows || columns == 0 || columns % fused::columns != 0) return;
     if (depth == 64) take<64>();
     if (depth == 128) take<128>();
     if (depth == 256) take<256>();
   }
-  /// The same for so many rows, unless they are too few for it to be faster than what else there is.
-  FusedProduct(int rows, int depth, int columns) : FusedProduct(depth, rows < Follow::least_rows ? 0 : columns) {}
   explicit operator bool() const { return kernel_ != nullptr; }
 
   /// So many blocks share the rows, each with the same columns; so many sums over rows there are.
-  int blocks(int rows) const {
-    constexpr int at_once = 132;  // multiprocessors of the GPU that has these products; on others it is as right
-    return std::clamp(at_once / (columns_ / fused::columns), 1, std::max(1, (rows + fused::tile_rows - 1) / fused::tile_rows));
+  int blocks() const {
+    const int tiles = (rows_ + fused::tile_rows - 1) / fused::tile_rows;
+    return std::clamp(multiprocessors() * fused::columns / columns_, 1, tiles);
   }
-  void operator()(const WideProduct& p, const Follow& follow) const {
-    const dim3 grid(static_cast<unsigned>(blocks(p.rows)), static_cast<unsigned>(columns_ / fused::columns));
-    launch(kernel_, grid, fused::threads, shared_, p, follow);
+  void operator()(const bf16* x, const bf16* weight, const Follow& follow) const {
+    const dim3 grid(static_cast<unsigned>(blocks()), static_cast<unsigned>(columns_ / fused::columns));
+    launch(kernel_, grid, fused::threads, shared_, WideProduct{x, weight, rows_, columns_}, follow);
   }
 
  private:
@@ -261,7 +272,7 @@ class FusedProduct {
     shared_ = fused::shared_bytes<depth>;
   }
 
-  int columns_;
+  int rows_, columns_;
   void (*kernel_)(WideProduct, Follow) = nullptr;
   std::size_t shared_ = 0;
 };

@@ -43,6 +43,16 @@ inline int devices() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+/// Of the device.
+inline int multiprocessors() {
+  static const int count = [] {
+    int found = 0;
+    check(cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, 0), "ask how many multiprocessors the GPU has");
+    return found;
+  }();
+  return count;
+}
+
 /// Why there is no device, in words for a person; empty where there is one.
 inline std::string no_device() {
   int count = 0;
@@ -94,7 +104,8 @@ class RecordingStream {
 
 inline void synchronise(const char* what) { check(cudaStreamSynchronize(stream()), what); }
 
-/// Before a loop in a kernel: it is not unrolled. Code that is run once is read from memory, as slowly as data. Or it is, all of it.
+/// Before a loop in a kernel. AS_A_LOOP: it is not unrolled, for code that is run once is read from memory, as slowly as data. UNROLLED: all of it is, so that
+/// arrays that it goes through stay in registers.
 #if defined(__CUDACC__)
 #define RELAY_AS_A_LOOP _Pragma("unroll 1")
 #define RELAY_UNROLLED _Pragma("unroll")
@@ -119,18 +130,19 @@ __device__ inline void after_earlier_kernels() {
 /// What is known of a kernel.
 struct KernelState {
   bool waits = false;      // whether the code that this device runs has that wait: not what was compiled for older ones, even where it is translated
+  int threads = 0;         // that a block of it may have
   std::size_t shared = std::size_t{48} << 10;  // memory that it may have
 };
 
 /// The kernel, made ready for so much shared memory.
 inline const KernelState& ready(const void* kernel, std::size_t shared) {
   static thread_local std::unordered_map<const void*, KernelState> known;
-  const auto [found, fresh] = known.try_emplace(kernel);
-  KernelState& state = found->second;
-  if (fresh) {
+  KernelState& state = known[kernel];
+  if (state.threads == 0) {
     cudaFuncAttributes code;
     check(cudaFuncGetAttributes(&code, kernel), "find a kernel");
     state.waits = code.ptxVersion >= 90;
+    state.threads = code.maxThreadsPerBlock;
   }
   if (shared > state.shared) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), "give a kernel so much shared memory");

@@ -1,5 +1,5 @@
-// Products by a warpgroup, four neighbouring warps, on Hopper's tensor cores (PTX ISA, "Asynchronous warpgroup level matrix multiply-accumulate
-// operations", wgmma): both factors lie in shared memory, the sums in registers, and the warps do something else meanwhile.
+// Products by a warpgroup, four neighbouring warps, on Hopper's tensor cores (PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate
+// Instructions", wgmma): both factors lie in shared memory, the sums in registers, and the warps need not wait for them at once.
 //
 // Only code for sm_90a has these instructions. A kernel that uses them is compiled empty for everything else, and with_warpgroups() says
 // whether the code of a kernel that this device runs has them.
@@ -26,14 +26,7 @@ inline bool with_warpgroups(const void* kernel) {
   (void)kernel;
   return true;
 #else
-  static thread_local std::unordered_map<const void*, bool> known;
-  const auto [found, fresh] = known.try_emplace(kernel, false);
-  if (fresh) {
-    cudaFuncAttributes code;
-    check(cudaFuncGetAttributes(&code, kernel), "find a kernel");
-    found->second = code.maxThreadsPerBlock > warp;
-  }
-  return found->second;
+  return ready(kernel, 0).threads > warp;
 #endif
 }
 
@@ -53,8 +46,12 @@ __device__ inline int place_in_panels(int rows, int row, int column) {
 /// The first multiple of panel_alignment in shared memory from there on.
 template <class T>
 __device__ T* panel_aligned(T* from) {
+#if defined(RELAY_CUDA_RUNTIME)
   const auto at = reinterpret_cast<std::uintptr_t>(from);
-  return from + ((panel_alignment - at % panel_alignment) % panel_alignment) / sizeof(T);
+#else
+  const std::size_t at = __cvta_generic_to_shared(from);
+#endif
+  return from + (panel_alignment - at % panel_alignment) % panel_alignment / sizeof(T);
 }
 
 #if !defined(RELAY_CUDA_RUNTIME)
@@ -129,7 +126,7 @@ __device__ inline void wait_for_products(float (&d)[64]) {
 }
 #endif
 
-/// Waits for the other threads of this one's group: so many neighbours, half a block or a quarter.
+/// Waits for the other threads of this one's group: so many neighbours, half a block.
 template <int count>
 __device__ inline void wait_for_neighbours() {
   asm volatile("bar.sync %0, %1;\n" ::"r"(1 + static_cast<int>(threadIdx.x) / count), "n"(count) : "memory");
