@@ -59,7 +59,8 @@ for directory in "${CUDA_HOME:-/usr/local/cuda}" "${CUDA_PATH:-/usr/local/cuda}"
 done
 gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv,noheader 2>/dev/null | head -1)
 capability=$(sed -n 's/.*, *\([0-9]*\)\.\([0-9]*\)$/\1\2/p' <<<"$gpu")
-[ "${capability:-90}" != 90 ] || architecture=90a  # with what only Hopper's tensor cores have
+architecture=${capability:-90}
+[ "$architecture" != 90 ] || architecture=90a  # with what only Hopper's tensor cores have
 
 # --- How parts are run, and what is written of them ---
 
@@ -129,7 +130,7 @@ configure_and_build() {
   local generator=()
   command -v ninja >/dev/null && generator=(-G Ninja)
   cmake -S . -B $build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DRELAY_CUDA=ON \
-    -DCMAKE_CUDA_ARCHITECTURES="${architecture:-$capability}-real" -DRELAY_BUILD_TESTS=ON -DRELAY_BUILD_EXAMPLES=ON -DRELAY_BUILD_BENCH=ON \
+    -DCMAKE_CUDA_ARCHITECTURES="$architecture-real" -DRELAY_BUILD_TESTS=ON -DRELAY_BUILD_EXAMPLES=ON -DRELAY_BUILD_BENCH=ON \
     -DRELAY_INSTALL=OFF || return
   local keep=()
   [ ${#generator[@]} -eq 0 ] || keep=(-- -k 0)  # what can be built is built
@@ -186,7 +187,7 @@ fi
 write_results
 
 # `timeout` runs programs: a part that is a function is this script's, in a shell of its own.
-export build out python capability architecture end
+export build out python architecture end
 export -f configure_and_build compare pipeline kernels_of_step
 # Bash counts SECONDS anew in another shell. The log shows what the function runs.
 call() { printf 'SECONDS=%s; set -x; ' "$SECONDS"; printf '%q ' "$@"; }

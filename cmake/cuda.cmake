@@ -1,7 +1,8 @@
 # relay::cuda, what a program of relay::Cuda<float> links besides relay::relay: the CUDA runtime, cuBLASLt, and C++20 for nvcc.
 #
 # Nothing is compiled for it, so it is made where it is used: here, and, from the installed package, in the consumer's project
-# (relayConfig.cmake). The language CUDA is enabled and CUDAToolkit is found before; CMAKE_CUDA_ARCHITECTURES is the consumer's.
+# (relayConfig.cmake). The language CUDA is enabled and CUDAToolkit is found before; CMAKE_CUDA_ARCHITECTURES is the consumer's (for an H100 best
+# 90a-real: products that are for Hopper's tensor cores alone are not in what is compiled for 90).
 
 # relay_cuda_sources(<file>...): compiles these sources of the calling directory with nvcc, whatever their names end in.
 function(relay_cuda_sources)

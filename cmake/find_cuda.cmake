@@ -44,9 +44,13 @@ if(RELAY_CUDA)
     message(FATAL_ERROR "RELAY_CUDA is ON, but the project that relay is part of has no CUDA: give it the language, project(... LANGUAGES "
       "CXX CUDA), or set RELAY_CUDA to OFF.")
   endif()
-  # For our own programs: A100, H100 with all that it has (sm_90a), and PTX for what comes after them.
+  # For our own programs: A100, H100 with all that it has (sm_90a, which CMake before 3.25 may not know), and PTX for what comes after them.
   if(PROJECT_IS_TOP_LEVEL AND NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual CACHE STRING "What nvcc compiles for")
+    set(hopper 90a-real)
+    if(CMAKE_VERSION VERSION_LESS 3.25)
+      set(hopper 90-real)
+    endif()
+    set(CMAKE_CUDA_ARCHITECTURES 80-real ${hopper} 90-virtual CACHE STRING "What nvcc compiles for")
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit QUIET)
