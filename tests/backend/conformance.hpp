@@ -449,7 +449,8 @@ class Conformance {
   }
   void feed_forward(int n, int inputs, int hidden, int outputs) {
     const Matrix x = random(n, inputs), wu = random(hidden, inputs), bu = random(1, hidden), wd = random(outputs, hidden), bd = random(1, outputs);
-    const Matrix dy = random(n, outputs), dwu = random(hidden, inputs), dbu = random(1, hidden), dwd = random(outputs, hidden), dbd = random(1, outputs);
+    const Matrix dy = random(n, outputs), dwu = random(hidden, inputs), dbu = random(1, hidden);
+    const Matrix dwd = random(outputs, hidden), dbd = random(1, outputs);
     const Matrix before = reference::sum(reference::product(x, reference::transposed(wu)), reference::product(Matrix(n, 1, 1.0), bu));
     Matrix after = before, dh = reference::product(dy, wd);
     for (std::size_t i = 0; i < after.values.size(); ++i) {
@@ -474,7 +475,8 @@ class Conformance {
       expect("feed_forward_backward, dx", dx, reference::product(dh, wu), 4 * product_);
       expect("feed_forward_backward, weight of up", dup.weight, reference::sum(dwu, reference::product(reference::transposed(dh), x)), 4 * product_);
       expect("feed_forward_backward, bias of up", dup.bias, reference::sum(dbu, reference::column_sums(dh)), 4 * product_);
-      expect("feed_forward_backward, weight of down", ddown.weight, reference::sum(dwd, reference::product(reference::transposed(dy), after)), 2 * product_);
+      expect("feed_forward_backward, weight of down", ddown.weight, reference::sum(dwd, reference::product(reference::transposed(dy), after)),
+             2 * product_);
       expect("feed_forward_backward, bias of down", ddown.bias, reference::sum(dbd, reference::column_sums(dy)), 4);
     }
   }

@@ -526,8 +526,8 @@ TEST_CASE_TEMPLATE("a step of decoding after few positions and many", T, float, 
           const OnDevice<T> all(all_rows), all_out(static_cast<std::size_t>(copies * width));
           const auto list = static_cast<std::size_t>(copies);
           const OnDevice<std::int32_t> all_offsets(each), same_slot(std::vector<int>(list, 1)), same_start(std::vector<int>(list, start));
-          cuda::attention_cached(all.data(), all_offsets.data(), copies, 1, same_slot.data(), same_start.data(), width, heads, keys.data(), values.data(),
-                                 positions, all_out.data(), {rotated, table.data()});
+          cuda::attention_cached(all.data(), all_offsets.data(), copies, 1, same_slot.data(), same_start.data(), width, heads, keys.data(),
+                                 values.data(), positions, all_out.data(), {rotated, table.data()});
           const Matrix found = all_out.matrix(copies, width);
           for (int i = 0; i < copies; ++i)
             for (int c = 0; c < width; ++c) {

@@ -6,9 +6,10 @@ using cuda_on_host::Order;
 
 namespace {
 
-/// One tile of 64 rows that is whole, and not; two blocks side by side, some with a tile more, of which the first pair of warpgroups has three and the second
-/// two, and others where both have two; one block alone; several columns of blocks. Of each depth.
-constexpr Size sizes[] = {{64, 64, 256}, {50, 256, 512}, {64 * 17 + 7, 64, 512}, {64 * 5, 256, 1024}, {64 * 7 - 3, 128, 1024}, {64 * 9, 256, 256}, {300, 128, 1280}};
+/// One tile of 64 rows that is whole, and not; blocks of which the pairs of warpgroups have as many tiles, and others where the first has one more;
+/// one block for all rows. Of each depth.
+constexpr Size sizes[] = {{64, 64, 256},        {50, 256, 512},  {64 * 17 + 7, 64, 512}, {64 * 5, 256, 1024},
+                          {64 * 7 - 3, 128, 1024}, {64 * 9, 256, 256}, {300, 128, 1280}};
 
 /// The other order of a block's threads.
 void backwards(auto&& f) {

@@ -10,6 +10,7 @@
 #include <ucontext.h>
 #endif
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -18,6 +19,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -139,10 +141,12 @@ struct Copies {
   };
   std::vector<Copy> later;
   long groups = 0;
+  bool unseen = false;  // by tensor cores that read shared memory: some have arrived since written_for_products()
 
   void arrive(int but) {
     std::erase_if(later, [&](const Copy& c) {
       if (c.group >= groups - but) return false;
+      unseen = true;
       if (c.from)
         std::memcpy(c.to, c.from, 16);
       else
@@ -161,7 +165,8 @@ class Block {
       : threads_(threads),
         shared_(shared / 4 + 1),
         warps_(static_cast<std::size_t>((threads + warp - 1) / warp)),
-        copies_(static_cast<std::size_t>(threads)) {
+        copies_(static_cast<std::size_t>(threads)),
+        products_(static_cast<std::size_t>(threads), Products::none) {
     if (threads % warp != 0) throw std::logic_error("a block of " + std::to_string(threads) + " threads is no whole number of warps");
   }
 
@@ -189,10 +194,13 @@ class Block {
     current() = before;
     for (const auto& [which, one] : numbered_)
       if (one.arrived != 0) throw std::logic_error("a barrier is left with threads that have arrived");
+    for (const Products p : products_)
+      if (p != Products::none) throw std::logic_error("a thread ends before its products are there");
     if (after_earlier_ != threads_) throw std::logic_error("a kernel does not begin with after_earlier_kernels()");
     for (Copies& c : copies_) {
       if (!c.later.empty()) throw std::logic_error("a thread ends before its copies have arrived");
       c.groups = 0;
+      c.unseen = false;
     }
   }
 
@@ -201,6 +209,14 @@ class Block {
   unsigned threads() const { return static_cast<unsigned>(threads_); }
   void waits_for_earlier() { ++after_earlier_; }
   Copies& copies() { return copies_[thread()]; }
+
+  /// What this thread has asked of tensor cores that it need not wait for.
+  enum class Products { none, begun, ended };
+  void products(std::initializer_list<Products> before, Products after, const char* what) {
+    Products& own = products_[thread()];
+    if (std::find(before.begin(), before.end(), own) == before.end()) throw std::logic_error(std::string(what) + " at the wrong place");
+    own = after;
+  }
 
   void barrier() {
     if (++at_barrier_ == threads_) {
@@ -310,6 +326,7 @@ class Block {
   std::vector<Warp> warps_;
   std::map<int, Numbered> numbered_;
   std::vector<Copies> copies_;
+  std::vector<Products> products_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_, waiting_;
   std::deque<Fiber*> ready_;
@@ -568,6 +585,9 @@ struct MatrixAt {
 };
 template <bool across>
 void multiply_panels(float (&d)[64], MatrixAt a, MatrixAt b, bool adds) {
+  using Products = cuda_on_host::Block::Products;
+  cuda_on_host::Block::current()->products({Products::begun}, Products::begun, "multiply_panels()");
+  if (cuda_on_host::Block::current()->copies().unseen) throw std::logic_error("tensor cores are not told of what copies have written");
   const auto at = [](const __nv_bfloat16* from, std::size_t bytes) {
     const std::uintptr_t place = reinterpret_cast<std::uintptr_t>(from) + bytes;
     return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(place ^ (place >> 7 & 7) << 4));
@@ -582,9 +602,19 @@ void multiply_panels(float (&d)[64], MatrixAt a, MatrixAt b, bool adds) {
     d[i] = sum;
   }
 }
-inline void begin_products() {}
-inline void end_products() {}
-inline void wait_for_products(float (&)[64]) {}
+inline void begin_products() {
+  using Products = cuda_on_host::Block::Products;
+  cuda_on_host::Block::current()->products({Products::none}, Products::begun, "begin_products()");
+}
+inline void end_products() {
+  using Products = cuda_on_host::Block::Products;
+  cuda_on_host::Block::current()->products({Products::begun}, Products::ended, "end_products()");
+}
+inline void wait_for_products(float (&)[64]) {
+  using Products = cuda_on_host::Block::Products;
+  cuda_on_host::Block::current()->products({Products::ended}, Products::none, "wait_for_products()");
+}
+inline void written_for_products() { cuda_on_host::Block::current()->copies().unseen = false; }
 template <int count>
 void wait_for_neighbours() {
   auto& block = *cuda_on_host::Block::current();
@@ -600,7 +630,6 @@ void give_turn() {
   auto& block = *cuda_on_host::Block::current();
   block.barrier(4 - static_cast<int>(block.thread()) / count, 2 * count, false);
 }
-inline void written_for_products() {}
 
 }  // namespace relay::cuda
 

@@ -67,8 +67,8 @@ struct Arrivals {
   }
 };
 
-/// Shared memory of a block of decode_kernel: what arrives; the new row's query, and its key and value as they are kept; what each warp has found: a sum
-/// for each column, the largest score and the sum of all weights.
+/// Shared memory of a block of decode_kernel: what arrives; the new row's query, and its key and value as they are kept; what each warp has
+/// found: a sum for each column, the largest score and the sum of all weights.
 template <int depth, Lie lie, class T, int threads>
 struct DecodeRoom {
   static constexpr int warps = threads / warp, of_warp = depth + 4;
@@ -250,8 +250,8 @@ __global__ void append_kernel(Batch<T> batch, Cache<T> cache) {
 
 }  // namespace detail
 
-/// A multiprocessor has so many blocks of decode_kernel of 128 threads at once. Where there are more, they have 64, and twice as many are there: all of them
-/// wait for their first keys together, and not one half behind the other.
+/// A multiprocessor has so many blocks of decode_kernel of 128 threads at once. Where there are more, they have 64, and twice as many are there:
+/// all of them wait for their first keys together, and not one half behind the other.
 inline constexpr long decode_blocks_at_once = 8;
 
 /// Sequence s continues slot slots[s] of a cache of so many `positions` at position starts[s]: its keys and values are appended, and each

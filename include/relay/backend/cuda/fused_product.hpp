@@ -1,6 +1,6 @@
 // Products of bf16 with what follows them done in registers, before anything is written: a feed-forward layer's up projection with GELU, and
-// the way back through its down projection with GELU's slope and the sums for the bias. (cuBLASLt's product with GELU takes a quarter longer on an H200, its product
-// and a pass that multiplies with the slope and adds up half as long again: bench/results/README.md.)
+// the way back through its down projection with GELU's slope and the sums for the bias. (With thousands of rows, cuBLASLt's product with GELU
+// takes a fifth longer on an H200, and its product and a pass that multiplies with the slope and adds up take half as long again.)
 //
 // A block has some columns of the weight in shared memory, all of their depth, for as long as it runs. Its four warpgroups are two pairs, which
 // take one tile of 64 rows after another: while the tensor cores multiply the tile of one pair, the other does with its last what follows it, and
@@ -28,7 +28,7 @@ inline constexpr int fewer_rows = 1;
 /// h = p + bias, y = GELU(h). Of the product, whose weight is [columns, depth].
 struct WithGelu {
   static constexpr bool weight_across = false, sums = false;
-  static constexpr int least_rows = 3072 / fewer_rows;  // for fewer, cuBLASLt's kernel is faster (256 -> 1024 columns on an H200, either as fast at 5000)
+  static constexpr int least_rows = 3072 / fewer_rows;  // for fewer, cuBLASLt is faster (256 -> 1024 columns on an H200; at 5000 rows as fast)
   const float* bias;
   bf16 *hidden, *y;  // `hidden` may be null
 
@@ -52,7 +52,7 @@ struct WithGelu {
 /// dh = p GELU'(h), which is added up over the rows. Of the product, whose weight is [depth, columns].
 struct WithGeluSlope {
   static constexpr bool weight_across = true, sums = true;
-  static constexpr int least_rows = 1024 / fewer_rows;  // the same beside a product and a pass, either as fast at 3000, but this asks the device once
+  static constexpr int least_rows = 1024 / fewer_rows;  // the same, beside a product and a pass, at 3000; but this is one launch
   const bf16* hidden;
   bf16* dh;
   float* partial;  // [gridDim.x, columns], row b: the sums over the rows that the blocks (b, ..) have had

@@ -104,8 +104,8 @@ class RecordingStream {
 
 inline void synchronise(const char* what) { check(cudaStreamSynchronize(stream()), what); }
 
-/// Before a loop in a kernel. AS_A_LOOP: it is not unrolled, for code that is run once is read from memory, as slowly as data. UNROLLED: all of it is, so that
-/// arrays that it goes through stay in registers.
+/// Before a loop in a kernel. AS_A_LOOP: it is not unrolled, for code that is run once is read from memory, as slowly as data. UNROLLED: all of
+/// it is, so that arrays that it goes through stay in registers.
 #if defined(__CUDACC__)
 #define RELAY_AS_A_LOOP _Pragma("unroll 1")
 #define RELAY_UNROLLED _Pragma("unroll")

@@ -87,8 +87,8 @@ class MatrixAt {
 };
 
 /// d += a b, or, unless it `adds`, d = a b: of the warpgroup, a [64, 16], where a panel has its rows, and b [16, 128]: `across`, two panels
-/// have its 16 rows; else one panel has its 128 columns as rows. d, of a thread: with row = 16 warp + lane / 4 and column = 2 (lane % 4), of each eight
-/// columns e the elements (row, 8 e + column + {0, 1}) and (row + 8, the same).
+/// have its 16 rows; else one panel has its 128 columns as rows. d, of a thread: with row = 16 warp + lane / 4 and column = 2 (lane % 4), of
+/// each eight columns e the elements (row, 8 e + column + {0, 1}) and (row + 8, the same).
 ///
 /// It is only begun: begin_products() comes before the first of some, end_products() behind the last, and wait_for_products() before d is read
 /// or what was multiplied is written again.
