@@ -13,13 +13,17 @@ TEST_CASE("rows of two states through the head at once; losses in order; gradien
   B::Tensor first(5, 3), second(2, 3);  // the second iteration has fewer rows
   initialise_normal<B>(first, 1, Key(2));
   initialise_normal<B>(second, 1, Key(3));
+  Questions questions;
   AskedRows<B> asked;
   for (int again = 0; again < 2; ++again) {  // used again, it has forgotten what was asked before
-    asked.start(3);
-    asked.ask(2, 1, 3, 0.5);
-    asked.ask(1, 4, 0, 1);
-    asked.ask(1, 2, 1, 0);  // measured, not learnt from
-    asked.finish({}, 3);
+    questions.start(3);
+    questions.ask(2, 1, 3, 2);
+    questions.ask(1, 4, 0, 4);
+    questions.ask(1, 2, 1, 0);  // measured, not learnt from
+    questions.finish();
+    CHECK(questions.rows() == std::vector<std::int32_t>{4, 2, 1});
+    CHECK(questions.firsts() == std::vector<int>{0, 2, 3, 3});
+    asked.begin(questions, 4, {}, 3);
     asked.gather(1, first);
     asked.gather(2, second);
     asked.gather(3, second);
@@ -31,7 +35,7 @@ TEST_CASE("rows of two states through the head at once; losses in order; gradien
     };
     std::vector<Seen> seen;
     asked.learn(head, grad);
-  asked.read([&](int target, double weight, double loss, bool right) {
+    asked.read([&](int target, double weight, double loss, bool right) {
       seen.push_back({target, weight, loss, right});
     });
     B::Tensor d1(5, 3), d2(2, 3);
@@ -80,9 +84,11 @@ TEST_CASE("rows of two states through the head at once; losses in order; gradien
 
 TEST_CASE("nothing asked: nothing learnt") {
   const Linear<B> head(3, 4, Key(1));
+  Questions questions;
+  questions.start(2);
+  questions.finish();
   AskedRows<B> asked;
-  asked.start(2);
-  asked.finish({}, 3);
+  asked.begin(questions, 1, {}, 3);
   B::Tensor state(5, 3);
   B::fill(state, 0);
   asked.gather(1, state);

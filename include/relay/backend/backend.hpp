@@ -194,6 +194,7 @@ concept ComputeBackend =
       requires std::default_initializable<typename B::Repeated> && std::default_initializable<typename B::Answers>;
       { B::repeated_size(width) } -> std::same_as<int>;
       B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has
+      requires std::default_initializable<typename B::template IndexLists<typename B::Indices>>;  // assign(all, firsts, device), and [i]
       B::download_to(x, values);                              // values = B::download(x), in the memory it has
       requires std::default_initializable<typename B::template Reading<typename B::Tensor, typename B::Scalar>>;  // begin(x), and later values()
       requires std::default_initializable<typename B::Updating>;

@@ -50,6 +50,8 @@ struct Functions : ComposedOps<Self> {
     return list;
   }
   static void indices_to(std::span<const std::int32_t> from, Device device, Indices& to) { to.assign(from, device); }
+  template <class>
+  using IndexLists = cuda::IndexLists;
   static void upload(std::span<const float> from, Tensor& to) {
     if (to.type() != Type::float32) to.resize_like(to, to.rows(), to.cols(), Type::float32);
     Staging::copy(from.data(), to.data(), from.size_bytes());

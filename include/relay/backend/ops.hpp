@@ -225,6 +225,23 @@ struct ComposedOps {
   }
   static void download_to(const auto& x, auto& values) { values = Backend::download(x); }
 
+  /// Several lists, which come to the device together.
+  template <class Indices>
+  class IndexLists {
+   public:
+    /// List i is elements firsts[i] .. firsts[i + 1] - 1 of `all`.
+    void assign(std::span<const std::int32_t> all, std::span<const int> firsts, const auto& device) {
+      const std::size_t count = firsts.size() - 1;
+      if (lists_.size() < count) lists_.resize(count);  // never fewer: they keep their memory
+      for (std::size_t i = 0; i < count; ++i)
+        Backend::indices_to(all.subspan(static_cast<std::size_t>(firsts[i]), static_cast<std::size_t>(firsts[i + 1] - firsts[i])), device, lists_[i]);
+    }
+    const Indices& operator[](std::size_t i) const { return lists_[i]; }
+
+   private:
+    std::vector<Indices> lists_;
+  };
+
   /// What a tensor holds now, to be read later: a device that is asked for more meanwhile need not be waited for until all of that is done.
   template <class Tensor, class S>
   class Reading {

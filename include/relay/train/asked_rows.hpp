@@ -1,5 +1,5 @@
 // The rows of hidden states that a head is asked about, with their targets and weights: gathered, read by the head once, and
-// the gradient put back. All iterations of a loop are gathered into one product.
+// the gradient put back. All iterations of a loop are gathered into one product. What is asked is the host's part, and made before.
 #pragma once
 
 #include <functional>
@@ -9,13 +9,12 @@
 
 namespace relay {
 
-template <class B>
-class AskedRows {
+/// What is asked: which rows of which iterations, for what, and how much each counts. Made by the host, before its turn comes.
+class Questions {
  public:
-  using Tensor = typename B::Tensor;
   using Index = std::int32_t;
 
-  /// `iterations`: how many states will be gathered from (a causal model: 1).
+  /// `iterations`: how many states will be asked (a causal model: 1).
   void start(int iterations) {
     iterations_ = static_cast<std::size_t>(iterations);
     if (asked_.size() < iterations_) asked_.resize(iterations_);  // never fewer: their lists keep their memory
@@ -32,29 +31,62 @@ class AskedRows {
     asked.targets.push_back(target);
     asked.weights.push_back(weight);
   }
-  /// All has been asked: numbers the rows, iteration after iteration.
-  void finish(const typename B::Device& device, int width) {
+  /// All has been asked: one iteration after another.
+  void finish() {
+    firsts_.assign(1, 0);
+    rows_.clear();
     targets_.clear();
     weights_.clear();
     for (std::size_t i = 0; i < iterations_; ++i) {
-      Asked& asked = asked_[i];
-      asked.first = static_cast<int>(targets_.size());
+      const Asked& asked = asked_[i];
+      rows_.insert(rows_.end(), asked.rows.begin(), asked.rows.end());
       targets_.insert(targets_.end(), asked.targets.begin(), asked.targets.end());
       weights_.insert(weights_.end(), asked.weights.begin(), asked.weights.end());
-      B::indices_to(asked.rows, device, asked.on_device);
+      firsts_.push_back(static_cast<int>(rows_.size()));
     }
-    B::indices_to(targets_, device, targets_on_device_);
-    gathered_.resize(static_cast<int>(targets_.size()), width, device);
+  }
+
+  const std::vector<Index>& rows() const { return rows_; }
+  const std::vector<Index>& targets() const { return targets_; }
+  const std::vector<double>& weights() const { return weights_; }
+  /// Where each iteration's begin, and where the last ends.
+  const std::vector<int>& firsts() const { return firsts_; }
+
+ private:
+  struct Asked {  // of one iteration
+    std::vector<Index> rows, targets;
+    std::vector<double> weights;
+  };
+  std::vector<Asked> asked_;
+  std::size_t iterations_ = 0;  // of asked_ that are in use
+  std::vector<Index> rows_, targets_;
+  std::vector<double> weights_;
+  std::vector<int> firsts_{0};
+};
+
+template <class B>
+class AskedRows {
+ public:
+  using Tensor = typename B::Tensor;
+  using Index = std::int32_t;
+
+  /// Of a width; each counts as its weight, over `total`. The questions stay as they are until read().
+  void begin(const Questions& questions, double total, const typename B::Device& device, int width) {
+    questions_ = &questions;
+    weights_.resize(questions.weights().size());
+    for (std::size_t i = 0; i < weights_.size(); ++i) weights_[i] = questions.weights()[i] / total;
+    on_device_.assign(questions.rows(), questions.firsts(), device);
+    B::indices_to(questions.targets(), device, targets_on_device_);
+    gathered_.resize(static_cast<int>(weights_.size()), width, device);
   }
 
   void gather(int t, const Tensor& state) {
-    const Asked& asked = asked_[static_cast<std::size_t>(t - 1)];
-    if (!asked.rows.empty()) B::gather_rows(state, asked.on_device, asked.first, gathered_);
+    if (const auto [i, first, count] = part(t); count > 0) B::gather_rows(state, on_device_[i], first, gathered_);
   }
 
   /// Cross-entropy of the head's logits; adds the head's gradient to `grad`.
   void learn(const Linear<B>& head, Linear<B>& grad) {
-    if (targets_.empty()) return;
+    if (weights_.empty()) return;
     B::logits(gathered_, head.weight, head.bias, logits_);
     B::softmax_cross_entropy(logits_, targets_on_device_, weights_, losses_);
     reading_.begin(losses_);
@@ -63,29 +95,32 @@ class AskedRows {
   /// Calls see(target, weight, loss, right) for every row that was learned, in order. The host waits for the losses, and not for what the
   /// device was asked for after learn(): best when everything else has been.
   void read(auto&& see) {
-    if (targets_.empty()) return;
+    if (weights_.empty()) return;
     const auto read = reading_.values();
-    for (std::size_t i = 0; i < targets_.size(); ++i)
-      see(targets_[i], weights_[i], static_cast<double>(read[2 * i]), read[2 * i + 1] != 0);
+    for (std::size_t i = 0; i < weights_.size(); ++i)
+      see(questions_->targets()[i], weights_[i], static_cast<double>(read[2 * i]), read[2 * i + 1] != 0);
   }
 
   /// Adds the gradient of iteration t's rows to its state's.
   void scatter(int t, Tensor& dstate) const {
-    const Asked& asked = asked_[static_cast<std::size_t>(t - 1)];
-    if (!asked.rows.empty()) B::scatter_rows(dgathered_, asked.first, asked.on_device, dstate);
+    if (const auto [i, first, count] = part(t); count > 0) B::scatter_rows(dgathered_, first, on_device_[i], dstate);
   }
 
  private:
-  struct Asked {  // of one iteration
-    std::vector<Index> rows, targets;
-    std::vector<double> weights;
-    typename B::Indices on_device;  // rows
-    int first = 0;                  // its place among all
+  /// An iteration's list, its place among all, and how many it has.
+  struct Part {
+    std::size_t list;
+    int first, count;
   };
-  std::vector<Asked> asked_;
-  std::size_t iterations_ = 0;    // of asked_ that are in use
-  std::vector<Index> targets_;    // of all iterations, one after another
-  std::vector<double> weights_;
+  Part part(int t) const {
+    const auto i = static_cast<std::size_t>(t - 1);
+    const std::vector<int>& firsts = questions_->firsts();
+    return {i, firsts[i], firsts[i + 1] - firsts[i]};
+  }
+
+  const Questions* questions_ = nullptr;
+  std::vector<double> weights_;  // over the total
+  typename B::template IndexLists<typename B::Indices> on_device_;
   typename B::Indices targets_on_device_;
   typename B::template Reading<Tensor, typename B::Scalar> reading_;  // losses_, on the host
   Tensor gathered_, logits_, losses_, dgathered_;

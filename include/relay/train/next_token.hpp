@@ -23,9 +23,10 @@ class NextToken {
   /// What needs no device, and can be made before its turn comes.
   struct Staged {
     std::vector<const Example*> examples;
-    Tokens text, last;  // of an example; the token that each text ends with, which is not read
+    Tokens text;  // of an example; its last token is not read
     std::vector<int> lengths;
     std::vector<std::int32_t> tokens;
+    Questions asked;
   };
   struct Workspace {
     explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
@@ -54,7 +55,7 @@ class NextToken {
     staged.examples.assign(examples.begin(), examples.end());
     staged.lengths.clear();
     staged.tokens.clear();
-    staged.last.clear();
+    staged.asked.start(1);
     for (const Example* e : examples) {
       if constexpr (requires { task_.text(*e, staged.text); })
         task_.text(*e, staged.text);
@@ -63,8 +64,13 @@ class NextToken {
       staged.tokens.insert(staged.tokens.end(), e->problem.begin(), e->problem.end());
       staged.tokens.insert(staged.tokens.end(), staged.text.begin(), staged.text.end() - 1);
       staged.lengths.push_back(static_cast<int>(e->problem.size() + staged.text.size()) - 1);
-      staged.last.push_back(staged.text.back());
+      // Of each row from a problem's last on, the token that is read next.
+      const int end = static_cast<int>(staged.tokens.size()) - 1;
+      for (int row = end + 1 - staged.lengths.back() + static_cast<int>(e->problem.size()) - 1; row < end; ++row)
+        staged.asked.ask(1, row, staged.tokens[static_cast<std::size_t>(row) + 1], e->weight);
+      staged.asked.ask(1, end, staged.text.back(), e->weight);
     }
+    staged.asked.finish();
   }
 
   /// Adds the gradient of sum(loss of tokens) / total to `grad`.
@@ -79,16 +85,7 @@ class NextToken {
     Backend::indices_to(staged.tokens, w.device, w.x);
     const Tensor& states = model.forward(w.x, rows, w.trace);
 
-    // What is asked is worked out while the device computes: of each row from a problem's last on, the token that is read next.
-    w.asked.start(1);
-    for (std::size_t s = 0; s < staged.examples.size(); ++s) {
-      const Example& e = *staged.examples[s];
-      const int end = rows.end(static_cast<int>(s)) - 1;
-      for (int row = rows.begin(static_cast<int>(s)) + static_cast<int>(e.problem.size()) - 1; row < end; ++row)
-        w.asked.ask(1, row, staged.tokens[static_cast<std::size_t>(row) + 1], e.weight / total);
-      w.asked.ask(1, end, staged.last[s], e.weight / total);
-    }
-    w.asked.finish(w.device, model.head.inputs());
+    w.asked.begin(staged.asked, total, w.device, model.head.inputs());  // while the device computes
     w.asked.gather(1, states);
     w.asked.learn(model.head, grad.head);
     w.dstate.resize(rows.count(), model.head.inputs(), w.device);

@@ -7,7 +7,7 @@
 // The numbers of lanes and slices are configuration, the number of threads is not: the same bits for any number of threads. A step is a
 // function of (model, moments, step number, examples), so a run that is stopped and resumed gives the same bits too.
 //
-// What the host has to do for a batch before the device can begin (dealing it, and what the objective stages: texts, tokens) is done while
+// What the host has to do for a batch before the device can begin (dealing it, and what the objective stages: texts, tokens, what is asked of which row) is done while
 // the step before is computed, if the batch is known by then: step(examples, meanwhile).
 #pragma once
 

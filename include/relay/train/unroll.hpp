@@ -33,12 +33,13 @@ class Unroll {
     std::vector<const Example*> examples;   // sorted
     std::vector<int> lengths, counts;       // their columns and iterations
     std::vector<std::int32_t> tokens;
+    std::vector<Placed> placed;             // of one round
+    Questions chain, answer;
   };
   struct Workspace {
     explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
     typename Backend::Device device;
     Staged staged;  // where nobody has done so before
-    std::vector<Placed> placed;
     Ragged<Backend> batch;
     typename Backend::Indices x;
     typename Embedding<Backend>::Trace embedding;
@@ -74,6 +75,7 @@ class Unroll {
       staged.tokens.insert(staged.tokens.end(), static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
       staged.tokens.insert(staged.tokens.end(), e.problem.begin(), e.problem.end());
     }
+    ask(staged);
   }
 
   /// Adds the gradient of sum(weight * loss of examples) / total to `grad`. `dropout`: the key of what is dropped, if any.
@@ -87,9 +89,13 @@ class Unroll {
     Backend::indices_to(staged.tokens, w.device, w.x);
     const Rows<Backend> rows(w.batch, dropout);
     const int width = model.chain_head.inputs();
-    // What is asked is worked out while the device computes, if the states are there afterwards.
+    // What is asked goes to the device while it computes, if the states are there afterwards.
     const bool afterwards = keep_ == Keep::everything;
-    if (!afterwards) ask(staged.examples, width, total, w);
+    const auto begin = [&] {
+      w.chain.begin(staged.chain, total, w.device, width);
+      w.answer.begin(staged.answer, total, w.device, width);
+    };
+    if (!afterwards) begin();
     const auto gather = [&](int t, const Tensor& y) {
       w.chain.gather(t, y);
       w.answer.gather(t, y);
@@ -101,7 +107,7 @@ class Unroll {
       if (!afterwards) gather(t, y);
     }, model.feedback());
     if (afterwards) {
-      ask(staged.examples, width, total, w);
+      begin();
       for (int t = 1; t <= w.loop.iterations(); ++t) gather(t, w.loop.state(t));
     }
     w.chain.learn(model.chain_head, grad.chain_head);
@@ -128,13 +134,13 @@ class Unroll {
   }
 
  private:
-  /// Asks each iteration of each example what the supervision wants. They are sorted.
-  void ask(std::span<const Example* const> examples, int width, double total, Workspace& w) const {
-    const int most = examples.empty() ? 0 : examples.front()->iterations;
-    w.chain.start(most);
-    w.answer.start(most);
-    int sequence = 0;
-    for (const Example* e : examples) {
+  /// Asks each iteration of each example what the supervision wants. They are sorted. Weights are yet to be divided by the total.
+  void ask(Staged& staged) const {
+    const int most = staged.examples.empty() ? 0 : staged.examples.front()->iterations;
+    staged.chain.start(most);
+    staged.answer.start(most);
+    int begin = 0;  // of an example's columns
+    for (const Example* e : staged.examples) {
       int rounds = 0, answers = 0;
       for (int t = 1; t <= e->iterations; ++t) {
         const Asked asked = supervision_(t, e->iterations);
@@ -146,23 +152,23 @@ class Unroll {
         if (asked.round > 0) {
           require(asked.round <= static_cast<int>(e->rounds.size()), "iteration ", t, " is asked for round ", asked.round,
                   " of a chain of ", e->rounds.size(), " rounds");
-          if constexpr (requires { placement_.place(*e, asked.round, w.placed); })
-            placement_.place(*e, asked.round, w.placed);
+          if constexpr (requires { placement_.place(*e, asked.round, staged.placed); })
+            placement_.place(*e, asked.round, staged.placed);
           else
-            w.placed = placement_.place(*e, asked.round);
-          const double share = loss_.over_round == Normalisation::mean ? 1.0 / static_cast<double>(w.placed.size()) : 1.0;
-          const double weight = asked.learns ? e->weight * loss_.lambda * asked.weight * share / rounds / total : 0;
-          for (const Placed& p : w.placed) w.chain.ask(t, w.batch.begin(sequence) + p.column, p.token, weight);
+            staged.placed = placement_.place(*e, asked.round);
+          const double share = loss_.over_round == Normalisation::mean ? 1.0 / static_cast<double>(staged.placed.size()) : 1.0;
+          const double weight = asked.learns ? e->weight * loss_.lambda * asked.weight * share / rounds : 0;
+          for (const Placed& p : staged.placed) staged.chain.ask(t, begin + p.column, p.token, weight);
         }
         if (asked.answer) {
-          const double weight = asked.learns ? e->weight * loss_.answer_weight * asked.answer_weight / answers / total : 0;
-          w.answer.ask(t, w.batch.end(sequence) - 1, e->answer, weight);
+          const double weight = asked.learns ? e->weight * loss_.answer_weight * asked.answer_weight / answers : 0;
+          staged.answer.ask(t, begin + e->columns() - 1, e->answer, weight);
         }
       }
-      ++sequence;
+      begin += e->columns();
     }
-    w.chain.finish(w.device, width);
-    w.answer.finish(w.device, width);
+    staged.chain.finish();
+    staged.answer.finish();
   }
 
   S supervision_;

@@ -418,7 +418,14 @@ class List {
     buffer_.grow(list.size() * sizeof(T));
     Staging::copy(list.data(), buffer_.data(), list.size() * sizeof(T));
     size_ = static_cast<int>(list.size());
-    ascending_ = std::adjacent_find(list.begin(), list.end(), std::greater_equal<>()) == list.end();
+    ascending_ = ascends(list);
+  }
+
+  /// Becomes a part of another list, from element `first` on, as long as that stays as it is; `list`: what the host has written there.
+  void view(const List& whole, int first, std::span<const T> list) {
+    buffer_.borrow(const_cast<T*>(whole.data()) + first, list.size() * sizeof(T));
+    size_ = static_cast<int>(list.size());
+    ascending_ = ascends(list);
   }
 
   int size() const { return size_; }
@@ -432,6 +439,7 @@ class List {
   bool ascending() const { return ascending_; }
 
  private:
+  static bool ascends(std::span<const T> list) { return std::adjacent_find(list.begin(), list.end(), std::greater_equal<>()) == list.end(); }
   std::size_t bytes() const { return static_cast<std::size_t>(size_) * sizeof(T); }
   void swap(List& other) noexcept {
     buffer_.swap(other.buffer_);
@@ -445,6 +453,23 @@ class List {
 };
 
 using Indices = List<std::int32_t>;
+
+/// Several lists (ComposedOps::IndexLists), in one piece of memory: one copy to the device, where dozens would take the host longer than it has.
+class IndexLists {
+ public:
+  void assign(std::span<const std::int32_t> all, std::span<const int> firsts, Device device) {
+    whole_.assign(all, device);
+    const std::size_t count = firsts.size() - 1;
+    if (lists_.size() < count) lists_.resize(count);
+    for (std::size_t i = 0; i < count; ++i)
+      lists_[i].view(whole_, firsts[i], all.subspan(static_cast<std::size_t>(firsts[i]), static_cast<std::size_t>(firsts[i + 1] - firsts[i])));
+  }
+  const Indices& operator[](std::size_t i) const { return lists_[i]; }
+
+ private:
+  Indices whole_;
+  std::vector<Indices> lists_;
+};
 
 /// The memory whose blocks what this thread records may use (graph.hpp): a replay writes them again. Null: nothing is recorded.
 inline thread_local const Memory* recorded_memory = nullptr;
