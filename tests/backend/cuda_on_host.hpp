@@ -166,7 +166,8 @@ class Block {
         shared_(shared / 4 + 1),
         warps_(static_cast<std::size_t>((threads + warp - 1) / warp)),
         copies_(static_cast<std::size_t>(threads)),
-        products_(static_cast<std::size_t>(threads), Products::none) {
+        products_(static_cast<std::size_t>(threads), Products::none),
+        later_(static_cast<std::size_t>(threads)) {
     if (threads % warp != 0) throw std::logic_error("a block of " + std::to_string(threads) + " threads is no whole number of warps");
   }
 
@@ -210,7 +211,13 @@ class Block {
   void waits_for_earlier() { ++after_earlier_; }
   Copies& copies() { return copies_[thread()]; }
 
-  /// What this thread has asked of tensor cores that it need not wait for.
+  /// What this thread has asked of tensor cores that it need not wait for. They may do it at once or only when they are waited for: both must give the
+  /// same, and until then the sums are anything.
+  struct Later {
+    float sums[64];
+    std::vector<std::function<void(float (&)[64])>> each;  // adds its product
+  };
+  Later& later() { return later_[thread()]; }
   enum class Products { none, begun, ended };
   void products(std::initializer_list<Products> before, Products after, const char* what) {
     Products& own = products_[thread()];
@@ -327,6 +334,7 @@ class Block {
   std::map<int, Numbered> numbered_;
   std::vector<Copies> copies_;
   std::vector<Products> products_;
+  std::vector<Later> later_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_, waiting_;
   std::deque<Fiber*> ready_;
@@ -575,7 +583,7 @@ void wait_for_copies() {
 }
 
 /// As the PTX manual has wgmma.m64n128k16 find its factors: 128 bytes of eight rows lie together, 16 bytes of them exchanged as bits 7 to 9 of the
-/// address say; b across: its rows are of k, and of the next 64 columns a panel further on. It is done at once.
+/// address say; b across: its rows are of k, and of the next 64 columns a panel further on. It is done at once and once more when it is waited for.
 struct MatrixAt {
   const __nv_bfloat16* from;
   int panels_apart;
@@ -586,21 +594,30 @@ struct MatrixAt {
 template <bool across>
 void multiply_panels(float (&d)[64], MatrixAt a, MatrixAt b, bool adds) {
   using Products = cuda_on_host::Block::Products;
-  cuda_on_host::Block::current()->products({Products::begun}, Products::begun, "multiply_panels()");
-  if (cuda_on_host::Block::current()->copies().unseen) throw std::logic_error("tensor cores are not told of what copies have written");
-  const auto at = [](const __nv_bfloat16* from, std::size_t bytes) {
-    const std::uintptr_t place = reinterpret_cast<std::uintptr_t>(from) + bytes;
-    return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(place ^ (place >> 7 & 7) << 4));
+  auto& block = *cuda_on_host::Block::current();
+  block.products({Products::begun}, Products::begun, "multiply_panels()");
+  if (block.copies().unseen) throw std::logic_error("tensor cores are not told of what copies have written");
+  const std::size_t thread = block.thread() % 128;
+  const auto product = [=](float (&sums)[64]) {
+    const auto at = [](const __nv_bfloat16* from, std::size_t bytes) {
+      const std::uintptr_t place = reinterpret_cast<std::uintptr_t>(from) + bytes;
+      return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(place ^ (place >> 7 & 7) << 4));
+    };
+    const std::size_t row = thread / 32 * 16 + thread % 32 / 4;
+    for (std::size_t i = 0; i < 64; ++i) {
+      const std::size_t m = row + i / 2 % 2 * 8, n = i / 4 * 8 + thread % 4 * 2 + i % 2;
+      float sum = adds ? sums[i] : 0.0f;
+      for (std::size_t k = 0; k < 16; ++k)
+        sum += at(a.from, m * 128 + 2 * k) *
+               at(b.from, across ? n / 64 * 2 * static_cast<std::size_t>(b.panels_apart) + k * 128 + n % 64 * 2 : n * 128 + 2 * k);
+      sums[i] = sum;
+    }
   };
-  const std::size_t thread = cuda_on_host::Block::current()->thread() % 128, row = thread / 32 * 16 + thread % 32 / 4;
-  for (std::size_t i = 0; i < 64; ++i) {
-    const std::size_t m = row + i / 2 % 2 * 8, n = i / 4 * 8 + thread % 4 * 2 + i % 2;
-    float sum = adds ? d[i] : 0.0f;
-    for (std::size_t k = 0; k < 16; ++k)
-      sum += at(a.from, m * 128 + 2 * k) *
-             at(b.from, across ? n / 64 * 2 * static_cast<std::size_t>(b.panels_apart) + k * 128 + n % 64 * 2 : n * 128 + 2 * k);
-    d[i] = sum;
-  }
+  auto& later = block.later();
+  if (later.each.empty() && adds) throw std::logic_error("the first of some products adds to sums that are anything");
+  product(later.sums);
+  later.each.emplace_back(product);
+  for (float& sum : d) sum = std::bit_cast<float>(0x7fc0dead);
 }
 inline void begin_products() {
   using Products = cuda_on_host::Block::Products;
@@ -610,9 +627,13 @@ inline void end_products() {
   using Products = cuda_on_host::Block::Products;
   cuda_on_host::Block::current()->products({Products::begun}, Products::ended, "end_products()");
 }
-inline void wait_for_products(float (&)[64]) {
+inline void wait_for_products(float (&d)[64]) {
   using Products = cuda_on_host::Block::Products;
-  cuda_on_host::Block::current()->products({Products::ended}, Products::none, "wait_for_products()");
+  auto& block = *cuda_on_host::Block::current();
+  block.products({Products::ended}, Products::none, "wait_for_products()");
+  auto& later = block.later();
+  for (const auto& product : std::exchange(later.each, {})) product(d);
+  if (std::memcmp(d, later.sums, sizeof d) != 0) throw std::logic_error("what tensor cores multiply was written before they were waited for");
 }
 inline void written_for_products() { cuda_on_host::Block::current()->copies().unseen = false; }
 template <int count>

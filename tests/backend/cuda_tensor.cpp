@@ -157,3 +157,26 @@ TEST_CASE("a copy to the host that is under way gives the bytes as they are, by 
     CHECK(same);
   }
 }
+
+TEST_CASE("several lists on the device, written together: each its own part, whatever there was before") {
+  Memory memory;
+  IndexLists lists;
+  const auto check = [&](const std::vector<std::int32_t>& all, const std::vector<int>& firsts, const std::vector<bool>& ascending) {
+    const long uploads = cuda_on_host::uploads;
+    lists.assign(all, firsts, Device{&memory});
+    CHECK(cuda_on_host::uploads - uploads == (all.empty() ? 0 : 1));
+    for (std::size_t i = 0; i + 1 < firsts.size(); ++i) {
+      CAPTURE(i);
+      REQUIRE(lists[i].size() == firsts[i + 1] - firsts[i]);
+      CHECK(std::equal(all.begin() + firsts[i], all.begin() + firsts[i + 1], lists[i].data()));
+      CHECK(lists[i].ascending() == ascending[i]);
+    }
+  };
+  check({3, 5, 1, 4}, {0, 2, 4}, {true, true});
+  std::vector<std::int32_t> many(1000, 7);  // more room: all are elsewhere then
+  many[0] = 9;
+  check(many, {0, 1, 1, 1000}, {true, true, false});
+  check({2}, {0, 0, 1}, {true, true});
+  check({}, {0, 0}, {true});
+  CHECK(memory.used() > 0);
+}

@@ -49,7 +49,7 @@ class Questions {
   const std::vector<Index>& rows() const { return rows_; }
   const std::vector<Index>& targets() const { return targets_; }
   const std::vector<double>& weights() const { return weights_; }
-  /// Where each iteration's begin, and where the last ends.
+  /// Of each iteration, which of all is its first; and how many there are.
   const std::vector<int>& firsts() const { return firsts_; }
 
  private:
@@ -68,9 +68,8 @@ template <class B>
 class AskedRows {
  public:
   using Tensor = typename B::Tensor;
-  using Index = std::int32_t;
 
-  /// Of a width; each counts as its weight, over `total`. The questions stay as they are until read().
+  /// States have so many columns, and a row counts as its weight, over `total`. The questions stay as they are until read().
   void begin(const Questions& questions, double total, const typename B::Device& device, int width) {
     questions_ = &questions;
     weights_.resize(questions.weights().size());

@@ -50,7 +50,7 @@ class NextToken {
     return {example.weight * static_cast<double>(text), static_cast<double>(example.problem.size() + text)};
   }
 
-  /// Texts and tokens of these examples, which `staged` refers to.
+  /// Texts and tokens of these examples, which `staged` refers to, and what is asked of them.
   void stage(std::span<const Example* const> examples, Staged& staged) const {
     staged.examples.assign(examples.begin(), examples.end());
     staged.lengths.clear();

@@ -7,8 +7,8 @@
 // The numbers of lanes and slices are configuration, the number of threads is not: the same bits for any number of threads. A step is a
 // function of (model, moments, step number, examples), so a run that is stopped and resumed gives the same bits too.
 //
-// What the host has to do for a batch before the device can begin (dealing it, and what the objective stages: texts, tokens, what is asked of which row) is done while
-// the step before is computed, if the batch is known by then: step(examples, meanwhile).
+// What the host has to do for a batch before the device can begin (dealing it, and what the objective stages: texts, tokens, what is asked of
+// which row) is done while the step before is computed, if the batch is known by then: step(examples, meanwhile).
 #pragma once
 
 #include <algorithm>
@@ -82,8 +82,8 @@ class Trainer {
 
   /// `meanwhile` is called once, on any thread, beside the last lanes or after them. It may return the batch of the next step, as a span of
   /// examples (an empty one: it is not known), which is then made ready while this step is computed. Those examples must stay where they are,
-  /// and as they are, until the next call of step(), which knows them by their place and number, or of forget_next(). A step of others is
-  /// as ever, and so is one after a step that has thrown.
+  /// and as they are, and so must what the objective makes of them, until the next call of step(), which knows them by their place and number, or of
+  /// forget_next(). A step of others is as ever, and so is one after a step that has thrown.
   StepReport step(std::span<const Example> examples, auto&& meanwhile) {
     const std::span<const Example> announced = std::exchange(announced_, {});
     require(!examples.empty(), "a training step needs at least one example");

@@ -18,7 +18,7 @@
 
 namespace relay {
 
-/// The objective of a looped model. One object, many lanes: all that changes lives in the lane's Workspace.
+/// The objective of a looped model. One object, many lanes: all that changes lives in a lane's Workspace and Staged.
 template <class Model, class S = Aligned, class P = FlushRight>
 class Unroll {
   static_assert(Supervision<S>, "relay: a supervision is called with (iteration, iterations) and returns an Asked");
@@ -56,7 +56,7 @@ class Unroll {
   /// What an example costs, to cut a batch into lanes of like cost.
   double cost(const Example& example) const { return static_cast<double>(example.columns()) * example.iterations; }
 
-  /// The batch of the lane, those with the most iterations first. `staged` refers to these examples.
+  /// The batch of the lane, those with the most iterations first, and what is asked of them. `staged` refers to these examples.
   void stage(std::span<const Example* const> examples, Staged& staged) const {
     staged.order.resize(examples.size());
     std::iota(staged.order.begin(), staged.order.end(), std::size_t{0});

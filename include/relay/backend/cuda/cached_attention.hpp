@@ -2,8 +2,8 @@
 //
 // Keys and values of a cache lie as [slot, head, position, column], so a head of a sequence is read in one stretch. A sequence with one
 // new row (a step of decoding) takes a block for each head, whose threads share its positions; one with more (a prompt) is appended and
-// then goes through the tiles of attention.hpp. Which of them it is depends on the sequence alone, not on those beside it; only where a batch has
-// hundreds of sequences are the blocks of steps smaller.
+// then goes through the tiles of attention.hpp. Which of them it is depends on the sequence alone, not on those beside it; only where a batch has more
+// heads of sequences than the GPU has blocks at once are the blocks of steps smaller.
 #pragma once
 
 #include <relay/backend/cuda/attention.hpp>
@@ -250,8 +250,8 @@ __global__ void append_kernel(Batch<T> batch, Cache<T> cache) {
 
 }  // namespace detail
 
-/// A multiprocessor has so many blocks of decode_kernel of 128 threads at once. Where there are more, they have 64, and twice as many are there:
-/// all of them wait for their first keys together, and not one half behind the other.
+/// A multiprocessor has so many blocks of decode_kernel of 128 threads at once. Where there are more, they have 64, and up to twice as many are
+/// there: all of them wait for their first keys together, and not one half behind the other.
 inline constexpr long decode_blocks_at_once = 8;
 
 /// Sequence s continues slot slots[s] of a cache of so many `positions` at position starts[s]: its keys and values are appended, and each

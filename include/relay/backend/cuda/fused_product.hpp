@@ -28,7 +28,8 @@ inline constexpr int fewer_rows = 1;
 /// h = p + bias, y = GELU(h). Of the product, whose weight is [columns, depth].
 struct WithGelu {
   static constexpr bool weight_across = false, sums = false;
-  static constexpr int least_rows = 3072 / fewer_rows;  // for fewer, cuBLASLt is faster (256 -> 1024 columns on an H200; at 5000 rows as fast)
+  // On an H200 with 256 -> 1024 columns as fast as cuBLASLt at 5000 rows, a third slower at 3000; but to ask cuBLASLt takes the host twice as long.
+  static constexpr int least_rows = 3072 / fewer_rows;
   const float* bias;
   bf16 *hidden, *y;  // `hidden` may be null
 
@@ -52,7 +53,7 @@ struct WithGelu {
 /// dh = p GELU'(h), which is added up over the rows. Of the product, whose weight is [depth, columns].
 struct WithGeluSlope {
   static constexpr bool weight_across = true, sums = true;
-  static constexpr int least_rows = 1024 / fewer_rows;  // the same, beside a product and a pass, at 3000; but this is one launch
+  static constexpr int least_rows = 1024 / fewer_rows;  // the same: as fast as a product and a pass at 3000, and one launch for two
   const bf16* hidden;
   bf16* dh;
   float* partial;  // [gridDim.x, columns], row b: the sums over the rows that the blocks (b, ..) have had
@@ -241,7 +242,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
 
 }  // namespace fused
 
-/// x [rows, depth] weight with what follows it, where there is such a product for these sizes on this device, and nothing else is faster.
+/// x [rows, depth] weight with what follows it, where there is such a product for these sizes on this device, and it is worth it.
 template <class Follow>
 class FusedProduct {
  public:
@@ -256,7 +257,7 @@ class FusedProduct {
   /// So many blocks share the rows, each with the same columns; so many sums over rows there are.
   int blocks() const {
     const int tiles = (rows_ + fused::tile_rows - 1) / fused::tile_rows;
-    return std::clamp(multiprocessors() * fused::columns / columns_, 1, tiles);
+    return std::clamp(std::min(multiprocessors(), most_added_parts) * fused::columns / columns_, 1, tiles);
   }
   void operator()(const bf16* x, const bf16* weight, const Follow& follow) const {
     const dim3 grid(static_cast<unsigned>(blocks()), static_cast<unsigned>(columns_ / fused::columns));

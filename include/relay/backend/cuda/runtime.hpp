@@ -43,7 +43,7 @@ inline int devices() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-/// Of the device.
+/// How many the device has.
 inline int multiprocessors() {
   static const int count = [] {
     int found = 0;
