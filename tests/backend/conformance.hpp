@@ -292,6 +292,23 @@ class Conformance {
     for (int i = 0; i < 4; ++i)
       for (int c = 0; c < 5; ++c) scattered(which[static_cast<std::size_t>(i)], c) += y0(2 + i, c);
     expect("scatter_rows, one row twice", sum, scattered, 4);
+    B::make_room(put(x), 4, y);
+    B::gather_rows(put(x), indices(which), 0, y);
+    Matrix rows(4, 5);
+    for (int i = 0; i < 4; ++i)
+      for (int c = 0; c < 5; ++c) rows(i, c) = x(which[static_cast<std::size_t>(i)], c);
+    expect("gather_rows to room that was made", y, rows, 0);
+
+    for (const int width : {5, 8, 132})
+      for (const std::vector<std::int32_t>& list : {std::vector<std::int32_t>{0, 3, 4, 8}, {8, 0, 5}, {7}, {}}) {
+        const Matrix from = random(6, width);
+        Matrix expected(9, width);
+        for (std::size_t i = 0; i < list.size(); ++i)
+          for (int c = 0; c < width; ++c) expected(list[i], c) = from(2 + static_cast<int>(i), c);
+        Tensor to = poisoned(3, 2);
+        B::spread_rows(put(from), 2, indices(list), 9, to);
+        expect("spread_rows", to, expected, 0);
+      }
   }
 
   /// Tensors without rows pass through everything that is a matter of rows, and add nothing.
@@ -380,6 +397,20 @@ class Conformance {
       expect("layer_norm_backward, dx", dx, gradient.dx, 16);
       expect("layer_norm_backward, dscale", dscale, reference::sum(dscale0, gradient.dscale), 8);
       expect("layer_norm_backward, dshift", dshift, reference::sum(dshift0, gradient.dshift), 4);
+    }
+    // Of rows of a table.
+    for (const int width : {7, 128, 256, 300, 512}) {
+      const Matrix table = random(6, width), scale = random(1, width), shift = random(1, width);
+      const std::vector<std::int32_t> which{5, 0, 5, 2};
+      Matrix rows(4, width);
+      for (int i = 0; i < 4; ++i)
+        for (int c = 0; c < width; ++c) rows(i, c) = table(which[static_cast<std::size_t>(i)], c);
+      Tensor y = put(Matrix(4, width, nan)), normal = poisoned(1, 1), statistics = poisoned(1, 1);
+      B::gather_norm(put(table), indices(which), put(scale), put(shift), eps, y, normal, statistics);
+      const auto expected = reference::layer_norm(rows, scale, shift, eps);
+      expect("gather_norm's rows", y, rows, 0);
+      expect("gather_norm", normal, expected.y, 8);
+      expect("gather_norm's statistics", statistics, expected.statistics, 8);
     }
     // Rows far from zero: the variance is taken around the mean. Rounding x itself to the scalar costs nothing here.
     for (const int width : {9, 15, 16}) {

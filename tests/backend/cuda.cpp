@@ -54,26 +54,40 @@ TEST_CASE("and where cuBLASLt has no such epilogue, or will not multiply, before
   cuda::Products::instance().forget();
 }
 
-TEST_CASE("rows of a long list that come again and again are added in parts") {
-  const int rows = 5, cols = 9, count = 5000;
-  std::vector<std::int32_t> list;
-  std::vector<float> values;
-  Random random(Key(3));
-  std::vector<double> expected(rows * cols, 1.0);
-  for (int i = 0; i < count; ++i) {
-    list.push_back(random.below(rows));
-    for (int c = 0; c < cols; ++c) {
-      values.push_back(static_cast<float>(random.normal()));
-      expected[static_cast<std::size_t>(list.back() * cols + c)] += static_cast<double>(values.back());
+TEST_CASE_TEMPLATE("rows of a long list that come again and again: in parts, or one piece after another", B, Cuda<float>, Cuda<bf16>) {
+  for (const auto& [rows, cols, count] : {std::tuple{5, 9, 5000}, {3, 300, 4100}, {1100, 9, 4500}, {2, 4, 2048}, {2, 4, 2049}}) {  // more than 1024: not in parts
+    CAPTURE(rows);
+    CAPTURE(count);
+    std::vector<std::int32_t> list;
+    std::vector<float> values;
+    Random random(Key(3));
+    std::vector<float> expected(static_cast<std::size_t>(rows * cols), 1.0f);
+    for (int i = 0; i < count; ++i) {
+      list.push_back(random.below(rows));
+      for (int c = 0; c < cols; ++c) {
+        values.push_back(static_cast<float>(random.below(64)) / 8);  // sums of them are exact
+        expected[static_cast<std::size_t>(list.back() * cols + c)] += values.back();
+      }
     }
+    typename B::Tensor x(rows, cols), y(count, cols);
+    B::fill(x, 1);
+    B::upload(values, y);
+    B::scatter_rows(y, 0, B::indices(list, {}), x);
+    CHECK(B::download(x) == expected);
   }
-  using B = Cuda<float>;
-  B::Tensor x(rows, cols), y(count, cols);
-  B::fill(x, 1);
-  B::upload(values, y);
-  B::scatter_rows(y, 0, B::indices(list, {}), x);
-  const auto got = B::download(x);
-  for (std::size_t i = 0; i < got.size(); ++i) CHECK(static_cast<double>(got[i]) == doctest::Approx(expected[i]).epsilon(1e-4));
+}
+
+TEST_CASE("what a head is asked about stays bf16 on the way to it and back") {
+  using N = Cuda<bf16>;
+  cuda::Tensor state(5, 8), y;
+  state.resize_like(state, 5, 8, cuda::Type::bfloat16);
+  N::make_room(state, 3, y);
+  CHECK(y.type() == cuda::Type::bfloat16);
+  CHECK(y.rows() == 3);
+  CHECK(y.cols() == 8);
+  N::spread_rows(state, 0, N::indices(std::vector<std::int32_t>{1, 4}, {}), 7, y);
+  CHECK(y.type() == cuda::Type::bfloat16);
+  CHECK(y.rows() == 7);
 }
 
 TEST_CASE("logits of an odd number of tokens lie in rows that tensor cores want, from the product to the products back") {

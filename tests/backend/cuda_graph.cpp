@@ -47,7 +47,7 @@ TEST_CASE("after the second time f is not called, and what it would have done is
   const long replays = cuda_on_host::replays;
   for (int i = 0; i < 6; ++i) {
     B::upload(std::vector<float>{1, static_cast<float>(i)}, x);
-    graphs.run(2, memory, f);
+    graphs.run(2, 1, memory, f);
   }
   CHECK(B::download(y) == std::vector<float>{12, 30});
   CHECK(calls <= 3);  // one more, where the first asked for memory
@@ -60,7 +60,7 @@ TEST_CASE("each size by itself; after a larger one all are recorded anew, for te
   B::Tensor y;
   int calls = 0;
   const auto run = [&](int size) {
-    graphs.run(size, memory, [&] {
+    graphs.run(size, 1, memory, [&] {
       ++calls;
       y.resize(1, size, {&memory});
       B::fill(y, size);
@@ -81,6 +81,28 @@ TEST_CASE("each size by itself; after a larger one all are recorded anew, for te
   CHECK(calls > before + 1);
 }
 
+TEST_CASE("how many times it does the same is another recording") {
+  cuda::Memory memory;
+  Graphs graphs;
+  B::Tensor y = tensor({0}, memory);
+  const B::Tensor one = tensor({1}, memory);
+  int calls = 0;
+  const auto run = [&](int times) {
+    graphs.run(1, times, memory, [&] {
+      ++calls;
+      for (int i = 0; i < times; ++i) B::add(one, y);
+    });
+  };
+  for (int i = 0; i < 4; ++i) run(1), run(2);
+  CHECK(B::download(y) == std::vector<float>{12});
+  const int before = calls;
+  const long replays = cuda_on_host::replays;
+  for (const int times : {2, 1, 1, 2}) run(times);
+  CHECK(B::download(y) == std::vector<float>{18});
+  CHECK(calls == before);
+  CHECK(cuda_on_host::replays == replays + 4);
+}
+
 TEST_CASE("what cannot be recorded is launched every time") {
   cuda::Memory memory;
   B::Tensor y = tensor({0}, memory);
@@ -88,7 +110,7 @@ TEST_CASE("what cannot be recorded is launched every time") {
   SUBCASE("because the host waits in it") {
     Graphs graphs;
     for (int i = 0; i < 5; ++i)
-      graphs.run(1, memory, [&] {
+      graphs.run(1, 1, memory, [&] {
         B::add(one, y);
         cuda::synchronise("wait");
       });
@@ -97,7 +119,7 @@ TEST_CASE("what cannot be recorded is launched every time") {
     Graphs graphs;
     std::vector<B::Tensor> kept;
     for (int i = 0; i < 5; ++i)
-      graphs.run(1, memory, [&] {
+      graphs.run(1, 1, memory, [&] {
         B::add(one, y);
         kept.emplace_back(100, 100, cuda::Device{&memory});
       });
@@ -106,7 +128,7 @@ TEST_CASE("what cannot be recorded is launched every time") {
   SUBCASE("because it uses memory that is not its own") {
     Graphs graphs;
     for (int i = 0; i < 5; ++i)
-      graphs.run(1, memory, [&] {
+      graphs.run(1, 1, memory, [&] {
         const cuda::Scratch<float> elsewhere(1, {});
         B::add(one, y);
       });
@@ -114,7 +136,7 @@ TEST_CASE("what cannot be recorded is launched every time") {
   SUBCASE("because the driver refuses") {
     Graphs graphs;
     cuda_on_host::refuses_graphs = true;
-    for (int i = 0; i < 5; ++i) graphs.run(1, memory, [&] { B::add(one, y); });
+    for (int i = 0; i < 5; ++i) graphs.run(1, 1, memory, [&] { B::add(one, y); });
     cuda_on_host::refuses_graphs = false;
   }
   CHECK(B::download(y) == std::vector<float>{5});
@@ -123,5 +145,5 @@ TEST_CASE("what cannot be recorded is launched every time") {
 TEST_CASE("an error of what is recorded is an error") {
   cuda::Memory memory;
   Graphs graphs;
-  for (int i = 0; i < 4; ++i) CHECK_THROWS_WITH_AS(graphs.run(1, memory, [] { fail("no"); }), "no", Error);
+  for (int i = 0; i < 4; ++i) CHECK_THROWS_WITH_AS(graphs.run(1, 1, memory, [] { fail("no"); }), "no", Error);
 }

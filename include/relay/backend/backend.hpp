@@ -180,6 +180,9 @@ concept ComputeBackend =
       B::rotary_attention(y, rows, heads, width, weight, dx, normal);
       B::rotary_attention_backward(x, branch, kept, dy, rows, heads, width, weight, dx);  // x: qkv as it was left, branch: out, kept: lse
       B::rotary_attention_cached(y, rows, indices, indices, width, width, weight, dx, dweight, normal);
+      B::make_room(x, width, y);                              // y [width, x's columns], for rows of x
+      B::spread_rows(x, width, indices, width, y);            // y [width, x's columns]: row indices[i] is x's row width + i, all others are zeros
+      B::gather_norm(x, indices, scale, shift, eps, y, normal, statistics);  // y's row i = x's row indices[i], where y has its shape, and its layer norm
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
       B::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);  // y, and its layer norm
       B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dscale, dshift);  // layer_norm_backward's dx, plus as large a branch
@@ -190,7 +193,7 @@ concept ComputeBackend =
       requires std::default_initializable<typename B::Applications> && std::destructible<typename B::Applied>;
       B::place_input(weight, y);                              // y, or dy, is yet to be written for the linear layer of this weight
       B::place_gradient(weight, y);
-      { B::repeats } -> std::convertible_to<bool>;            // whether B::repeat(repeated, size, device, f) may record what f does
+      { B::repeats } -> std::convertible_to<bool>;            // whether B::repeat(repeated, size, times, device, f) may record what f does
       requires std::default_initializable<typename B::Repeated> && std::default_initializable<typename B::Answers>;
       { B::repeated_size(width) } -> std::same_as<int>;
       B::indices_to(list, device, indices);                   // indices = B::indices(list, device), in the memory it has

@@ -240,11 +240,23 @@ struct Functions : ComposedOps<Self> {
         using X = Element<decltype(to)>;
         const Y* const from = all + static_cast<long>(first) * y.cols();
         if (indices.ascending()) {
-          launch(scatter_kernel<Y, X>, row_blocks(indices.size()), row_threads, 0, from, indices.data(), indices.size(), x.cols(), to);
+          launch(scatter_kernel<true, Y, X>, row_blocks(indices.size()), row_threads, 0, from, indices.data(), indices.size(), x.cols(), to);
         } else {
           scatter_by_target(from, indices, to, x.rows(), x.cols(), y.device());
         }
       });
+    });
+  }
+  static void make_room(const Tensor& x, int rows, Tensor& y) { y.resize_like(x, rows, x.cols(), x.type()); }
+  static void spread_rows(const Tensor& x, int first, const Indices& indices, int rows, Tensor& y) {
+    if (!indices.ascending()) return ComposedOps<Self>::spread_rows(x, first, indices, rows, y);
+    make_room(x, rows, y);
+    clear_rows(y, 0, rows);
+    if (indices.size() == 0) return;
+    typed(x, [&](const auto* from) {
+      using X = Element<decltype(from)>;
+      launch(scatter_kernel<false, X, X>, row_blocks(indices.size()), row_threads, 0, from + static_cast<long>(first) * x.cols(), indices.data(),
+             indices.size(), x.cols(), y.as<X>());
     });
   }
   static double sum_of_squares(const Tensor& x) {
@@ -297,6 +309,14 @@ struct Functions : ComposedOps<Self> {
                                                                             normal.template as<A>(), statistics.as<float>()});
       });
     });
+  }
+  static void gather_norm(const Tensor& x, const Indices& indices, const Tensor& scale, const Tensor& shift, double eps, Tensor& y, Tensor& normal,
+                          Tensor& statistics) {
+    if (x.type() != Type::float32 || y.type() != Type::float32) return ComposedOps<Self>::gather_norm(x, indices, scale, shift, eps, y, normal, statistics);
+    normal.resize_like(y, y.rows(), y.cols(), type_of<A>);
+    statistics.resize_like(y, y.rows(), 2);
+    normalise(Norm<float, float, A>{x.as<float>(), nullptr, y.as<float>(), Drop(0, Key()), scale.as<float>(), shift.as<float>(), static_cast<float>(eps),
+                                    y.rows(), y.cols(), normal.template as<A>(), statistics.as<float>(), indices.data()});
   }
   static void gelu(const Tensor& x, Tensor& y) {
     if (&x != &y) y.resize_like(x, x.rows(), x.cols(), type_of<A>);  // in place it keeps its type
@@ -367,14 +387,13 @@ struct Functions : ComposedOps<Self> {
   /// Steps of generation are replayed as graphs.
   static constexpr bool repeats = true;
   using Repeated = Graphs;
-  static void repeat(Repeated& graphs, int size, const Device& device, auto&& f) { graphs.run(size, *device.memory, f); }
+  static void repeat(Repeated& graphs, int size, int times, const Device& device, auto&& f) { graphs.run(size, times, *device.memory, f); }
   static int repeated_size(int size) { return Graphs::size_of(size); }
-  /// argmax within what is repeated: found [rows, 2] is what is to be read, the tokens found are what the next step begins with, at starts
-  /// that are one further.
-  static void choose(const Tensor& logits, Tensor& found, Indices& tokens, Indices& starts) {
-    found.resize_like(logits, logits.rows(), 2);
+  /// argmax within what is repeated: rows `first` .. of found [.., 2] are what is to be read, the tokens found are what the next step begins
+  /// with, at starts that are one further.
+  static void choose(const Tensor& logits, int first, Tensor& found, Indices& tokens, Indices& starts) {
     launch(argmax_kernel<>, row_blocks(logits.rows()), row_threads, 0, logits.spread<float>(), logits.rows(), logits.cols(), logits.apart(),
-           found.as<float>(), tokens.rewritten(), starts.rewritten());
+           found.as<float>() + 2L * first, tokens.rewritten(), starts.rewritten());
   }
   /// What was found in some steps, on its way to the host while the next is computed; read in the order of the steps, two of them behind at
   /// most.
@@ -724,19 +743,18 @@ struct Functions : ComposedOps<Self> {
   /// A block for each row of x and part of the list; where there are several parts, their sums are added in order.
   template <class Y, class X>
   static void scatter_by_target(const Y* y, const Indices& indices, X* x, int rows, int cols, Device device) {
-    constexpr int threads = 256, listed = 2048;
-    constexpr std::size_t shared = (threads + threads / warp) * sizeof(int);
     const int count = indices.size();
     if constexpr (std::is_same_v<X, float>) {
-      const int parts = std::clamp((count + listed - 1) / listed, 1, 128), part = (count + parts - 1) / parts;
+      const int parts = std::clamp((count + scatter_piece - 1) / scatter_piece, 1, 128), part = (count + parts - 1) / parts;
       if (parts > 1 && rows <= 1024) {
         const Scratch<float> partial(static_cast<long>(parts) * rows * cols, device);
-        launch(scatter_by_target_kernel<Y, X>, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(parts)), threads, shared, y, indices.data(), count,
-               cols, part, x, partial.data());
+        launch(scatter_by_target_kernel<Y, X>, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(parts)), scatter_threads, scatter_room, y,
+               indices.data(), count, cols, part, x, partial.data());
         return sum_columns(partial.data(), parts, rows * cols, 1, parts, true, rows * cols, x, nullptr);
       }
     }
-    launch(scatter_by_target_kernel<Y, X>, dim3(static_cast<unsigned>(rows)), threads, shared, y, indices.data(), count, cols, count, x, nullptr);
+    launch(scatter_by_target_kernel<Y, X>, dim3(static_cast<unsigned>(rows)), scatter_threads, scatter_room, y, indices.data(), count, cols, count, x,
+           nullptr);
   }
 
   static void as_float32(Tensor& x) {

@@ -144,6 +144,15 @@ struct ComposedOps {
   /// y = the first rows of x, for as long as x stays as it is: a backend need not copy them.
   static void view_first(const auto& x, int count, auto& y) { Backend::copy_first(x, count, y); }
 
+  /// Room for so many rows of x: y [rows, x's columns], of what x is made of, so that rows of x are the same there.
+  static void make_room(const auto& x, int rows, auto& y) { y.resize_like(x, rows, x.cols()); }
+  /// y [rows, x's columns]: row indices[i] is x's row first + i, all others are zeros.
+  static void spread_rows(const auto& x, int first, const auto& indices, int rows, auto& y) {
+    y.resize_like(x, rows, x.cols());
+    Backend::fill(y, 0);
+    Backend::scatter_rows(x, first, indices, y);
+  }
+
   /// y = x + dropout(branch)
   static void residual(const auto& x, const auto& branch, double rate, const std::optional<Key>& key, auto& y) {
     if (key && rate > 0)
@@ -157,6 +166,11 @@ struct ComposedOps {
   static void residual_norm(const auto& x, const auto& branch, double rate, const std::optional<Key>& key, const auto& scale, const auto& shift, double eps,
                             auto& y, auto& normal, auto& statistics) {
     Backend::residual(x, branch, rate, key, y);
+    Backend::layer_norm(y, scale, shift, eps, normal, statistics);
+  }
+  /// y's row i = x's row indices[i], and its layer norm.
+  static void gather_norm(const auto& x, const auto& indices, const auto& scale, const auto& shift, double eps, auto& y, auto& normal, auto& statistics) {
+    Backend::gather_rows(x, indices, 0, y);
     Backend::layer_norm(y, scale, shift, eps, normal, statistics);
   }
   /// The gradient of a layer norm and of what goes around it: dx = layer_norm_backward(..) + skip. `next`: the dropout that a linear layer's
@@ -205,14 +219,14 @@ struct ComposedOps {
   /// Whether the device does one thing after another, whatever thread asks for it: then one thread of the host is all it needs.
   static constexpr bool in_order = false;
 
-  /// f(), which asks the device for the same, from and to the same tensors, whenever it is called with this size: a backend may record that
+  /// f(), which asks the device for the same, from and to the same tensors, whenever it is called with this size and so many times: a backend may record that
   /// and do without f later (`repeats`), if the device has memory of its own that serves nothing else. `Repeated` is what it keeps for that;
   /// repeated_size(n): which size, n or larger, to take for n. Such a backend also has choose(), and Answers that do something (cuda.hpp): so
   /// the device goes from step to step by itself, and what it found comes to the host meanwhile.
   static constexpr bool repeats = false;
   struct Repeated {};
   struct Answers {};
-  static void repeat(Repeated&, int /*size*/, const auto& /*device*/, auto&& f) { f(); }
+  static void repeat(Repeated&, int /*size*/, int /*times*/, const auto& /*device*/, auto&& f) { f(); }
   static int repeated_size(int size) { return size; }
 
   // A guess, for devices with many cores: nothing has been measured on one.

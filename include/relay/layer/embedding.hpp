@@ -6,6 +6,7 @@
 
 #include <relay/core/concepts.hpp>
 #include <relay/layer/initialise.hpp>
+#include <relay/layer/layer_norm.hpp>
 
 namespace relay {
 
@@ -31,6 +32,13 @@ struct Embedding {
   const Tensor& forward(const Input& tokens, const Rows<B>& rows, Trace& trace) const {
     trace.y.resize(rows.count(), weight.cols(), rows.batch().device());
     B::gather_rows(weight, tokens, 0, trace.y);
+    return trace.y;
+  }
+
+  /// With the norm that reads what it gives, in one pass.
+  const Tensor& forward(const Input& tokens, const Rows<B>& rows, Trace& trace, NextNorm<B> next) const {
+    trace.y.resize(rows.count(), weight.cols(), rows.batch().device());
+    next.norm->gather(weight, tokens, trace.y, *next.trace);
     return trace.y;
   }
 

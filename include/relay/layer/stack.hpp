@@ -35,11 +35,18 @@ struct Stack {
   static void each(auto&& visit, auto&... stack) { visit("layers", stack.layers...); }
 
   const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace) const { return apply(x, rows, trace, {}); }
-  /// With the norm that reads what it gives.
-  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next) const
+  /// With the norm that reads what it gives. `begun`: somebody has applied the first layer's first norm to x, with what place_first_norm()
+  /// gave for this trace.
+  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next, bool begun = false) const
     requires requires(const L& layer, typename L::Trace& own) { layer.place_first_norm(own); }
   {
-    return apply(x, rows, trace, next);
+    return apply(x, rows, trace, next, begun);
+  }
+  NextNorm<Backend> place_first_norm(const Rows<Backend>& rows, Trace& trace) const
+    requires requires(const L& layer, typename L::Trace& own) { layer.place_first_norm(own); }
+  {
+    make_traces(rows, trace);
+    return layers.front().place_first_norm(trace.layers.front());
   }
 
   /// `next`: what the gradient of x meets next, if it is known (dropping() of the block before).
@@ -66,15 +73,20 @@ struct Stack {
   }
 
  private:
-  const Output& apply(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next) const {
+  /// How many of them take turns.
+  std::size_t make_traces(const Rows<Backend>& rows, Trace& trace) const {
     const std::size_t kept = rows.is_forward_only() ? std::min<std::size_t>(layers.size(), 2) : layers.size();
     if (trace.layers.size() < kept) trace.layers.resize(kept);
+    return kept;
+  }
+  const Output& apply(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next, bool begun = false) const {
+    const std::size_t kept = make_traces(rows, trace);
     const Input* h = &x;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       trace.last = i % kept;
       typename L::Trace& own = trace.layers[trace.last];
       if constexpr (requires { layers[i].place_first_norm(own); })
-        h = &layers[i].forward(*h, rows.fold(i), own, i + 1 < layers.size() ? layers[i + 1].place_first_norm(trace.layers[(i + 1) % kept]) : next, i > 0);
+        h = &layers[i].forward(*h, rows.fold(i), own, i + 1 < layers.size() ? layers[i + 1].place_first_norm(trace.layers[(i + 1) % kept]) : next, begun || i > 0);
       else
         h = &layers[i].forward(*h, rows.fold(i), own);
     }

@@ -45,8 +45,8 @@ struct CausalTransformer {
 
   /// The normalised state of every row [rows, width], which the head reads.
   const Tensor& forward(const typename B::Indices& tokens, const Rows<B>& rows, Trace& trace) const {
-    const Tensor& x = embedding.forward(tokens, rows, trace.embedding);
-    body.forward(x, rows, trace.body, {&norm, &trace.norm});
+    const Tensor& x = embedding.forward(tokens, rows, trace.embedding, body.place_first_norm(rows, trace.body));
+    body.forward(x, rows, trace.body, {&norm, &trace.norm}, true);
     return trace.norm.y;
   }
 

@@ -44,11 +44,11 @@ class KvCache {
   /// Runs rows that continue slot slots[s] at position starts[s] and returns the normalised states [rows, width].
   const typename B::Tensor& extend(const CausalTransformer<B>& model, const typename B::Indices& tokens, const Rows<B>& rows,
                                    const typename B::Indices& slots, const typename B::Indices& starts, Workspace& w) {
-    const auto* h = &model.embedding.forward(tokens, rows, w.embedded);
     const auto& layers = model.body.layers;
+    const auto* h = &model.embedding.forward(tokens, rows, w.embedded, layers.front().place_first_norm(w.block));
     for (std::size_t i = 0; i < layers.size(); ++i)
       h = &layers[i].extend(*h, rows, slots, starts, layers_[i], w.block,
-                            i + 1 < layers.size() ? layers[i + 1].place_first_norm(w.block) : NextNorm<B>{&model.norm, &w.normal}, i > 0);
+                            i + 1 < layers.size() ? layers[i + 1].place_first_norm(w.block) : NextNorm<B>{&model.norm, &w.normal}, true);
     return w.normal.y;
   }
 
@@ -86,18 +86,23 @@ class Extension {
     B::argmax(logits_, best, probability);
   }
 
-  /// The same where the backend repeats, one new token each: begin() has the device do it, again() do it once more with the tokens that it
-  /// found, without the host, and read() waits for what was found, each time. again() may come before the last is read, not earlier.
+  /// The same where the backend repeats, one new token each: begin() has the device do it, again() do it some more times with the tokens that
+  /// it found, without the host, and read() waits for what was found, of all sequences, time after time. again() may come before the last is
+  /// read, not earlier.
   void begin(const CausalTransformer<B>& model, KvCache<B>& cache) {
     to_device();
-    again(model, cache);
+    again(model, cache, 1);
   }
-  void again(const CausalTransformer<B>& model, KvCache<B>& cache) {
-    B::repeat(repeated_, sequences(), device_, [&] {
-      compute(model, cache);
-      B::choose(logits_, found_, tokens_on_device_, starts_on_device_);
+  static constexpr int most_times = 2;  // there is a pause of the device between again() and again()
+  void again(const CausalTransformer<B>& model, KvCache<B>& cache, int times) {
+    B::repeat(repeated_, sequences(), times, device_, [&] {
+      found_.resize_like(logits_, most_times * sequences(), 2);
+      for (int i = 0; i < times; ++i) {
+        compute(model, cache);
+        B::choose(logits_, i * sequences(), found_, tokens_on_device_, starts_on_device_);
+      }
     });
-    answers_.begin(found_, sequences());
+    answers_.begin(found_, times * sequences());
   }
   void read(std::vector<Index>& best, std::vector<double>& probability) { answers_.read(best, probability); }
 
@@ -181,18 +186,18 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
   for (Index slot = slots; slot-- > 0;) free.push_back(slot);
   std::vector<Index> best;
   std::vector<double> probability;
-  // Those of running from `first` on were extended, to so many tokens, and the model has said what comes next.
-  const auto read = [&](std::size_t first, auto&& length) {
+  // Those of running from `first` on were extended, to so many tokens, and the model has said what comes next, from best[answers] on.
+  const auto read = [&](std::size_t first, std::size_t answers, auto&& length) {
     still.assign(running.begin(), running.begin() + static_cast<std::ptrdiff_t>(first));
     for (std::size_t i = first; i < running.size(); ++i) {
       Running r = running[i];
       r.position = length(r);
       auto& out = written[r.prompt];
-      const Index token = best[r.at];
+      const Index token = best[answers + r.at];
       const bool stops = token == config.stop, full = r.position == positions;
       if (!stops && !full) out.push_back(token);  // full: the last position read may still say `stop`
       if (stops && stopped) (*stopped)[r.prompt] = true;
-      if (probabilities && (stops || !full)) (*probabilities)[r.prompt].push_back(probability[r.at]);
+      if (probabilities && (stops || !full)) (*probabilities)[r.prompt].push_back(probability[answers + r.at]);
       if (stops || full || static_cast<int>(out.size()) == config.new_tokens)
         free.push_back(r.slot);
       else
@@ -212,7 +217,7 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
     }
     if (!prefill.empty()) {
       prefill.run(model, cache, best, probability);
-      read(before, [&](const Running& r) { return static_cast<Index>(prompts[r.prompt].size()); });
+      read(before, 0, [&](const Running& r) { return static_cast<Index>(prompts[r.prompt].size()); });
     }
     if (running.empty()) continue;
     step.clear();
@@ -220,32 +225,38 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
       r.at = static_cast<std::size_t>(step.sequences());
       step.add(std::span(&written[r.prompt].back(), 1), r.slot, r.position);
     }
-    const auto read_step = [&] {
+    const auto read_steps = [&] {
       if constexpr (fills) step.read(best, probability);
-      read(0, [](const Running& r) { return r.position + 1; });
+      for (std::size_t answers = 0; answers < best.size(); answers += static_cast<std::size_t>(step.sequences()))
+        read(0, answers, [](const Running& r) { return r.position + 1; });
     };
     if constexpr (fills) {
       for (const Index any = 0; step.sequences() < B::repeated_size(static_cast<int>(running.size()));)
         step.add(std::span(&any, 1), slots, 0);
       // The device goes on by itself, a step ahead of what the host reads, and with texts that are finished, whose tokens nobody reads: until
       // fewer sequences would be quicker, or prompts that wait could take the places of enough of them, or one has no position left.
-      const auto goes_on = [&](const Running& r) {  // as far as is known: it may also stop
-        return r.position + 1 < positions && static_cast<int>(written[r.prompt].size()) + 1 < config.new_tokens;
+      const auto go_on = [&](int steps) {  // behind so many that are not read yet; as far as is known: they may also stop
+        return static_cast<int>(std::count_if(running.begin(), running.end(), [&](const Running& r) {
+          return r.position + steps < positions && static_cast<int>(written[r.prompt].size()) + steps < config.new_tokens;
+        }));
       };
       Index furthest = 0;
       for (const Running& r : running) furthest = std::max(furthest, r.position);
       step.begin(model, cache);
-      for (;; ++furthest) {
-        const int left = static_cast<int>(std::count_if(running.begin(), running.end(), goes_on));
+      for (int unread = 1;;) {
+        const int left = go_on(unread);
         const bool others = next < prompts.size() && slots - left >= std::max(1, slots / 16);
         if (left == 0 || others || B::repeated_size(left) < step.sequences() || furthest + 1 == most) break;
-        step.again(model, cache);
-        read_step();
+        int times = 1;
+        while (times < Extension<B>::most_times && furthest + times + 1 < most && go_on(unread + times) == left) ++times;
+        step.again(model, cache, times);
+        read_steps();
+        furthest += unread = times;
       }
     } else {
       step.run(model, cache, best, probability);
     }
-    read_step();
+    read_steps();
   }
   return written;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include <relay/layer/linear.hpp>
@@ -69,23 +70,24 @@ class AskedRows {
  public:
   using Tensor = typename B::Tensor;
 
-  /// States have so many columns, and a row counts as its weight, over `total`. The questions stay as they are until read().
-  void begin(const Questions& questions, double total, const typename B::Device& device, int width) {
+  /// A row counts as its weight, over `total`. The questions stay as they are until read().
+  void begin(const Questions& questions, double total, const typename B::Device& device) {
     questions_ = &questions;
     weights_.resize(questions.weights().size());
     for (std::size_t i = 0; i < weights_.size(); ++i) weights_[i] = questions.weights()[i] / total;
     on_device_.assign(questions.rows(), questions.firsts(), device);
     B::indices_to(questions.targets(), device, targets_on_device_);
-    gathered_.resize(static_cast<int>(weights_.size()), width, device);
+    has_room_ = false;
   }
 
   void gather(int t, const Tensor& state) {
+    if (!std::exchange(has_room_, true)) B::make_room(state, static_cast<int>(weights_.size()), gathered_);
     if (const auto [i, first, count] = part(t); count > 0) B::gather_rows(state, on_device_[i], first, gathered_);
   }
 
   /// Cross-entropy of the head's logits; adds the head's gradient to `grad`.
   void learn(const Linear<B>& head, Linear<B>& grad) {
-    if (weights_.empty()) return;
+    if (weights_.empty()) return B::make_room(gathered_, 0, dgathered_);
     B::logits(gathered_, head.weight, head.bias, logits_);
     B::softmax_cross_entropy(logits_, targets_on_device_, weights_, losses_);
     reading_.begin(losses_);
@@ -103,6 +105,12 @@ class AskedRows {
   /// Adds the gradient of iteration t's rows to its state's.
   void scatter(int t, Tensor& dstate) const {
     if (const auto [i, first, count] = part(t); count > 0) B::scatter_rows(dgathered_, first, on_device_[i], dstate);
+  }
+
+  /// The same where all the rest of it is zeros: dstate [rows, width] is written.
+  void spread(int t, int rows, Tensor& dstate) const {
+    const auto [i, first, count] = part(t);
+    B::spread_rows(dgathered_, first, on_device_[i], rows, dstate);
   }
 
  private:
@@ -123,6 +131,7 @@ class AskedRows {
   typename B::Indices targets_on_device_;
   typename B::template Reading<Tensor, typename B::Scalar> reading_;  // losses_, on the host
   Tensor gathered_, logits_, losses_, dgathered_;
+  bool has_room_ = false;  // gathered_, for all of these
 };
 
 }  // namespace relay

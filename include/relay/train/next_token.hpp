@@ -85,12 +85,10 @@ class NextToken {
     Backend::indices_to(staged.tokens, w.device, w.x);
     const Tensor& states = model.forward(w.x, rows, w.trace);
 
-    w.asked.begin(staged.asked, total, w.device, model.head.inputs());  // while the device computes
+    w.asked.begin(staged.asked, total, w.device);  // while the device computes
     w.asked.gather(1, states);
     w.asked.learn(model.head, grad.head);
-    w.dstate.resize(rows.count(), model.head.inputs(), w.device);
-    Backend::fill(w.dstate, 0);
-    w.asked.scatter(1, w.dstate);
+    w.asked.spread(1, rows.count(), w.dstate);
     model.backward(w.x, rows, w.trace, w.dstate, grad);
     Losses losses;
     w.asked.read([&](Token target, double weight, double loss, bool right) {

@@ -88,12 +88,11 @@ class Unroll {
     w.batch.assign(staged.lengths);
     Backend::indices_to(staged.tokens, w.device, w.x);
     const Rows<Backend> rows(w.batch, dropout);
-    const int width = model.chain_head.inputs();
     // What is asked goes to the device while it computes, if the states are there afterwards.
     const bool afterwards = keep_ == Keep::everything;
     const auto begin = [&] {
-      w.chain.begin(staged.chain, total, w.device, width);
-      w.answer.begin(staged.answer, total, w.device, width);
+      w.chain.begin(staged.chain, total, w.device);
+      w.answer.begin(staged.answer, total, w.device);
     };
     if (!afterwards) begin();
     const auto gather = [&](int t, const Tensor& y) {

@@ -17,13 +17,13 @@ class Graphs {
   Graphs& operator=(const Graphs&) = delete;
   ~Graphs() { clear(); }
 
-  /// Has the device do what f asks of it: launches, and copies on the device, which depend on nothing but `size`, and for which f takes memory
-  /// from `pool` alone, which nobody else uses. f is called twice or more for each size, and then no more: the same addresses are read and
-  /// written then. Tensors that f writes must not be larger for smaller sizes.
-  void run(int size, const Memory& pool, auto&& f) {
+  /// Has the device do what f asks of it: launches, and copies on the device, which depend on nothing but `size`, and on how many `times` it does
+  /// the same, and for which f takes memory from `pool` alone, which nobody else uses. f is called twice or more for each of these, and then no
+  /// more: the same addresses are read and written then. Tensors that f writes must not be larger for smaller sizes, or more times.
+  void run(int size, int times, const Memory& pool, auto&& f) {
     if (size > largest_) clear();  // tensors move
     largest_ = std::max(largest_, size);
-    Entry& entry = entries_[size];
+    Entry& entry = entries_[{size, times}];
     if (entry.state == State::recorded) return replay(entry);
     if (entry.state == State::warm) {
       if (record(entry, pool, f)) return replay(entry);
@@ -49,7 +49,7 @@ class Graphs {
   };
 
   void clear() noexcept {
-    for (auto& [size, entry] : entries_)
+    for (auto& [key, entry] : entries_)
       if (entry.graph != nullptr) (void)cudaGraphExecDestroy(entry.graph);
     entries_.clear();
   }
@@ -100,7 +100,7 @@ class Graphs {
     }
   }
 
-  std::map<int, Entry> entries_;
+  std::map<std::pair<int, int>, Entry> entries_;
   int largest_ = 0;
 };
 

@@ -252,63 +252,6 @@ inline dim3 row_blocks(int rows) { return dim3(static_cast<unsigned>((rows + row
 __device__ inline int warp_row() { return static_cast<int>(blockIdx.x) * rows_of_block + static_cast<int>(threadIdx.x) / warp; }
 __device__ inline int warp_lane() { return static_cast<int>(threadIdx.x) % warp; }
 
-/// __restrict__: what is read is not what is written, so that a lane need not wait for one element before it asks for the next.
-template <class X, class Y>
-__global__ void gather_kernel(const X* __restrict__ x, const std::int32_t* __restrict__ indices, int count, int cols, Y* __restrict__ y) {
-  after_earlier_kernels();
-  const int row = warp_row();
-  if (row >= count) return;
-  const X* from = x + static_cast<long>(indices[row]) * cols;
-  for (int c = warp_lane(); c < cols; c += warp) y[static_cast<long>(row) * cols + c] = element<Y>(number(from[c]));
-}
-
-/// x's row indices[i] += y's row i, where no index comes twice.
-template <class Y, class X>
-__global__ void scatter_kernel(const Y* y, const std::int32_t* indices, int count, int cols, X* x) {
-  after_earlier_kernels();
-  const int row = warp_row();
-  if (row >= count) return;
-  X* to = x + static_cast<long>(indices[row]) * cols;
-  for (int c = warp_lane(); c < cols; c += warp) to[c] = element<X>(number(to[c]) + number(y[static_cast<long>(row) * cols + c]));
-}
-
-/// The same where an index may come again, as tokens do: a block for each row of x reads a part of the list and adds what is the row's own,
-/// in order: to x, where the part is the whole, or from 0 to partial [parts, rows of x, cols].
-template <class Y, class X>
-__global__ void scatter_by_target_kernel(const Y* y, const std::int32_t* indices, int count, int cols, int part, X* x, float* partial) {
-  after_earlier_kernels();
-  const int target = static_cast<int>(blockIdx.x), threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  int* const own = shared_memory<int>();  // of a chunk of the list: which are for this row, in order
-  int* const counts = own + threads;      // of each warp
-  const int begin = static_cast<int>(blockIdx.y) * part, end = min(begin + part, count);
-  for (int c0 = 0; c0 < cols; c0 += threads) {
-    const int c = c0 + thread;
-    float sum = partial == nullptr && c < cols ? number(x[static_cast<long>(target) * cols + c]) : 0.0f;
-    for (int first = begin; first < end; first += threads) {
-      const int i = first + thread, lane = thread % warp;
-      const bool is = i < end && indices[i] == target;
-      const unsigned all = __ballot_sync(whole_warp, is);
-      if (lane == 0) counts[thread / warp] = __popc(all);
-      __syncthreads();
-      int before = 0, found = 0;
-      for (int w = 0; w < threads / warp; ++w) {
-        before += w < thread / warp ? counts[w] : 0;
-        found += counts[w];
-      }
-      if (is) own[before + __popc(all & ((1u << lane) - 1))] = i;
-      __syncthreads();
-      if (c < cols)
-        for (int k = 0; k < found; ++k) sum += number(y[static_cast<long>(own[k]) * cols + c]);
-      __syncthreads();
-    }
-    if (c >= cols) continue;
-    if (partial != nullptr)
-      partial[(static_cast<long>(blockIdx.y) * gridDim.x + target) * cols + c] = sum;
-    else
-      x[static_cast<long>(target) * cols + c] = element<X>(sum);
-  }
-}
-
 /// Four neighbours of a row, from column c; a row begins where four may be loaded at once if its width is a multiple of four.
 template <class T>
 __device__ inline void load_of_row(const T* row, int c, int width, float (&x)[4]) {
@@ -324,6 +267,89 @@ __device__ inline void store_of_row(T* row, int c, int width, const float (&x)[4
 /// The columns of a row that a lane has: four neighbours, and again a whole warp of fours further on.
 inline constexpr int warp_of_fours = 4 * warp;
 __device__ inline int first_column() { return 4 * warp_lane(); }
+
+/// y's row i = x's row indices[i].
+template <class X, class Y>
+__global__ void gather_kernel(const X* x, const std::int32_t* indices, int count, int cols, Y* y) {
+  after_earlier_kernels();
+  const int row = warp_row();
+  if (row >= count) return;
+  const X* const from = x + static_cast<long>(indices[row]) * cols;
+  Y* const to = y + static_cast<long>(row) * cols;
+  for (int c = first_column(); c < cols; c += warp_of_fours) {
+    float some[4];
+    load_of_row(from, c, cols, some);
+    store_of_row(to, c, cols, some);
+  }
+}
+
+/// x's row indices[i] = y's row i, or, where it `adds`, += that, where no index comes twice.
+template <bool adds, class Y, class X>
+__global__ void scatter_kernel(const Y* y, const std::int32_t* indices, int count, int cols, X* x) {
+  after_earlier_kernels();
+  const int row = warp_row();
+  if (row >= count) return;
+  const Y* const from = y + static_cast<long>(row) * cols;
+  X* const to = x + static_cast<long>(indices[row]) * cols;
+  for (int c = first_column(); c < cols; c += warp_of_fours) {
+    float some[4], before[4] = {};
+    load_of_row(from, c, cols, some);
+    if constexpr (adds) load_of_row(to, c, cols, before);
+    for (int i = 0; i < 4; ++i) some[i] += before[i];
+    store_of_row(to, c, cols, some);
+  }
+}
+
+/// The sum where an index may come again, as tokens do: a block for each row of x reads a part of the list and adds what is the row's own, in
+/// order: to x, where the part is the whole, or from 0 to partial [parts, rows of x, cols]. It first finds all that is its own in a piece of
+/// the list, so that it waits for the list and for rows once, and not again and again.
+inline constexpr int scatter_threads = 256, scatter_warps = scatter_threads / warp, scatter_piece = 2048;
+inline constexpr std::size_t scatter_room = (scatter_piece + scatter_warps) * sizeof(int);
+
+template <class Y, class X>
+__global__ void __launch_bounds__(scatter_threads)
+    scatter_by_target_kernel(const Y* y, const std::int32_t* indices, int count, int cols, int part, X* x, float* partial) {
+  after_earlier_kernels();
+  constexpr int own_warps = scatter_piece / scatter_warps, each = own_warps / warp;  // of a piece, neighbours: a warp's; so many of a lane
+  const int target = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x), lane = warp_lane(), own_warp = thread / warp;
+  int* const own = shared_memory<int>();  // of a piece: which are for this row, in order
+  int* const counts = own + scatter_piece;  // of each warp
+  const int begin = static_cast<int>(blockIdx.y) * part, end = min(begin + part, count);
+  for (int c0 = 0; c0 < cols; c0 += scatter_threads) {
+    const int c = c0 + thread;
+    float sum = partial == nullptr && c < cols ? number(x[static_cast<long>(target) * cols + c]) : 0.0f;
+    for (int first = begin; first < end; first += scatter_piece) {
+      const int from = first + own_warp * own_warps + lane;
+      unsigned found[each];  // by which lanes
+      int of_warp = 0;
+      RELAY_UNROLLED
+      for (int i = 0; i < each; ++i) found[i] = from + i * warp < end && indices[from + i * warp] == target ? 1u : 0u;
+      RELAY_UNROLLED
+      for (int i = 0; i < each; ++i) of_warp += __popc(found[i] = __ballot_sync(whole_warp, found[i] != 0));
+      if (lane == 0) counts[own_warp] = of_warp;
+      __syncthreads();
+      int before = 0, all = 0;
+      for (int w = 0; w < scatter_warps; ++w) {
+        before += w < own_warp ? counts[w] : 0;
+        all += counts[w];
+      }
+      RELAY_UNROLLED
+      for (int i = 0; i < each; ++i) {
+        if ((found[i] >> lane & 1u) != 0) own[before + __popc(found[i] & ((1u << lane) - 1))] = from + i * warp;
+        before += __popc(found[i]);
+      }
+      __syncthreads();
+      if (c < cols)
+        for (int k = 0; k < all; ++k) sum += number(y[static_cast<long>(own[k]) * cols + c]);
+      __syncthreads();
+    }
+    if (c >= cols) continue;
+    if (partial != nullptr)
+      partial[(static_cast<long>(blockIdx.y) * gridDim.x + target) * cols + c] = sum;
+    else
+      x[static_cast<long>(target) * cols + c] = element<X>(sum);
+  }
+}
 
 // --- Rows, by columns: sums over all rows, eight neighbours a thread. ---
 
