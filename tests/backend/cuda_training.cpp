@@ -296,6 +296,34 @@ TEST_CASE("whatever ends a text, it is the one that the CPU writes") {
   CHECK(enough > 10);
 }
 
+// The device goes on with a text that has ended, as there are no fewer sequences for it, but not out of the text's place in the cache.
+TEST_CASE("a long text that ends beside short ones leaves them as they are") {
+  constexpr int longest = 12, others = 17;  // with one sequence less a step takes no less time
+  REQUIRE(Cuda<float>::repeated_size(others) == others + 1);
+  const TransformerConfig config{.width = 32, .layers = 1, .heads = 2, .rotary_base = 100, .positions = longest + 4};
+  const int vocabulary = task.vocabulary().size();
+  int tried = 0;
+  for (std::uint64_t seed = 1; seed < 40; ++seed) {
+    const CausalTransformer<Cpu<float>> model(config, vocabulary, Seed{seed});
+    std::vector<Tokens> prompts(1 + others, Tokens{3});
+    prompts[0].assign(longest, 5);
+    const auto texts = generate<Cpu<float>>(model, prompts, {.batch = 1 + others, .new_tokens = 100, .stop = -1});
+    const Token stop = texts[0][1];  // behind the first, which comes with the prompt
+    if (texts[0][0] == stop || std::find(texts[1].begin(), texts[1].end(), stop) != texts[1].end()) continue;
+    ++tried;
+    CAPTURE(seed);
+    const auto write = [&]<class B>(std::vector<std::vector<double>>& probabilities) {
+      const CausalTransformer<B> same(config, vocabulary, Seed{seed});
+      return generate<B>(same, prompts, {.batch = 1 + others, .new_tokens = 100, .stop = stop}, {}, nullptr, &probabilities);
+    };
+    std::vector<std::vector<double>> cpu, gpu;
+    CHECK(write.operator()<Cuda<float>>(gpu) == write.operator()<Cpu<float>>(cpu));
+    for (std::size_t i = 0; i < cpu.size(); ++i)
+      for (std::size_t k = 0; k < cpu[i].size(); ++k) CHECK(gpu[i][k] == doctest::Approx(cpu[i][k]).epsilon(1e-4));
+  }
+  CHECK(tried > 3);
+}
+
 TEST_CASE("while the same sequences run, the host uploads nothing") {
   using B = Cuda<bf16>;
   CausalTransformer<B> model({.width = 32, .layers = 1, .heads = 2, .positions = 64}, task.vocabulary().size(), Seed{5});
