@@ -437,8 +437,7 @@ struct Functions : ComposedOps<Self> {
     rounded.assign(weights.begin(), weights.end());
     const Scratch<float> factors(static_cast<long>(rounded.size()), logits.device());
     Staging::copy(rounded.data(), factors.data(), rounded.size() * sizeof(float));
-    launch(softmax_cross_entropy_kernel<>, row_blocks(logits.rows()), row_threads, 0, classes_of(logits), targets.data(), factors.data(),
-           losses.as<float>());
+    cuda::softmax_cross_entropy(classes_of(logits), targets.data(), factors.data(), losses.as<float>());
   }
   static void argmax(const Tensor& logits, std::vector<std::int32_t>& best, std::vector<double>& probability) {
     const int rows = logits.rows();

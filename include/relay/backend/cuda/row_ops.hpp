@@ -529,19 +529,27 @@ __global__ void rotate_kernel(T* qkv, const std::int32_t* offsets, const std::in
   }
 }
 
-/// The largest of a row and, of equals, the first: a lane's own, then the warp's.
+/// The largest of a row and, of equals, the first.
 struct Best {
   float value;
   int at;
+
+  /// Of a lane, in the order of classes.
+  __device__ void see(float x, int c, int classes) {
+    if (x > value || at == classes) value = x, at = c;
+  }
+  /// The warp's.
+  __device__ void of_warp(int classes) {
+    for (int distance = warp / 2; distance > 0; distance /= 2) {
+      const Best other{__shfl_xor_sync(whole_warp, value, distance), __shfl_xor_sync(whole_warp, at, distance)};
+      if (other.at < classes && (at == classes || other.value > value || (other.value == value && other.at < at))) *this = other;
+    }
+  }
 };
 __device__ inline Best best_of(const float* row, int classes) {
   Best best{-INFINITY, classes};
-  for (int c = warp_lane(); c < classes; c += warp)
-    if (row[c] > best.value || best.at == classes) best = {row[c], c};
-  for (int distance = warp / 2; distance > 0; distance /= 2) {
-    const Best other{__shfl_xor_sync(whole_warp, best.value, distance), __shfl_xor_sync(whole_warp, best.at, distance)};
-    if (other.at < classes && (best.at == classes || other.value > best.value || (other.value == best.value && other.at < best.at))) best = other;
-  }
+  for (int c = warp_lane(); c < classes; c += warp) best.see(row[c], c, classes);
+  best.of_warp(classes);
   return best;
 }
 
@@ -553,37 +561,66 @@ struct Classes {
   int rows, classes, apart;
 
   __device__ float* row(int row) const { return elements + static_cast<long>(row) * apart; }
+  __device__ void write(int row, int c, float value) const {
+    const long at = static_cast<long>(row) * apart + c;
+    elements[at] = value;
+    if (converted != nullptr) converted[at] = element<bf16>(value);
+  }
   /// Writes compute(class) to all of a row: a warp does.
   template <class Compute>
   __device__ void write(int row, Compute compute) const {
-    const long begin = static_cast<long>(row) * apart;
-    for (int c = warp_lane(); c < apart; c += warp) {
-      const float value = c < classes ? compute(c) : 0.0f;
-      elements[begin + c] = value;
-      if (converted != nullptr) converted[begin + c] = element<bf16>(value);
-    }
+    for (int c = warp_lane(); c < apart; c += warp) write(row, c, c < classes ? compute(c) : 0.0f);
   }
 };
 
-template <class = void>
+/// A row of `each` times 32 classes at most, which a warp has in registers: it waits for memory once. 0: of any number.
+template <int each>
 __global__ void softmax_cross_entropy_kernel(Classes logits, const std::int32_t* targets, const float* weights, float* losses) {
   after_earlier_kernels();
   const int row = warp_row(), lane = warp_lane(), classes = logits.classes;
   if (row >= logits.rows) return;
   const float* const own = logits.row(row);
   const int target = targets[row];
-  const Best best = best_of(own, classes);
   const float wanted = own[target], weight = weights[row];
+  Best best{-INFINITY, classes};
   float total = 0;
-  for (int c = lane; c < classes; c += warp) total += expf(own[c] - best.value);
+  [[maybe_unused]] float kept[each > 0 ? each : 1];
+  if constexpr (each > 0) {
+    RELAY_UNROLLED
+    for (int i = 0; i < each; ++i) kept[i] = lane + i * warp < classes ? own[lane + i * warp] : -INFINITY;
+    RELAY_UNROLLED
+    for (int i = 0; i < each; ++i)
+      if (lane + i * warp < classes) best.see(kept[i], lane + i * warp, classes);
+    best.of_warp(classes);
+    RELAY_UNROLLED
+    for (int i = 0; i < each; ++i)
+      if (lane + i * warp < classes) total += kept[i] = expf(kept[i] - best.value);
+  } else {
+    best = best_of(own, classes);
+    for (int c = lane; c < classes; c += warp) total += expf(own[c] - best.value);
+  }
   total = sum_lanes(total);
   const float factor = weight / total;
+  const auto gradient = [&](int c, float exponential) { return exponential * factor - (c == target ? weight : 0.0f); };
   __syncwarp();  // all have read what is now written
-  logits.write(row, [&](int c) { return expf(own[c] - best.value) * factor - (c == target ? weight : 0.0f); });
+  if constexpr (each > 0) {
+    RELAY_UNROLLED
+    for (int i = 0; i < each; ++i)
+      if (const int c = lane + i * warp; c < logits.apart) logits.write(row, c, c < classes ? gradient(c, kept[i]) : 0.0f);
+  } else {
+    logits.write(row, [&](int c) { return gradient(c, expf(own[c] - best.value)); });
+  }
   if (lane == 0) {
     losses[2L * row] = logf(total) + best.value - wanted;
     losses[2L * row + 1] = best.at == target ? 1.0f : 0.0f;
   }
+}
+inline void softmax_cross_entropy(const Classes& logits, const std::int32_t* targets, const float* weights, float* losses) {
+  const auto kernel = logits.apart <= 2 * warp   ? softmax_cross_entropy_kernel<2>
+                      : logits.apart <= 4 * warp ? softmax_cross_entropy_kernel<4>
+                      : logits.apart <= 8 * warp ? softmax_cross_entropy_kernel<8>
+                                                 : softmax_cross_entropy_kernel<0>;
+  launch(kernel, row_blocks(logits.rows), row_threads, 0, logits, targets, weights, losses);
 }
 
 /// best [rows, 2]: the class, and its probability. If they are there, `tokens` become the classes, and `starts` one more.
