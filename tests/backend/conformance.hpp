@@ -69,7 +69,10 @@ class Conformance {
     SUBCASE("adamw of a clipped gradient") { clipped_adamw(); }
   }
   /// What a backend may do otherwise where there are thousands of rows.
-  void run_many_rows(int rows) { feed_forward(rows, 64, 256, 64); }
+  void run_many_rows(int rows) {
+    feed_forward(rows, 64, 256, 64);
+    linear_residual_norm(rows, 64, 256);
+  }
 
  private:
   static constexpr double nan = std::numeric_limits<double>::quiet_NaN();
@@ -731,6 +734,10 @@ class Conformance {
         expect("layer_norm_backward_add, dscale", dscale, reference::sum(dscale0, gradient.dscale), 8);
         expect("layer_norm_backward_add, dshift", dshift, reference::sum(dshift0, gradient.dshift), 4);
       }
+    linear_residual_norm(5, 7, 12);
+    linear_residual_norm(5, 9, 7);
+    linear_residual_norm(6, 64, 256);
+    linear_residual_norm(0, 64, 256);
     // What goes around it ends before the others, and dropout comes next, and a linear layer.
     for (const int width : {12, 128, 256, 512, 600})
       for (const int around : {0, 3, 40})
@@ -757,6 +764,24 @@ class Conformance {
           B::linear_backward(put(random(40, 8)), put(random(width, 8)), *from, back, dweight, dbias);
           expect("and the bias of what comes next", dbias, reference::column_sums(left), std::max(32.0, product_));
         }
+  }
+
+  void linear_residual_norm(int rows, int depth, int width) {
+    const double eps = 1e-5;
+    const Key key(9);
+    for (const double rate : {0.0, 0.3}) {
+      const Matrix x = random_operands(rows, depth, 0.3), weight = random_operands(width, depth), bias = random_operands(1, width);
+      const Matrix base = random(rows, width), scale = random(1, width), shift = random(1, width);
+      Tensor room, y = poisoned(2, width), normal = poisoned(2, width), statistics = poisoned(2, 2);
+      B::linear_residual_norm(put(x), put(weight), put(bias), put(base), rate, rate > 0 ? std::optional(key) : std::nullopt, put(scale), put(shift), eps, room,
+                              y, normal, statistics);
+      const Matrix branch = reference::sum(reference::product(x, reference::transposed(weight)), reference::product(Matrix(rows, 1, 1.0), bias));
+      const Matrix sum = reference::sum(base, rate > 0 ? reference::dropout(branch, rate, key) : branch);
+      const auto expected = reference::layer_norm(sum, scale, shift, eps);
+      expect("linear_residual_norm's sum", y, sum, product_);
+      expect("linear_residual_norm", normal, expected.y, 2 * product_);
+      expect("linear_residual_norm's statistics", statistics, expected.statistics, 2 * product_);
+    }
   }
 
   void softmax_cross_entropy() {

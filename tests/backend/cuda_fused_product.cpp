@@ -36,6 +36,14 @@ TEST_CASE("The way back through a down projection with GELU's slope, and its sum
   }
 }
 
+TEST_CASE("A projection with the residual and the norm behind it") {
+  for (const auto& [rows, depth] : {std::pair{64, 64}, {50, 256}, {64 * 17 + 7, 64}, {64 * 5, 256}, {64 * 7 - 3, 128}, {64 * 9, 256}}) {
+    CAPTURE(rows);
+    CAPTURE(depth);
+    check_residual_norm(rows, depth, [](auto&& f) { backwards(f); });
+  }
+}
+
 TEST_CASE("Blocks share the rows, and no more than a device has at once") {
   const auto blocks = [](int rows, int columns) { return cuda::FusedProduct<cuda::WithGelu>(rows, 64, columns).blocks(); };
   CHECK(blocks(64, 256) == 1);
@@ -52,4 +60,6 @@ TEST_CASE("Other shapes, and few rows, have no such product") {
   CHECK_FALSE(Product(1000, 96, 256));
   CHECK_FALSE(Product(1000, 64, 128));
   CHECK_FALSE(Product(1000, 64, 0));
+  CHECK(cuda::FusedProduct<cuda::WithResidualNorm>(1000, 64, 256));
+  CHECK_FALSE(cuda::FusedProduct<cuda::WithResidualNorm>(1000, 64, 512));  // no block has whole rows
 }

@@ -143,4 +143,56 @@ inline void check_slope(const Size& s, auto&& again) {
   for (std::size_t i = 0; i < sums.size(); ++i) REQUIRE(std::abs(number(twice[i]) - 2 * number(sums[i])) <= 1e-5 * (10 + std::abs(number(sums[i]))));
 }
 
+inline void check_residual_norm(int rows, int depth, auto&& again) {
+  constexpr int width = cuda::fused::columns;
+  relay::Random own(relay::Key(3));
+  const relay::Key key(4);
+  const long size = static_cast<long>(rows) * width;
+  const auto x = random<bf16>(static_cast<long>(rows) * depth, own), weight = random<bf16>(static_cast<long>(width) * depth, own, 0.2);
+  const auto bias = random<float>(width, own), base = random<float>(size, own, 3), scale = random<float>(width, own), shift = random<float>(width, own);
+  const OnDevice<bf16> x_there(x), weight_there(weight), normal(size), normal_again(size);
+  const OnDevice<float> bias_there(bias), base_there(base), scale_there(scale), shift_there(shift), sum(size), sum_again(size), statistics(2L * rows),
+      statistics_again(2L * rows);
+  const cuda::FusedProduct<cuda::WithResidualNorm> fused(rows, depth, width);
+  REQUIRE(fused);
+  for (const double rate : {0.0, 0.4}) {
+    CAPTURE(rate);
+    const cuda::Drop drop(rate, key);
+    const auto compute = [&](const OnDevice<float>& to, const OnDevice<bf16>& n, const OnDevice<float>& kept) {
+      fused(x_there.data(), weight_there.data(),
+            {bias_there.data(), base_there.data(), scale_there.data(), shift_there.data(), 1e-5f, drop, to.data(), n.data(), kept.data()});
+    };
+    compute(sum, normal, statistics);
+    again([&] { compute(sum_again, normal_again, statistics_again); });
+    const auto y = sum.values(), s = statistics.values();
+    const auto n = normal.values();
+    for (int i = 0; i < 60; ++i) {
+      const int r = i == 0 ? 0 : i == 1 ? rows - 1 : static_cast<int>(own.below(static_cast<std::uint32_t>(rows)));
+      reference::Matrix wanted(1, width);
+      for (int c = 0; c < width; ++c) {
+        double product = number(bias[static_cast<std::size_t>(c)]);
+        for (int k = 0; k < depth; ++k)
+          product += number(x[static_cast<std::size_t>(r) * static_cast<std::size_t>(depth) + static_cast<std::size_t>(k)]) *
+                     number(weight[static_cast<std::size_t>(c) * static_cast<std::size_t>(depth) + static_cast<std::size_t>(k)]);
+        const long at = static_cast<long>(r) * width + c;
+        if (rate > 0) product = reference::dropped(at, rate, key) ? 0 : product / (1 - rate);
+        wanted(0, c) = number(base[static_cast<std::size_t>(at)]) + product;
+        REQUIRE(std::abs(number(y[static_cast<std::size_t>(at)]) - wanted(0, c)) <= 1e-4);
+      }
+      reference::Matrix factor(1, width), term(1, width);
+      for (int c = 0; c < width; ++c) factor(0, c) = number(scale[static_cast<std::size_t>(c)]), term(0, c) = number(shift[static_cast<std::size_t>(c)]);
+      const auto expected = reference::layer_norm(wanted, factor, term, 1e-5);
+      for (int c = 0; c < width; ++c) {
+        const double value = number(n[static_cast<std::size_t>(r) * width + static_cast<std::size_t>(c)]);
+        REQUIRE(std::abs(value - expected.y(0, c)) <= 0.004 * std::abs(expected.y(0, c)) + 1e-4);
+      }
+      for (int which = 0; which < 2; ++which)
+        REQUIRE(std::abs(number(s[2 * static_cast<std::size_t>(r) + static_cast<std::size_t>(which)]) - expected.statistics(0, which)) <= 1e-4);
+    }
+    CHECK(same_bits(sum_again.values(), y));
+    CHECK(same_bits(normal_again.values(), n));
+    CHECK(same_bits(statistics_again.values(), s));
+  }
+}
+
 }  // namespace fused_product

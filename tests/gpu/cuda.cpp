@@ -28,6 +28,7 @@ TEST_CASE("Cuda<bf16> conforms where GELU goes along with products of its own") 
     CAPTURE(s.rows);
     fused_product::check_gelu(s, [](auto&& f) { f(); });
     fused_product::check_slope(s, [](auto&& f) { f(); });
+    fused_product::check_residual_norm(s.rows, s.depth, [](auto&& f) { f(); });
   }
 }
 TEST_CASE("and with its own memory") {

@@ -185,6 +185,7 @@ concept ComputeBackend =
       B::gather_norm(x, indices, scale, shift, eps, y, normal, statistics);  // y's row i = x's row indices[i], where y has its shape, and its layer norm
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
       B::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);  // y, and its layer norm
+      B::linear_residual_norm(x, weight, bias, branch, rate, key, scale, shift, eps, dx, y, normal, statistics);  // of a branch x weight^T + bias; dx: room
       B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dscale, dshift);  // layer_norm_backward's dx, plus as large a branch
       B::layer_norm_backward_add(x, kept, scale, dy, branch, dx, dscale, dshift, dropping);  // ... and dropout(dx) comes next
       B::layer_norm_backward_add_first(x, kept, scale, dy, branch, dx, dscale, dshift, dropping);  // the same with a smaller branch: of the first rows

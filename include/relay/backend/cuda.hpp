@@ -310,6 +310,20 @@ struct Functions : ComposedOps<Self> {
       });
     });
   }
+  static void linear_residual_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& base, double rate, const std::optional<Key>& key,
+                                   const Tensor& scale, const Tensor& shift, double eps, Tensor& branch, Tensor& y, Tensor& normal, Tensor& statistics) {
+    if constexpr (!std::is_same_v<A, float>)
+      if (const FusedProduct<WithResidualNorm> fused(x.rows(), weight.cols(), weight.rows()); fused && base.type() == Type::float32) {
+        const Operand w(weight), from(x);
+        y.resize_like(base, base.rows(), base.cols());
+        normal.resize_like(base, base.rows(), base.cols(), type_of<A>);
+        statistics.resize_like(base, base.rows(), 2);
+        return fused(from.elements(), w.elements(),
+                     {bias.as<float>(), base.as<float>(), scale.as<float>(), shift.as<float>(), static_cast<float>(eps),
+                      Drop(key ? rate : 0, key.value_or(Key())), y.as<float>(), normal.template as<A>(), statistics.as<float>()});
+      }
+    ComposedOps<Self>::linear_residual_norm(x, weight, bias, base, rate, key, scale, shift, eps, branch, y, normal, statistics);
+  }
   static void gather_norm(const Tensor& x, const Indices& indices, const Tensor& scale, const Tensor& shift, double eps, Tensor& y, Tensor& normal,
                           Tensor& statistics) {
     if (x.type() != Type::float32 || y.type() != Type::float32) return ComposedOps<Self>::gather_norm(x, indices, scale, shift, eps, y, normal, statistics);

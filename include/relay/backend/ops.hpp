@@ -168,6 +168,12 @@ struct ComposedOps {
     Backend::residual(x, branch, rate, key, y);
     Backend::layer_norm(y, scale, shift, eps, normal, statistics);
   }
+  /// The same of a linear layer: y = base + dropout(x weight^T + bias), and its layer norm. `branch`: room, for what is lost.
+  static void linear_residual_norm(const auto& x, const auto& weight, const auto& bias, const auto& base, double rate, const std::optional<Key>& key,
+                                   const auto& scale, const auto& shift, double eps, auto& branch, auto& y, auto& normal, auto& statistics) {
+    Backend::linear(x, weight, bias, branch);
+    Backend::residual_norm(base, branch, rate, key, scale, shift, eps, y, normal, statistics);
+  }
   /// y's row i = x's row indices[i], and its layer norm.
   static void gather_norm(const auto& x, const auto& indices, const auto& scale, const auto& shift, double eps, auto& y, auto& normal, auto& statistics) {
     Backend::gather_rows(x, indices, 0, y);

@@ -60,6 +60,12 @@ struct LayerNorm {
     B::residual_norm(x, branch, rate, key, weight, bias, epsilon, r, trace.y, trace.statistics);
     return trace.y;
   }
+  /// Of r = x + dropout(branch(in)), a linear layer; `room`: for what this gives.
+  const Tensor& forward(const auto& branch, const Tensor& in, const Tensor& x, double rate, const std::optional<Key>& key, Tensor& room, Tensor& r,
+                        Trace& trace) const {
+    B::linear_residual_norm(in, branch.weight, branch.bias, x, rate, key, weight, bias, epsilon, room, r, trace.y, trace.statistics);
+    return trace.y;
+  }
   /// With the gradient `skip` that goes around it, and the dropout that comes next, if it is known.
   Tensor backward(const Tensor& x, const Trace& trace, const Tensor& dy, const Tensor& skip, LayerNorm& grad,
                   const std::optional<Dropping>& next = {}) const {

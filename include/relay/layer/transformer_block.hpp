@@ -125,9 +125,9 @@ class TransformerBlock {
       place_first_norm(trace);
       norm1.forward(x, rows, trace.norm1);
     }
-    B::linear(mix(trace.norm1.y), out.weight, out.bias, branch);
+    const Tensor& mixed = mix(trace.norm1.y);
     B::place_input(feed_forward.up.weight, trace.norm2.y);
-    const Tensor& normal = norm2.forward(x, branch, dropout_, rows.fold(0).dropout(), trace.middle, trace.norm2);
+    const Tensor& normal = norm2.forward(out, mixed, x, dropout_, rows.fold(0).dropout(), branch, trace.middle, trace.norm2);
     feed_forward.apply(normal, rows, trace.feed_forward, branch);
     if (next.norm != nullptr)
       next.norm->forward(trace.middle, branch, dropout_, rows.fold(1).dropout(), trace.y, *next.trace);

@@ -1,6 +1,7 @@
-// Products of bf16 with what follows them done in registers, before anything is written: a feed-forward layer's up projection with GELU, and
-// the way back through its down projection with GELU's slope and the sums for the bias. (With thousands of rows, cuBLASLt's product with GELU
-// takes a fifth longer on an H200, and its product and a pass that multiplies with the slope and adds up take half as long again.)
+// Products of bf16 with what follows them done in registers, before anything is written: a feed-forward layer's up projection with GELU, the
+// way back through its down projection with GELU's slope and the sums for the bias, and a projection with the residual and the layer norm
+// behind it. (With thousands of rows, cuBLASLt's product with GELU takes a fifth longer on an H200, and its product and a pass that
+// multiplies with the slope and adds up take half as long again. How long the one with a norm takes has not been measured.)
 //
 // A block has some columns of the weight in shared memory, all of their depth, for as long as it runs. Its four warpgroups are two pairs, which
 // take one tile of 64 rows after another: while the tensor cores multiply the tile of one pair, the other does with its last what follows it, and
@@ -27,14 +28,15 @@ inline constexpr int fewer_rows = 1;
 
 /// h = p + bias, y = GELU(h). Of the product, whose weight is [columns, depth].
 struct WithGelu {
-  static constexpr bool weight_across = false, sums = false;
+  static constexpr bool weight_across = false, sums = false, normalises = false;
+  static constexpr int numbers = 1, parts_ahead = 2;  // of a column, to be kept; parts of 32 columns, to be read beforehand
   // On an H200 with 256 -> 1024 columns as fast as cuBLASLt at 5000 rows, a third slower at 3000; but to ask cuBLASLt takes the host twice as long.
   static constexpr int least_rows = 3072 / fewer_rows;
   const float* bias;
   bf16 *hidden, *y;  // `hidden` may be null
 
   /// What is read beforehand: of a column; of eight neighbours of a row, which lie at `at`.
-  __device__ float of_column(int column) const { return bias[column]; }
+  __device__ float of_column(int /*which*/, int column) const { return bias[column]; }
   struct Ahead {};
   __device__ void load(Ahead& /*ahead*/, long /*at*/, bool /*there*/) const {}
   __device__ void operator()(float (&x)[8], const Ahead& /*ahead*/, const float* columns, long at, bool there) const {
@@ -52,14 +54,15 @@ struct WithGelu {
 
 /// dh = p GELU'(h), which is added up over the rows. Of the product, whose weight is [depth, columns].
 struct WithGeluSlope {
-  static constexpr bool weight_across = true, sums = true;
+  static constexpr bool weight_across = true, sums = true, normalises = false;
+  static constexpr int numbers = 0, parts_ahead = 2;
   static constexpr int least_rows = 1024 / fewer_rows;  // the same: as fast as a product and a pass at 3000, and one launch for two
   const bf16* hidden;
   bf16* dh;
   float* partial;  // [gridDim.x, columns], row b: the sums over the rows that the blocks (b, ..) have had
   bool adds;       // to what is there
 
-  __device__ float of_column(int /*column*/) const { return 0; }
+  __device__ float of_column(int /*which*/, int /*column*/) const { return 0; }
   using Ahead = Neighbours<std::uint32_t, 4>;  // two numbers each: nothing is waited for before they are taken apart
   __device__ void load(Ahead& ahead, long at, bool there) const {
     ahead = {};
@@ -79,15 +82,53 @@ struct WithGeluSlope {
   }
 };
 
+/// sum = base + dropout(p + bias), and normal, its layer norm, with what norms keep, as norm.hpp has it. Of a product of as many columns as a
+/// block has, which so has whole rows.
+struct WithResidualNorm {
+  static constexpr bool weight_across = false, sums = false, normalises = true;
+  static constexpr int numbers = 3, parts_ahead = 1;
+  static constexpr int least_rows = 3072 / fewer_rows;  // as for GELU: not measured
+  const float *bias, *base, *scale, *shift;
+  float eps;
+  Drop drop;
+  float* sum;
+  bf16* normal;
+  float* statistics;
+
+  __device__ float of_column(int which, int column) const { return (which == 0 ? bias : which == 1 ? scale : shift)[column]; }
+  using Ahead = Eight<float>;
+  __device__ void load(Ahead& ahead, long at, bool there) const {
+    ahead = {};
+    if (there) ahead = Eight<float>::load(base + at);
+  }
+  __device__ void operator()(float (&x)[8], const Ahead& ahead, const float* columns, long at, bool there) const {
+    Eight<float> residual = ahead, term = Eight<float>::load(columns);
+    for (int four = 0; four < 8; four += 4) {
+      float some[4];
+      for (int i = 0; i < 4; ++i) some[i] = x[four + i] + term[four + i];
+      drop(at + four, some);
+      for (int i = 0; i < 4; ++i) residual[four + i] = x[four + i] = residual[four + i] + some[i];
+    }
+    if (there) residual.store(sum + at);
+  }
+  /// normal from numbers less their mean, over their deviation; `columns`: of scale.
+  __device__ void normalise(const float (&x)[8], const float* columns, const float* next_columns, long at, bool there) const {
+    Eight<float> factor = Eight<float>::load(columns), term = Eight<float>::load(next_columns);
+    Eight<bf16> y;
+    for (int i = 0; i < 8; ++i) y[i] = element<bf16>(x[i] * factor[i] + term[i]);
+    if (there) y.store(normal + at);
+  }
+};
+
 namespace fused {
 
 inline constexpr int tile_rows = 64, tile_columns = 128, columns = 2 * tile_columns;  // of a warpgroup; the columns of a block, which a pair has
 inline constexpr int pair_threads = 2 * warpgroup, threads = 2 * pair_threads;
 
-/// The weight; a tile for each pair; a number for each column.
-template <int depth>
-inline constexpr std::size_t shared_bytes =
-    panel_alignment + static_cast<std::size_t>(columns + threads / pair_threads * tile_rows) * depth * sizeof(bf16) + columns * sizeof(float);
+/// The weight; a tile for each pair; numbers for each column; and of rows, what the two sides of a pair tell each other, twice.
+template <int depth, class Follow>
+inline constexpr std::size_t shared_bytes = panel_alignment + static_cast<std::size_t>(columns + threads / pair_threads * tile_rows) * depth * sizeof(bf16) +
+                                            (Follow::numbers * columns + (Follow::normalises ? 4 * threads / pair_threads * tile_rows : 0)) * sizeof(float);
 
 /// The column of the block that the tensor cores have as their n-th: then a thread's sums of a row are eight neighbours, four times.
 __device__ inline int column_of(int n) { return n / 32 * 32 + n % 8 / 2 * 8 + n / 8 % 4 * 2 + n % 2; }
@@ -159,7 +200,8 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
   bf16* const weight = panel_aligned(shared_memory<bf16>());
   bf16* const x = weight + (columns + own * tile_rows) * depth;
   float* const of_columns = reinterpret_cast<float*>(weight + (columns + threads / pair_threads * tile_rows) * depth);
-  if (const int c = static_cast<int>(threadIdx.x); c < columns) of_columns[c] = follow.of_column(first + c);
+  if (const int c = static_cast<int>(threadIdx.x); c < columns)
+    for (int i = 0; i < Follow::numbers; ++i) of_columns[i * columns + c] = follow.of_column(i, first + c);
   int tile = static_cast<int>(blockIdx.x) + own * static_cast<int>(gridDim.x);
   if (tile < tiles) load_tile<depth>(p, tile, x);
   load_weight<depth, across>(p, first, weight);
@@ -184,7 +226,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
       for (int g = first_part; g < end; ++g)
         for (int half = 0; half < 2; ++half) follow.load(ahead[g][half], at(g, half), there(half));
     };
-    load(0, parts / 2);  // the others when registers for them are free
+    load(0, Follow::parts_ahead);  // the others when registers for them are free
     const auto give = [&] {
       if (own == 0 || left > 1) give_turn<pair_threads>();  // nobody waits for the last
     };
@@ -214,10 +256,43 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
         float eight[8];
         for (int j = 0; j < 8; ++j) eight[j] = d[16 * g + j / 2 * 4 + 2 * half + j % 2];
         follow(eight, ahead[g][half], of_columns + (column - first) + 32 * g, at(g, half), there(half));
+        if constexpr (Follow::normalises)
+          for (int j = 0; j < 8; ++j) d[16 * g + j / 2 * 4 + 2 * half + j % 2] = eight[j];
         for (int j = 0; j < 8; ++j) sums[j] = half == 0 ? eight[j] : sums[j] + eight[j];
       }
-      if (g < parts / 2) load(g + parts / 2, g + parts / 2 + 1);
+      if (g + Follow::parts_ahead < parts) load(g + Follow::parts_ahead, g + Follow::parts_ahead + 1);
       if constexpr (Follow::sums) column_sums[g] += sum_by_lane(sums);
+    }
+    if constexpr (Follow::normalises) {
+      // Of this thread's two rows, over all columns, what each(x) gives: its own, its neighbours', and the other side's.
+      const auto over_row = [&](int turn, auto&& each, float (&sums)[2]) {
+        sums[0] = sums[1] = 0;
+        RELAY_UNROLLED
+        for (int i = 0; i < 64; ++i) sums[i / 2 % 2] += each(d[i], i / 2 % 2);
+        float* const told = of_columns + Follow::numbers * columns + (2 * own + turn) * 2 * tile_rows + row;
+        for (int half = 0; half < 2; ++half) {
+          sums[half] = sum_lanes<4>(sums[half]);
+          if (lane % 4 == 0) told[side * tile_rows + 8 * half] = sums[half];
+        }
+        wait_for_neighbours<pair_threads>();
+        for (int half = 0; half < 2; ++half) sums[half] = (told[8 * half] + told[tile_rows + 8 * half]) / columns;
+      };
+      float mean[2], rstd[2];
+      over_row(0, [](float x, int) { return x; }, mean);
+      over_row(1, [&](float x, int half) { return (x - mean[half]) * (x - mean[half]); }, rstd);
+      for (int half = 0; half < 2; ++half) {
+        rstd[half] = 1.0f / sqrtf(rstd[half] + follow.eps);
+        if (side == 0 && lane % 4 == 0 && there(half))
+          reinterpret_cast<Neighbours<float, 2>*>(follow.statistics)[above + 8 * half] = {mean[half], rstd[half]};
+      }
+      RELAY_UNROLLED
+      for (int g = 0; g < parts; ++g)
+        for (int half = 0; half < 2; ++half) {
+          float eight[8];
+          for (int j = 0; j < 8; ++j) eight[j] = (d[16 * g + j / 2 * 4 + 2 * half + j % 2] - mean[half]) * rstd[half];
+          const float* const scale = of_columns + columns + (column - first) + 32 * g;
+          follow.normalise(eight, scale, scale + columns, at(g, half), there(half));
+        }
     }
     wait_for_copies();
     written_for_products();
@@ -247,7 +322,7 @@ template <class Follow>
 class FusedProduct {
  public:
   FusedProduct(int rows, int depth, int columns) : rows_(rows), columns_(columns) {
-    if (rows < Follow::least_rows || columns == 0 || columns % fused::columns != 0) return;
+    if (rows < Follow::least_rows || columns == 0 || columns % fused::columns != 0 || (Follow::normalises && columns != fused::columns)) return;
     if (depth == 64) take<64>();
     if (depth == 128) take<128>();
     if (depth == 256) take<256>();
@@ -270,7 +345,7 @@ class FusedProduct {
     const auto kernel = fused::fused_product_kernel<depth, Follow>;
     if (!with_warpgroups(reinterpret_cast<const void*>(kernel))) return;
     kernel_ = kernel;
-    shared_ = fused::shared_bytes<depth>;
+    shared_ = fused::shared_bytes<depth, Follow>;
   }
 
   int rows_, columns_;
