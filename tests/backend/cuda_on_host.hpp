@@ -11,6 +11,7 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -57,7 +58,7 @@ struct Graph {
   std::vector<std::unique_ptr<char[]>> memory;  // that was asked for meanwhile
 };
 inline Graph* captured = nullptr;  // the one that is being captured
-inline bool refuses_graphs = false, refuses_uploads = false;  // set by a test
+inline bool refuses_graphs = false, refuses_uploads = false, has_warpgroups = true;  // set by a test
 
 /// Does it, or, while a graph is captured, has it done later.
 template <class F>
@@ -211,13 +212,14 @@ class Block {
   void waits_for_earlier() { ++after_earlier_; }
   Copies& copies() { return copies_[thread()]; }
 
-  /// What this thread has asked of tensor cores that it need not wait for. They may do it at once or only when they are waited for: both must give the
-  /// same, and until then the sums are anything.
+  /// What this thread has asked of tensor cores that it need not wait for, in some sums. They may do it at once or only when they are waited for:
+  /// both must give the same, and until then the sums are anything.
   struct Later {
-    float sums[64];
-    std::vector<std::function<void(float (&)[64])>> each;  // adds its product
+    float* to;
+    std::vector<float> before, sums;
+    std::vector<std::function<void(float*)>> each;  // adds its product
   };
-  Later& later() { return later_[thread()]; }
+  std::vector<Later>& later() { return later_[thread()]; }
   enum class Products { none, begun, ended };
   void products(std::initializer_list<Products> before, Products after, const char* what) {
     Products& own = products_[thread()];
@@ -334,7 +336,7 @@ class Block {
   std::map<int, Numbered> numbered_;
   std::vector<Copies> copies_;
   std::vector<Products> products_;
-  std::vector<Later> later_;
+  std::vector<std::vector<Later>> later_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_, waiting_;
   std::deque<Fiber*> ready_;
@@ -582,8 +584,8 @@ void wait_for_copies() {
   cuda_on_host::Block::current()->copies().arrive(later);
 }
 
-/// As the PTX manual has wgmma.m64n128k16 find its factors: 128 bytes of eight rows lie together, 16 bytes of them exchanged as bits 7 to 9 of the
-/// address say; b across: its rows are of k, and of the next 64 columns a panel further on. It is done at once and once more when it is waited for.
+/// As the PTX manual has wgmma find its factors: 128 bytes of eight rows lie together, 16 bytes of them exchanged as bits 7 to 9 of the address
+/// say; b across: its rows are of k, and of the next 64 columns a panel further on. It is done at once and once more when it is waited for.
 struct MatrixAt {
   const __nv_bfloat16* from;
   int panels_apart;
@@ -591,33 +593,66 @@ struct MatrixAt {
   MatrixAt operator+(int elements) const { return {from + elements, panels_apart}; }
   MatrixAt of_warp() const { return *this; }
 };
-template <bool across>
-void multiply_panels(float (&d)[64], MatrixAt a, MatrixAt b, bool adds) {
+inline float element_of_panel(const __nv_bfloat16* from, std::size_t bytes) {
+  const std::uintptr_t place = reinterpret_cast<std::uintptr_t>(from) + bytes;
+  return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(place ^ (place >> 7 & 7) << 4));
+}
+/// a(half, k): of this thread's row, or the one eight below.
+template <bool across, int count>
+void multiply_later(float* d, auto&& a, MatrixAt b, bool adds) {
   using Products = cuda_on_host::Block::Products;
   auto& block = *cuda_on_host::Block::current();
-  block.products({Products::begun}, Products::begun, "multiply_panels()");
+  block.products({Products::begun}, Products::begun, "a product");
   if (block.copies().unseen) throw std::logic_error("tensor cores are not told of what copies have written");
   const std::size_t thread = block.thread() % 128;
-  const auto product = [=](float (&sums)[64]) {
-    const auto at = [](const __nv_bfloat16* from, std::size_t bytes) {
-      const std::uintptr_t place = reinterpret_cast<std::uintptr_t>(from) + bytes;
-      return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(place ^ (place >> 7 & 7) << 4));
-    };
-    const std::size_t row = thread / 32 * 16 + thread % 32 / 4;
-    for (std::size_t i = 0; i < 64; ++i) {
-      const std::size_t m = row + i / 2 % 2 * 8, n = i / 4 * 8 + thread % 4 * 2 + i % 2;
+  const auto product = [=](float* sums) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t n = i / 4 * 8 + thread % 4 * 2 + i % 2;
       float sum = adds ? sums[i] : 0.0f;
       for (std::size_t k = 0; k < 16; ++k)
-        sum += at(a.from, m * 128 + 2 * k) *
-               at(b.from, across ? n / 64 * 2 * static_cast<std::size_t>(b.panels_apart) + k * 128 + n % 64 * 2 : n * 128 + 2 * k);
+        sum += a(i / 2 % 2, k) *
+               element_of_panel(b.from, across ? n / 64 * 2 * static_cast<std::size_t>(b.panels_apart) + k * 128 + n % 64 * 2 : n * 128 + 2 * k);
       sums[i] = sum;
     }
   };
-  auto& later = block.later();
-  if (later.each.empty() && adds) throw std::logic_error("the first of some products adds to sums that are anything");
-  product(later.sums);
-  later.each.emplace_back(product);
-  for (float& sum : d) sum = std::bit_cast<float>(0x7fc0dead);
+  auto& all = block.later();
+  auto own = std::find_if(all.begin(), all.end(), [&](const auto& later) { return later.to == d; });
+  if (own == all.end()) {
+    const std::vector<float> before(d, d + count);
+    if (adds && std::any_of(before.begin(), before.end(), [](float x) { return std::isnan(x); }))
+      throw std::logic_error("the first of some products adds to sums that are anything");
+    own = all.insert(all.end(), {d, before, before, {}});
+  }
+  product(own->sums.data());
+  own->each.emplace_back(product);
+  for (int i = 0; i < count; ++i) d[i] = std::bit_cast<float>(0x7fc0dead);
+}
+inline auto rows_of_panel(MatrixAt a) {
+  const std::size_t thread = cuda_on_host::Block::current()->thread() % 128, row = thread / 32 * 16 + thread % 32 / 4;
+  return [=](std::size_t half, std::size_t k) { return element_of_panel(a.from, (row + 8 * half) * 128 + 2 * k); };
+}
+template <bool across>
+void multiply_panels(float (&d)[64], MatrixAt a, MatrixAt b, bool adds) {
+  multiply_later<across, 64>(d, rows_of_panel(a), b, adds);
+}
+template <bool across>
+void multiply_panel(float (&d)[8][4], MatrixAt a, MatrixAt b, bool adds) {
+  multiply_later<across, 32>(d[0], rows_of_panel(a), b, adds);
+}
+/// a in registers, as a warp's tile (multiply_tiles).
+template <bool across>
+void multiply_panel(float (&d)[8][4], const std::uint32_t (&a)[4], MatrixAt b, bool adds) {
+  auto& block = *cuda_on_host::Block::current();
+  const auto two = [](std::uint32_t first, std::uint32_t second) { return static_cast<std::uint64_t>(second) << 32 | first; };
+  const std::uint64_t* words = block.exchange(two(a[0], a[1]), two(a[2], a[3]));
+  std::array<float, 32> rows;
+  const std::size_t group = block.thread() % 32 / 4;
+  for (std::size_t half = 0; half < 2; ++half)
+    for (std::size_t k = 0; k < 16; ++k) {
+      const auto word = static_cast<std::uint32_t>(words[k / 8 * 32 + 4 * group + k % 8 / 2] >> 32 * half);
+      rows[16 * half + k] = std::bit_cast<float>(k % 2 == 1 ? word & 0xffff0000u : word << 16);
+    }
+  multiply_later<across, 32>(d[0], [rows](std::size_t half, std::size_t k) { return rows[16 * half + k]; }, b, adds);
 }
 inline void begin_products() {
   using Products = cuda_on_host::Block::Products;
@@ -627,14 +662,22 @@ inline void end_products() {
   using Products = cuda_on_host::Block::Products;
   cuda_on_host::Block::current()->products({Products::begun}, Products::ended, "end_products()");
 }
-inline void wait_for_products(float (&d)[64]) {
+/// For all of them; then these sums may be read.
+inline void wait_for_sums(float* d) {
   using Products = cuda_on_host::Block::Products;
   auto& block = *cuda_on_host::Block::current();
-  block.products({Products::ended}, Products::none, "wait_for_products()");
-  auto& later = block.later();
-  for (const auto& product : std::exchange(later.each, {})) product(d);
-  if (std::memcmp(d, later.sums, sizeof d) != 0) throw std::logic_error("what tensor cores multiply was written before they were waited for");
+  auto& all = block.later();
+  const auto own = std::find_if(all.begin(), all.end(), [&](const auto& later) { return later.to == d; });
+  if (own == all.end()) throw std::logic_error("products of other sums are waited for");
+  block.products({Products::ended}, all.size() == 1 ? Products::none : Products::ended, "wait_for_products()");
+  std::copy(own->before.begin(), own->before.end(), d);
+  for (const auto& product : own->each) product(d);
+  if (std::memcmp(d, own->sums.data(), own->sums.size() * sizeof(float)) != 0)
+    throw std::logic_error("what tensor cores multiply was written before they were waited for");
+  all.erase(own);
 }
+inline void wait_for_products(float (&d)[64]) { wait_for_sums(d); }
+inline void wait_for_products(float (&d)[8][4]) { wait_for_sums(d[0]); }
 inline void written_for_products() { cuda_on_host::Block::current()->copies().unseen = false; }
 template <int count>
 void wait_for_neighbours() {

@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include <relay/backend/cuda/attention_tiles.hpp>
+#include <relay/backend/cuda/warpgroup.hpp>
 
 namespace relay::cuda::detail {
 
@@ -142,13 +143,15 @@ __device__ typename Batch<T>::Place place_in(const Batch<T>& batch, const Unit* 
 
 /// A tile after the other, the next one on its way while one is used: begin(first row, stage); arrive(stage), after which what begin has
 /// kept in registers is in shared memory; ready(), once, when the first tile and all that was begun before is there; use(first row, stage).
-template <int rows, class Begin, class Arrive, class Ready, class Use>
+/// `warpgroups`: it is read by their products.
+template <int rows, bool warpgroups = false, class Begin, class Arrive, class Ready, class Use>
 __device__ void over_long_tiles(Range range, Begin begin, Arrive arrive, Ready ready, Use use) {
   int stage = 0, first = range.begin / rows * rows;
   begin(first, stage);
   end_copies();
   arrive(stage);
   wait_for_copies();
+  if constexpr (warpgroups) written_for_products();
   __syncthreads();
   ready();
   for (; first < range.end; first += rows, stage = 1 - stage) {
@@ -158,6 +161,7 @@ __device__ void over_long_tiles(Range range, Begin begin, Arrive arrive, Ready r
     use(first, stage);
     if (more) arrive(1 - stage);
     wait_for_copies();
+    if constexpr (warpgroups) written_for_products();
     __syncthreads();
   }
 }

@@ -33,6 +33,12 @@ __device__ inline float tanh_approximately(float x) {
 #endif
 }
 
+/// So many neighbours as one load or store of the memory.
+template <class T, int count>
+struct alignas(count * sizeof(T)) Neighbours {
+  T element[count];
+};
+
 /// Two neighbours in one register, the first in the lower half, as tensor cores take them.
 __device__ inline std::uint32_t pair(float first, float second) { return two_bf16(first, second); }
 __device__ inline std::uint32_t pair(bf16 first, bf16 second) {

@@ -478,12 +478,6 @@ __device__ inline int sequence_of_warp(int row, const std::int32_t* offsets, int
   return low;
 }
 
-/// So many neighbours as one load or store of the memory.
-template <class T, int count>
-struct alignas(count * sizeof(T)) Neighbours {
-  T element[count];
-};
-
 /// A warp has some rows, one after another, and a lane so many neighbouring pairs at a time of a rotated head's queries or keys.
 inline constexpr int rotate_rows = 4;
 template <int step, class T>

@@ -24,7 +24,7 @@ constexpr int threads_with_warpgroups(int threads) { return RELAY_CUDA_WARPGROUP
 inline bool with_warpgroups(const void* kernel) {
 #if defined(RELAY_CUDA_RUNTIME)
   (void)kernel;
-  return true;
+  return cuda_on_host::has_warpgroups;
 #else
   return ready(kernel, 0).threads > warp;
 #endif
@@ -118,11 +118,55 @@ __device__ inline void multiply_panels(float (&d)[64], MatrixAt a, MatrixAt b, b
                  "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
                : "l"(a.bits()), "l"(b.bits()), "r"(static_cast<int>(adds)), "n"(across ? 1 : 0));
 }
+/// d += a b, or, unless it `adds`, d = a b, of 64 columns: d[e] is eight of them, a warp's fragments as attention_tiles.hpp has them. a [64, 16]
+/// in a panel, or in registers, two numbers each: of this thread's rows (row, row + 8), columns 2 (lane % 4) + {0, 1}, and again 8 columns on.
+/// b [16, 64] is one panel: `across`, it has its rows; else its columns as rows.
+template <bool across>
+__device__ inline void multiply_panel(float (&d)[8][4], MatrixAt a, MatrixAt b, bool adds) {
+  asm volatile("{\n"
+               ".reg .pred adds;\n"
+               "setp.ne.b32 adds, %34, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+               "{%0, %1, %2, %3, %4, %5, %6, %7, "
+               "%8, %9, %10, %11, %12, %13, %14, %15, "
+               "%16, %17, %18, %19, %20, %21, %22, %23, "
+               "%24, %25, %26, %27, %28, %29, %30, %31}, "
+               "%32, %33, adds, 1, 1, 0, %35;\n"
+               "}\n"
+               : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+                 "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+                 "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+                 "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+               : "l"(a.bits()), "l"(b.bits()), "r"(static_cast<int>(adds)), "n"(across ? 1 : 0));
+}
+template <bool across>
+__device__ inline void multiply_panel(float (&d)[8][4], const std::uint32_t (&a)[4], MatrixAt b, bool adds) {
+  asm volatile("{\n"
+               ".reg .pred adds;\n"
+               "setp.ne.b32 adds, %37, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+               "{%0, %1, %2, %3, %4, %5, %6, %7, "
+               "%8, %9, %10, %11, %12, %13, %14, %15, "
+               "%16, %17, %18, %19, %20, %21, %22, %23, "
+               "%24, %25, %26, %27, %28, %29, %30, %31}, "
+               "{%32, %33, %34, %35}, %36, adds, 1, 1, %38;\n"
+               "}\n"
+               : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+                 "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+                 "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+                 "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits()), "r"(static_cast<int>(adds)), "n"(across ? 1 : 0));
+}
 __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
 __device__ inline void end_products() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
 __device__ inline void wait_for_products(float (&d)[64]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
   for (float& sum : d) asm volatile("" : "+f"(sum)::"memory");  // they are not read before
+}
+__device__ inline void wait_for_products(float (&d)[8][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+  for (auto& eight : d)
+    for (float& sum : eight) asm volatile("" : "+f"(sum)::"memory");
 }
 #endif
 
