@@ -624,16 +624,16 @@ class Conformance {
   /// The first heads turned, short sequences and long: as if queries and keys had been turned before, and their gradients after.
   void rotary_attention() {
     const double base = 100;
-    for (const auto& shape : {std::pair{3, 6}, {2, 16}, {1, 32}})
+    for (const auto& shape : {std::pair{3, 6}, {2, 16}, {1, 32}, {2, 64}})
       for (const auto& kind : {std::pair{relay::Mask::none, 1}, {relay::Mask::causal, 0}})
-        for (const std::vector<int>& lengths : {std::vector<int>{33, 1, 40, 8}, {70, 3}, {100, 17}, {140, 5}}) {
+        for (const std::vector<int>& lengths : {std::vector<int>{33, 1, 40, 8}, {70, 3}, {100, 17}, {140, 5}, {131, 260}}) {
           const int count = shape.first, size = shape.second;
           CAPTURE(size);
           CAPTURE(lengths[0]);
           const relay::Heads heads{count, kind.first, std::min(kind.second, count - 1)};
           const int rotated = std::max(1, count - 1), width = count * size;
           const relay::Ragged<B> batch(lengths, device_);
-          const relay::Rotary<B> rotary(size, 150, base, device_);
+          const relay::Rotary<B> rotary(size, 260, base, device_);
           const auto rows = relay::Rows<B>(batch);
           const reference::Offsets offsets(batch.offsets().begin(), batch.offsets().end());
           const Matrix qkv = random(rows.count(), 3 * width), dout = random(rows.count(), width);
