@@ -77,6 +77,30 @@ TEST_CASE_TEMPLATE("rows of a long list that come again and again: in parts, or 
   }
 }
 
+namespace {
+struct Many {
+  using Backend = Cuda<bf16>;
+  std::vector<cuda::Tensor> all;
+  static void each(auto&& visit, auto&... layer) {
+    for (std::size_t i = 0; i < 70; ++i) visit("x", layer.all[i]...);
+  }
+};
+}  // namespace
+
+TEST_CASE("a gradient becomes zeros in one launch, or few") {
+  using B = Cuda<bf16>;
+  Many many;
+  for (int i = 0; i < 70; ++i) {
+    many.all.emplace_back(i == 3 ? 300 : i % 5, i == 3 ? 301 : i % 7 + 1);
+    B::fill(many.all.back(), 3);
+  }
+  const long before = cuda_on_host::launches;
+  clear(many);
+  CHECK(cuda_on_host::launches == before + 2);
+  for (const cuda::Tensor& x : many.all)
+    for (const float value : B::download(x)) REQUIRE(value == 0);
+}
+
 TEST_CASE("what a head is asked about stays bf16 on the way to it and back") {
   using N = Cuda<bf16>;
   cuda::Tensor state(5, 8), y;

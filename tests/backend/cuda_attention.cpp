@@ -311,6 +311,19 @@ TEST_CASE_TEMPLATE("gradients of longer sequences, turned back", T, float, bf16)
   for (const int size : {16, 32, 64, 128, 256}) check<T>({.heads = {2, Mask::causal}, .size = size, .lengths = {131, 2}, .rotated = 1});
 }
 
+// Heads of 64 columns have kernels of their own where tensor cores multiply for a warpgroup.
+TEST_CASE("longer sequences with heads of 64 columns, with products of warpgroups and without") {
+  for (const bool there : {true, false}) {
+    CAPTURE(there);
+    cuda_on_host::has_warpgroups = there;
+    for (const Mask mask : masks) check<bf16>({.heads = {1, mask}, .size = 64, .lengths = {65, 1, 193, 128}});
+    check<bf16>({.heads = {3, Mask::none, 2}, .size = 64, .lengths = {150, 70, 40}, .sequences = 2});
+    check<bf16>({.heads = {2, Mask::causal}, .size = 64, .lengths = {131, 2, 260}, .rotated = 1});
+    check<bf16>({.heads = {1, Mask::causal}, .size = 64, .lengths = {20, 140}, .deviation = 6, .loose = 300});
+  }
+  cuda_on_host::has_warpgroups = true;
+}
+
 TEST_CASE("more sequences than a block that orders them has threads") {
   std::vector<int> lengths(1100, 1);
   for (std::size_t i = 0; i < lengths.size(); i += 7) lengths[i] = static_cast<int>(i % 5) + 1;

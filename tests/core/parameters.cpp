@@ -1,5 +1,7 @@
 #include <relay/core/parameters.hpp>
 
+#include <relay/backend/ops.hpp>
+
 #include <doctest/doctest.h>
 
 using namespace relay;
@@ -10,7 +12,7 @@ struct Vec {
   std::vector<double> values;
   long size() const { return static_cast<long>(values.size()); }
 };
-struct Host {
+struct Host : ComposedOps<Host> {
   static void fill(Vec& v, double value) { v.values.assign(v.values.size(), value); }
 };
 

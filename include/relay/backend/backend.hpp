@@ -202,6 +202,7 @@ concept ComputeBackend =
       B::download_to(x, values);                              // values = B::download(x), in the memory it has
       requires std::default_initializable<typename B::template Reading<typename B::Tensor, typename B::Scalar>>;  // begin(x), and later values()
       requires std::default_initializable<typename B::Updating>;
+      requires std::default_initializable<typename B::Clearing>;  // add(y) of some tensors, which are zeros after end()
       // And, of all parameters of an optimiser at once, sums_of_squares, adamw_all and clipped_adamw_all, which take a ParameterList
       // (core/parameters.hpp); an optimiser asks for the last, and keeps an Updating for it.
     };

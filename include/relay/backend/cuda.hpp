@@ -190,6 +190,23 @@ struct Functions : ComposedOps<Self> {
     if (x.type() != Type::float32) x.resize_like(x, x.rows(), x.cols(), Type::float32);
     over_elements(x.size(), Fill{static_cast<float>(value), x.as<float>()});
   }
+  /// In one launch.
+  class Clearing {
+   public:
+    void add(Tensor& x) {
+      if (x.type() != Type::float32) return fill(x, 0);
+      if (cleared_.count == Cleared::most) end();
+      cleared_.at[cleared_.count] = x.as<float>();
+      cleared_.size[cleared_.count++] = x.size();
+    }
+    void end() {
+      if (cleared_.count > 0) launch(clear_kernel<>, dim3(Cleared::blocks, static_cast<unsigned>(cleared_.count)), Cleared::threads, 0, cleared_);
+      cleared_.count = 0;
+    }
+
+   private:
+    Cleared cleared_;
+  };
   static void copy(const Tensor& x, Tensor& y) { y.assign(x, x.rows()); }
   static void copy_first(const Tensor& x, int count, Tensor& y) { y.assign(x, count); }
   static void view_first(const Tensor& x, int count, Tensor& y) { y.view(x, count); }

@@ -144,6 +144,11 @@ struct ComposedOps {
   /// y = the first rows of x, for as long as x stays as it is: a backend need not copy them.
   static void view_first(const auto& x, int count, auto& y) { Backend::copy_first(x, count, y); }
 
+  /// Tensors that become zeros, at end() at the latest.
+  struct Clearing {
+    void add(auto& x) { Backend::fill(x, 0); }
+    void end() {}
+  };
   /// Room for so many rows of x: y [rows, x's columns], of what x is made of, so that rows of x are the same there.
   static void make_room(const auto& x, int rows, auto& y) { y.resize_like(x, rows, x.cols()); }
   /// y [rows, x's columns]: row indices[i] is x's row first + i, all others are zeros.

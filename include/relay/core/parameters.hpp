@@ -85,7 +85,9 @@ long count_parameters(const Layer& layer) {
 /// Sets every parameter to zero: how a gradient starts.
 template <class Layer>
 void clear(Layer& layer) {
-  for_each_parameter([](auto& tensor) { Layer::Backend::fill(tensor, 0); }, layer);
+  typename Layer::Backend::Clearing all;
+  for_each_parameter([&](auto& tensor) { all.add(tensor); }, layer);
+  all.end();
 }
 
 /// Another value of the layer's own type, all zeros: a gradient, or a moment of the optimiser.

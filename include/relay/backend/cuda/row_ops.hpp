@@ -89,6 +89,23 @@ struct Fill {
   }
 };
 
+/// Several tensors at once, of which each has some blocks.
+struct Cleared {
+  static constexpr int most = 64, blocks = 32, threads = 256;
+  float* at[most];
+  long size[most];
+  int count = 0;
+};
+template <class = void>
+__global__ void clear_kernel(Cleared all) {
+  after_earlier_kernels();
+  float* const to = all.at[blockIdx.y];
+  const long size = all.size[blockIdx.y];
+  const float zeros[4] = {};
+  for (long at = 4 * (static_cast<long>(blockIdx.x) * Cleared::threads + threadIdx.x); at < size; at += 4L * Cleared::blocks * Cleared::threads)
+    store(to, at, size, zeros);
+}
+
 /// to += from
 template <class From, class To>
 struct Add {
