@@ -323,10 +323,9 @@ void attention(const T* qkv, const std::int32_t* offsets, int sequences, int row
   if constexpr (std::is_same_v<T, bf16>)
     if (longest > 128 && width / heads.count % 16 == 0 && width / heads.count <= 128)
       return with_products<T>(width / heads.count, [&](auto products, auto depth) {
-        if constexpr (std::is_same_v<decltype(products), TensorCores> && depth == panel_columns)
-          if (launch_warpgroup_forward(batch_of(qkv, offsets, longest, panel_rows, width, heads, {}, aligned(out)), sequences, rows, longest, out, lse,
-                                       reinterpret_cast<Unit*>(scratch)))
-            return;
+        if (launch_warpgroup_forward(batch_of(qkv, offsets, longest, panel_rows, width, heads, {}, aligned(out)), sequences, rows, longest, out, lse,
+                                     reinterpret_cast<Unit*>(scratch)))
+          return;
         if constexpr (std::is_same_v<decltype(products), TensorCores>)
           launch_long_forward<depth>(qkv, offsets, sequences, rows, longest, width, heads, out, lse, reinterpret_cast<Unit*>(scratch));
       });
@@ -344,7 +343,7 @@ void attention_backward(const T* qkv, const T* out, const float* lse, const T* d
     if (launch_short_backward<Products, depth, 64>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 96>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
     if (launch_short_backward<Products, depth, 128>(qkv, lse, dout, offsets, sequences, longest, width, heads, rotation, dqkv)) return;
-    if constexpr (std::is_same_v<Products, TensorCores> && depth == panel_columns)
+    if constexpr (std::is_same_v<T, bf16>)
       if (launch_warpgroup_backward(batch_of(qkv, offsets, longest, panel_rows, width, heads, rotation, aligned(out) && aligned(dout) && aligned(dqkv)), out,
                                     lse, dout, sequences, rows, longest, reinterpret_cast<Unit*>(scratch), scratch + order_size(rows, sequences), dqkv))
         return;

@@ -51,6 +51,7 @@ __device__ inline float product_of_panel_rows(const bf16* a, const bf16* b, int 
   return sum_lanes<4>(sum);
 }
 
+#if RELAY_CUDA_WARPGROUPS
 /// sums = a b^T of panels: asked for, as all these are, between begin_products() and end_products().
 __device__ inline void multiply_transposed(float (&sums)[8][4], MatrixAt a, MatrixAt b) {
   unrolled<4>([&](auto k) { multiply_panel<false>(sums, a + 16 * k, b + 16 * k, k > 0); });
@@ -66,6 +67,7 @@ __device__ inline void add_product(float (&sums)[8][4], const std::uint32_t (&a)
   unrolled<4>([&](auto k) { multiply_panel<true>(sums, a[k], b + 16 * k * panel_columns, true); });
 }
 __device__ inline MatrixAt panel_at(const bf16* from) { return MatrixAt(from, panel_size); }
+#endif
 
 template <class = void>
 __global__ void __launch_bounds__(threads_with_warpgroups(warpgroup), 4) warpgroup_attention_kernel(Batch<bf16> batch, const Unit* order, bf16* out, float* lse) {
