@@ -174,8 +174,9 @@ struct ComposedOps {
     Backend::layer_norm(y, scale, shift, eps, normal, statistics);
   }
   /// The same of a linear layer: y = base + dropout(x weight^T + bias), and its layer norm. `branch`: room, for what is lost.
-  static void linear_residual_norm(const auto& x, const auto& weight, const auto& bias, const auto& base, double rate, const std::optional<Key>& key,
-                                   const auto& scale, const auto& shift, double eps, auto& branch, auto& y, auto& normal, auto& statistics) {
+  template <class Tensor>  // nvcc stops at so many parameters of their own types
+  static void linear_residual_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& base, double rate, const std::optional<Key>& key,
+                                   const Tensor& scale, const Tensor& shift, double eps, Tensor& branch, Tensor& y, Tensor& normal, Tensor& statistics) {
     Backend::linear(x, weight, bias, branch);
     Backend::residual_norm(base, branch, rate, key, scale, shift, eps, y, normal, statistics);
   }
