@@ -103,15 +103,30 @@ TEST_CASE("a gradient becomes zeros in one launch, or few") {
 
 TEST_CASE("what a head is asked about stays bf16 on the way to it and back") {
   using N = Cuda<bf16>;
-  cuda::Tensor state(5, 8), y;
-  state.resize_like(state, 5, 8, cuda::Type::bfloat16);
-  N::make_room(state, 3, y);
-  CHECK(y.type() == cuda::Type::bfloat16);
-  CHECK(y.rows() == 3);
-  CHECK(y.cols() == 8);
-  N::spread_rows(state, 0, N::indices(std::vector<std::int32_t>{1, 4}, {}), 7, y);
-  CHECK(y.type() == cuda::Type::bfloat16);
-  CHECK(y.rows() == 7);
+  cuda::Tensor wide(5, 8), one(1, 8), zero(1, 8), state, statistics, asked, spread;
+  std::vector<float> values(40);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 7);
+  N::upload(values, wide);
+  N::fill(one, 1);
+  N::fill(zero, 0);
+  N::layer_norm(wide, one, zero, 1e-5, state, statistics);  // of bf16
+  REQUIRE(state.type() == cuda::Type::bfloat16);
+  const auto all = N::download(state);
+  const auto row = [](const std::vector<float>& of, std::ptrdiff_t r) { return std::vector<float>(of.begin() + 8 * r, of.begin() + 8 * r + 8); };
+  N::make_room(state, 3, asked);
+  N::gather_rows(state, N::indices(std::vector<std::int32_t>{4, 0, 2}, {}), 0, asked);
+  CHECK(asked.type() == cuda::Type::bfloat16);
+  const auto gathered = N::download(asked);
+  CHECK(row(gathered, 0) == row(all, 4));
+  CHECK(row(gathered, 1) == row(all, 0));
+  CHECK(row(gathered, 2) == row(all, 2));
+  N::spread_rows(asked, 1, N::indices(std::vector<std::int32_t>{1, 6}, {}), 7, spread);
+  CHECK(spread.type() == cuda::Type::bfloat16);
+  const auto back = N::download(spread);
+  REQUIRE(back.size() == 56);
+  for (const std::ptrdiff_t r : {0, 2, 3, 4, 5}) CHECK(row(back, r) == std::vector<float>(8, 0.0f));
+  CHECK(row(back, 1) == row(all, 0));
+  CHECK(row(back, 6) == row(all, 2));
 }
 
 TEST_CASE("logits of an odd number of tokens lie in rows that tensor cores want, from the product to the products back") {

@@ -319,7 +319,7 @@ TEST_CASE("longer sequences with heads of 64 columns, with products of warpgroup
     for (const Mask mask : masks) check<bf16>({.heads = {1, mask}, .size = 64, .lengths = {65, 1, 193, 128}});
     check<bf16>({.heads = {3, Mask::none, 2}, .size = 64, .lengths = {150, 70, 40}, .sequences = 2});
     check<bf16>({.heads = {2, Mask::causal}, .size = 64, .lengths = {131, 2, 260}, .rotated = 1});
-    check<bf16>({.heads = {1, Mask::causal}, .size = 64, .lengths = {20, 140}, .deviation = 6, .loose = 300});
+    check<bf16>({.heads = {1, Mask::causal}, .size = 64, .lengths = {20, 140}, .deviation = 6, .loose = 10});
   }
   cuda_on_host::has_warpgroups = true;
 }
@@ -377,10 +377,11 @@ TEST_CASE("the order of blocks") {
   }
 }
 
-// What stands beside a sequence changes none of its bits: whichever kernel has it in forward, and whatever longer ones there are in backward.
-TEST_CASE("the same sequence beside longer ones") {
+// What stands beside a sequence changes none of its bits: whichever kernel has it in forward, and whatever longer ones there are in backward. But
+// warpgroups' kernels, for heads of 64 columns, have other bits than those for shorter sequences.
+void check_beside(int width, int heads, bool same_as_alone) {
   using T = bf16;
-  const int width = 64, heads = 2, rows = 100;
+  const int rows = 100;
   for (const Mask mask : masks) {
     Random own(Key(17));
     const Matrix qkv = random<T>(rows + 450, 3 * width, own), dout = random<T>(rows + 450, width, own);
@@ -400,10 +401,20 @@ TEST_CASE("the same sequence beside longer ones") {
     run(1, rows, alone, lse_alone, d_alone);
     run(3, 300, beside, lse_beside, d_beside);
     run(1, 300, said_longer, lse_said_longer, d_said_longer);
-    CHECK(std::memcmp(alone.data(), beside.data(), rows * width * sizeof(T)) == 0);
-    CHECK(std::memcmp(lse_alone.data(), lse_beside.data(), rows * heads * sizeof(float)) == 0);
-    CHECK(std::memcmp(d_said_longer.data(), d_beside.data(), 3 * rows * width * sizeof(T)) == 0);
+    CHECK(std::memcmp(said_longer.data(), beside.data(), static_cast<std::size_t>(rows * width) * sizeof(T)) == 0);
+    if (same_as_alone) {
+      CHECK(std::memcmp(alone.data(), beside.data(), static_cast<std::size_t>(rows * width) * sizeof(T)) == 0);
+      CHECK(std::memcmp(lse_alone.data(), lse_beside.data(), static_cast<std::size_t>(rows * heads) * sizeof(float)) == 0);
+    }
+    CHECK(std::memcmp(d_said_longer.data(), d_beside.data(), static_cast<std::size_t>(3 * rows * width) * sizeof(T)) == 0);
   }
+}
+TEST_CASE("the same sequence beside longer ones") {
+  check_beside(64, 2, true);
+  check_beside(128, 2, false);
+  cuda_on_host::has_warpgroups = false;
+  check_beside(128, 2, true);
+  cuda_on_host::has_warpgroups = true;
 }
 
 TEST_CASE_TEMPLATE("other sizes of heads", T, float, bf16) {

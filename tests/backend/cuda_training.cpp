@@ -260,7 +260,7 @@ TEST_CASE("a replayed step writes what a launched one does") {
     }
 }
 
-// The device is a step ahead of what the host knows: of who stops, or has written enough, or fills the model.
+// The device is a step or two ahead of what the host knows: of who stops, or has written enough, or fills the model.
 TEST_CASE("whatever ends a text, it is the one that the CPU writes") {
   std::vector<Tokens> prompts;
   for (int i = 0; i < 5; ++i)

@@ -23,7 +23,7 @@ TEST_CASE("rows of two states through the head at once; losses in order; gradien
     questions.finish();
     CHECK(questions.rows() == std::vector<std::int32_t>{4, 2, 1});
     CHECK(questions.firsts() == std::vector<int>{0, 2, 3, 3});
-    asked.begin(questions, 4, {}, 3);
+    asked.begin(questions, 4, {});
     asked.gather(1, first);
     asked.gather(2, second);
     asked.gather(3, second);
@@ -79,6 +79,13 @@ TEST_CASE("rows of two states through the head at once; losses in order; gradien
     CHECK(grad.bias.data()[0] == doctest::Approx(bias0).epsilon(1e-12));
     for (const int row : {0, 1, 3}) CHECK(d1.row(row)[0] == 1);  // not asked: as it was
     CHECK(d2.row(0)[0] == 0);
+    B::Tensor alone;  // of the second, where nothing else has a gradient
+    asked.spread(2, 2, alone);
+    REQUIRE((alone.rows() == 2 && alone.cols() == 3));
+    for (int c = 0; c < 3; ++c) {
+      CHECK(alone.row(0)[c] == 0);
+      CHECK(alone.row(1)[c] == d2.row(1)[c]);
+    }
   }
 }
 
@@ -88,7 +95,7 @@ TEST_CASE("nothing asked: nothing learnt") {
   questions.start(2);
   questions.finish();
   AskedRows<B> asked;
-  asked.begin(questions, 1, {}, 3);
+  asked.begin(questions, 1, {});
   B::Tensor state(5, 3);
   B::fill(state, 0);
   asked.gather(1, state);
@@ -98,4 +105,8 @@ TEST_CASE("nothing asked: nothing learnt") {
   asked.scatter(2, state);
   CHECK(B::sum_of_squares(grad.weight) == 0);
   CHECK(B::sum_of_squares(state) == 0);
+  B::Tensor gradient;
+  asked.spread(1, 5, gradient);
+  CHECK((gradient.rows() == 5 && gradient.cols() == 3));
+  CHECK(B::sum_of_squares(gradient) == 0);
 }

@@ -426,7 +426,7 @@ struct Functions : ComposedOps<Self> {
     launch(argmax_kernel<>, row_blocks(logits.rows()), row_threads, 0, logits.spread<float>(), logits.rows(), logits.cols(), logits.apart(),
            found.as<float>() + 2L * first, tokens.rewritten(), starts.rewritten());
   }
-  /// What was found in some steps, on its way to the host while the next is computed; read in the order of the steps, two of them behind at
+  /// What was found in some steps, on its way to the host while the next are computed; read in the order in which they were begun, two behind at
   /// most.
   class Answers {
    public:

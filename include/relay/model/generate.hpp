@@ -96,7 +96,7 @@ class Extension {
   static constexpr int most_times = 2;  // there is a pause of the device between again() and again()
   void again(const CausalTransformer<B>& model, KvCache<B>& cache, int times) {
     B::repeat(repeated_, sequences(), times, device_, [&] {
-      found_.resize_like(logits_, most_times * sequences(), 2);
+      found_.resize(most_times * sequences(), 2, device_);
       for (int i = 0; i < times; ++i) {
         compute(model, cache);
         B::choose(logits_, i * sequences(), found_, tokens_on_device_, starts_on_device_);
@@ -233,7 +233,7 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
     if constexpr (fills) {
       for (const Index any = 0; step.sequences() < B::repeated_size(static_cast<int>(running.size()));)
         step.add(std::span(&any, 1), slots, 0);
-      // The device goes on by itself, a step ahead of what the host reads, and with texts that are finished, whose tokens nobody reads: until
+      // The device goes on by itself, a step or two ahead of what the host reads, and with texts that are finished, whose tokens nobody reads: until
       // fewer sequences would be quicker, or prompts that wait could take the places of enough of them, or one has no position left.
       const auto go_on = [&](int steps) {  // behind so many that are not read yet; as far as is known: they may also stop
         return static_cast<int>(std::count_if(running.begin(), running.end(), [&](const Running& r) {

@@ -13,6 +13,8 @@
 //   packed_attention.hpp   up to 128 rows, of bf16, heads of 16, 32, 48 or 64 columns: nearly all of a training
 //   long_attention.hpp     more than 128 rows: forward of bf16, heads of 16, 32, .. 128; backward of everything. And backward of up to 128
 //                          rows where there is none here
+//   warpgroup_attention.hpp   in the place of these, heads of 64 columns of bf16 on Hopper: other bits than beside sequences of up to 128 rows
+//                          alone, which packed_attention.hpp has
 //   cached_attention.hpp   a row that continues a cache
 //   here                   the rest: float32 and heads of other sizes, of any length forward; bf16 heads of 80 to 128 columns; prompts that
 //                          continue a cache; and batches that are not packed, as they have single rows only or too many sequences

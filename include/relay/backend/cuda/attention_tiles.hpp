@@ -397,7 +397,8 @@ struct RunningSoftmax {
   float largest[2] = {least_score, least_score}, total[2] = {};
 
   /// Scores become exponentials of `factor` times them, and what was summed before is to be multiplied by `correction`. least_score: not
-  /// seen. Written so that no compiler can round it otherwise anywhere: a sequence has the same bits in every kernel.
+  /// seen. Written so that no compiler can round it otherwise anywhere: a sequence has the same bits in every kernel
+  /// that takes `span` columns at a time.
   template <int fragments>
   __device__ void add(float (&p)[fragments][4], float factor, float (&correction)[2]) {
     for (int half = 0; half < 2; ++half) {

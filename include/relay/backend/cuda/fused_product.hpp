@@ -278,8 +278,8 @@ __global__ void __launch_bounds__(threads_with_warpgroups(threads), 1) fused_pro
         for (int half = 0; half < 2; ++half) sums[half] = (told[8 * half] + told[tile_rows + 8 * half]) / columns;
       };
       float mean[2], rstd[2];
-      over_row(0, [](float x, int) { return x; }, mean);
-      over_row(1, [&](float x, int half) { return (x - mean[half]) * (x - mean[half]); }, rstd);
+      over_row(0, [](float y, int) { return y; }, mean);
+      over_row(1, [&](float y, int half) { return (y - mean[half]) * (y - mean[half]); }, rstd);
       for (int half = 0; half < 2; ++half) {
         rstd[half] = 1.0f / sqrtf(rstd[half] + follow.eps);
         if (side == 0 && lane % 4 == 0 && there(half))
