@@ -70,7 +70,7 @@ __device__ inline MatrixAt panel_at(const bf16* from) { return MatrixAt(from, pa
 #endif
 
 template <class = void>
-__global__ void __launch_bounds__(threads_with_warpgroups(warpgroup), 4) warpgroup_attention_kernel(Batch<bf16> batch, const Unit* order, bf16* out, float* lse) {
+__global__ void __launch_bounds__(threads_with_warpgroups(warpgroup), 5) warpgroup_attention_kernel(Batch<bf16> batch, const Unit* order, bf16* out, float* lse) {
   after_earlier_kernels();
 #if RELAY_CUDA_WARPGROUPS
   using Room = PanelRoom<1>;
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(warpgroup), 4) warpgro
 }
 
 template <class = void>
-__global__ void __launch_bounds__(threads_with_warpgroups(warpgroup), 3)
+__global__ void __launch_bounds__(threads_with_warpgroups(warpgroup), 4)
     warpgroup_query_gradient_kernel(Batch<bf16> batch, const Unit* order, const float* lse, const bf16* out, const bf16* dout, float* means, bf16* dqkv) {
   after_earlier_kernels();
 #if RELAY_CUDA_WARPGROUPS
