@@ -36,6 +36,13 @@ __device__ void load_panel(const HeadRows<T>& from, int first, bf16* to) {
   });
 }
 
+/// A tile: the same rows of two matrices.
+template <class T>
+__device__ void load_panels(const HeadRows<T>& first_of, const HeadRows<T>& second_of, int first, bf16* to) {
+  load_panel(first_of, first, to);
+  load_panel(second_of, first, to + panel_size);
+}
+
 /// The sum of products of a row of two panels, in each of four neighbouring lanes.
 __device__ inline float product_of_panel_rows(const bf16* a, const bf16* b, int row) {
   using Pairs = Neighbours<std::uint32_t, 4>;
@@ -90,10 +97,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(warpgroup), 5) warpgro
   float sums[8][4] = {};
   over_long_tiles<panel_rows, true>(
       sight.of(first, panel_rows),
-      [&](int from, int stage) {
-        load_panel(keys, from, shared + Room::tiles + stage * Room::stage);
-        load_panel(values, from, shared + Room::tiles + stage * Room::stage + panel_size);
-      },
+      [&](int from, int stage) { load_panels(keys, values, from, shared + Room::tiles + stage * Room::stage); },
       [](int) {}, [] {},
       [&](int from, int stage) {
         const bf16* const key = shared + Room::tiles + stage * Room::stage;
@@ -152,10 +156,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(warpgroup), 4)
   float dq[8][4] = {};
   over_long_tiles<panel_rows, true>(
       sight.of(first, panel_rows),
-      [&](int from, int stage) {
-        load_panel(keys, from, shared + Room::tiles + stage * Room::stage);
-        load_panel(values, from, shared + Room::tiles + stage * Room::stage + panel_size);
-      },
+      [&](int from, int stage) { load_panels(keys, values, from, shared + Room::tiles + stage * Room::stage); },
       [](int) {},
       [&] {
         for (int half = 0; half < 2; ++half) {
@@ -222,8 +223,7 @@ __global__ void __launch_bounds__(threads_with_warpgroups(warpgroup), 3)
       [&](int from, int stage) {
         const int i = from + thread % panel_rows;
         brought = i < at.rows ? (thread < panel_rows ? lse : means)[batch.of_row(at, i)] : 0.0f;
-        load_panel(queries, from, shared + Room::tiles + stage * Room::stage);
-        load_panel(gradients, from, shared + Room::tiles + stage * Room::stage + panel_size);
+        load_panels(queries, gradients, from, shared + Room::tiles + stage * Room::stage);
       },
       [&](int stage) { columns[2 * stage * panel_rows + thread] = (thread < panel_rows ? -log2_e : -1.0f) * brought; }, [] {},
       [&](int from, int stage) {
