@@ -63,6 +63,37 @@ TEST_CASE(
       together, apart);
 }
 
+TEST_CASE("leaving out the rows of problems, which nobody asks about, changes nothing but rounding") {
+  const Arithmetic task{.modulus = 5};
+  const Model model({.width = 8, .layers = 2, .heads = 2}, task.vocabulary().size(), Seed{1});
+  Random random(Key(3));
+  const std::vector<Example> batch{task.generate(2, random), task.generate(1, random), task.generate(3, random)};
+  const std::vector<const Example*> examples{&batch[0], &batch[1], &batch[2]};
+  const NextToken<Model, Arithmetic> objective(task);
+  NextToken<Model, Arithmetic>::Workspace workspace{{}};
+  NextToken<Model, Arithmetic>::Staged all, some;
+  objective.stage(examples, all, true);
+  objective.stage(examples, some);
+  CHECK(all.needed.rows().empty());
+  CHECK(some.needed.count(1) == static_cast<int>(some.asked.rows().size()));
+  CHECK(some.needed.rows() == all.asked.rows());
+  Model dall = zeros_like(model), dsome = dall;
+  const Losses expected = objective(model, all, 7, {}, workspace, dall), losses = objective(model, some, 7, {}, workspace, dsome);
+  CHECK(losses.objective == doctest::Approx(expected.objective).epsilon(1e-14));
+  CHECK(losses.value.count == expected.value.count);
+  for_each_parameter(
+      [](std::string_view, const auto& a, const auto& b) {
+        double worst = 0, size = 0;
+        for (long i = 0; i < a.size(); ++i) {
+          worst = std::max(worst, std::abs(a.data()[i] - b.data()[i]));
+          size = std::max(size, std::abs(a.data()[i]));
+        }
+        CHECK(worst < 1e-13);
+        CHECK(size > 1e-6);
+      },
+      dall, dsome);
+}
+
 TEST_CASE("weights: doubling all of them changes nothing, and an example of weight 2 is the example twice") {
   const Arithmetic task{.modulus = 5};
   const Model model({.width = 8, .layers = 1, .heads = 2}, task.vocabulary().size(), Seed{1});

@@ -192,7 +192,8 @@ TEST_CASE("after reserve, batches never seen: tensors ask for nothing, lists of 
     for (const auto& batch : batches()) trainer.step(batch);
     return asked - before;
   };
-  CHECK(steps_ask() < 5 * steps);  // where an iteration is asked more than it ever was: 3 lanes, 5 iterations, 4 lists for each head
+  // Where an iteration is asked more than it ever was: 3 lanes, 5 iterations, 4 lists for each head, and the rows that are needed.
+  CHECK(steps_ask() < 8 * steps);
   CHECK(steps_ask() == 0);
   CHECK(trainer.allocations() == tensors);
 }

@@ -16,6 +16,10 @@
 #endif
 #include <Eigen/Core>
 
+#include <algorithm>
+#include <functional>
+#include <utility>
+
 #include <relay/backend/backend.hpp>
 #include <relay/backend/cpu/levels.hpp>
 #ifdef __CUDACC__
@@ -105,6 +109,23 @@ struct Functions : ComposedOps<Self> {
     run([&](auto kernels) {
       for (std::size_t i = 0; i < indices.size(); ++i) kernels.add(y.row(first + static_cast<int>(i)), x.row(indices[i]), x.cols());
     });
+  }
+  /// y [rows, cols]: row indices[i] = x's row first + i, all others are zeros
+  static void spread_rows(const Tensor& x, int first, const Indices& indices, int rows, Tensor& y) {
+    const bool ascending = std::adjacent_find(indices.begin(), indices.end(), std::greater_equal()) == indices.end();
+    if (!ascending) return ComposedOps<Self>::spread_rows(x, first, indices, rows, y);
+    y.resize_like(x, rows, x.cols());
+    S* const to = y.data();
+    long at = 0;
+    const auto clear_up_to = [&](int row) {
+      const long end = static_cast<long>(row) * x.cols();
+      std::fill(to + std::exchange(at, end), to + end, S(0));
+    };
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+      clear_up_to(indices[i]);
+      at = std::copy_n(x.row(first + static_cast<int>(i)), x.cols(), to + at) - to;
+    }
+    clear_up_to(rows);
   }
   static double sum_of_squares(const Tensor& x) {
     return run([&](auto kernels) { return kernels.sum_of_squares(x); });

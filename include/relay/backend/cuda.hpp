@@ -150,6 +150,7 @@ struct Functions : ComposedOps<Self> {
   }
   using Applications = cuda::Applications;
   using Applied = cuda::Applied;
+  static constexpr bool loops_give_needed_rows = false;
   static void begin_applications(Applications& to, int rows, Device device) { to.begin(rows, device); }
   static void begin_gradients(Applications& of) { of.begin_gradients(); }
   static void place_input(const Tensor& weight, Tensor& x) {

@@ -135,6 +135,9 @@ struct ComposedOps {
     Applied(Applications*, int /*first*/, int /*rows*/) {}
     ~Applied() {}
   };
+  /// Whether it is worth having a loop's last layer give only the rows that are needed (train/needed_rows.hpp): not where weights' gradients would
+  /// not be left for the end then.
+  static constexpr bool loops_give_needed_rows = true;
   static void begin_applications(Applications&, int /*rows*/, const auto& /*device*/) {}
   static void begin_gradients(Applications&) {}
   static void add_gradients(Applications&) {}

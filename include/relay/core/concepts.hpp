@@ -33,6 +33,11 @@ concept Layer = requires {
   { layer.backward(x, rows, trace, dy, grad) } -> std::same_as<typename L::Input>;
 };
 
+/// A layer that, where rows say which of them are needed, gives those alone: its output and dy then have rows.outputs() rows, and its dx
+/// all of them. It says so by `static constexpr bool gives_needed_rows = true`. Others are never given such rows.
+template <class L>
+concept GivesNeededRows = requires { requires L::gives_needed_rows; };
+
 /// A layer whose output is again a possible input, row for row: what may be looped.
 template <class L>
 concept Block = Layer<L> && std::same_as<typename L::Input, typename L::Output>;

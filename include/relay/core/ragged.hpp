@@ -91,6 +91,10 @@ class Rows {
   int end(int sequence) const { return batch_->end(sequence); }
   int longest() const { return batch_->longest(); }
   const Ragged<Backend>& batch() const { return *batch_; }
+  /// Which of them are needed of the layer's output, if not all: ascending.
+  const typename Backend::Indices* needed() const { return needed_; }
+  /// How many rows its output has.
+  int outputs() const { return needed_ != nullptr ? outputs_ : count(); }
   std::optional<Key> dropout() const { return drops_ ? std::optional(key_) : std::nullopt; }
   bool is_forward_only() const { return forward_only_; }
 
@@ -99,6 +103,19 @@ class Rows {
     Rows prefix = *this;
     prefix.sequences_ = sequences;
     return prefix;
+  }
+
+  /// The same rows, with an output of only these `count`, for layers that can (GivesNeededRows in core/concepts.hpp). They must outlive this.
+  Rows needing(const typename Backend::Indices& needed, int count) const {
+    Rows other = *this;
+    other.needed_ = &needed;
+    other.outputs_ = count;
+    return other;
+  }
+  Rows needing_all() const {
+    Rows other = *this;
+    other.needed_ = nullptr;
+    return other;
   }
 
   /// The same rows in a pass that no backward pass will follow: a layer's trace need not keep more than its output.
@@ -118,6 +135,8 @@ class Rows {
  private:
   const Ragged<Backend>* batch_;
   int sequences_;
+  const typename Backend::Indices* needed_ = nullptr;
+  int outputs_ = 0;
   bool drops_, forward_only_ = false;
   Key key_;
 };

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <relay/backend/ops.hpp>
+#include <relay/layer/needed_rows.hpp>
 #include <relay/layer/linear.hpp>
 #include <relay/layer/rotary.hpp>
 
@@ -70,10 +71,13 @@ class Attention {
     visit("out", layer.out...);
   }
 
+  static constexpr bool gives_needed_rows = true;
+
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
-    return out.forward(mix(x, rows, trace), rows, trace.out);
+    Tensor room;
+    return out.forward(needed_rows(mix(x, rows, trace), rows, room), rows, trace.out);
   }
-  /// o, all of forward but its last product: backward needs nothing of the trace that is behind it.
+  /// o of all rows, all of forward but its last product: backward needs nothing of the trace that is behind it.
   const Tensor& mix(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
     check(rows.longest());
     qkv.forward(x, rows, trace.qkv);
@@ -83,7 +87,12 @@ class Attention {
   }
 
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, Attention& grad) const {
-    const Tensor dmixed = out.backward(trace.mixed, rows, trace.out, dy, grad.out);
+    Tensor dmixed;
+    {
+      Tensor room;  // what is needed of mixed is not kept a second time
+      dmixed = out.backward(needed_rows(trace.mixed, rows, room), rows, trace.out, dy, grad.out);
+    }
+    dmixed = of_all_rows(std::move(dmixed), rows);
     Tensor dqkv;
     B::place_gradient(qkv.weight, dqkv);
     B::rotary_attention_backward(trace.qkv.y, trace.mixed, trace.lse, dmixed, rows, heads_, rotated_, rotary_.table(), dqkv);

@@ -7,6 +7,8 @@
 // Transformer) is the source of the loop and of the signal tau, a fixed sinusoid of t. Sequences are sorted by count, longest
 // first: those still looping at t are the first rows, so nothing is masked and nothing is computed for those that are done.
 //
+// Of sequences that are done after iteration t, the caller may need some rows of y_t only: `needing`.
+//
 // Backward walks the traces last to first. The gradient of s_t is what came back through u_{t+1}; of y_t, what the caller
 // gives; with a `window` w it is cut where a whole number of windows is left, so each sequence trains its last w iterations
 // from a frozen state, the w before from an earlier one, and so on.
@@ -39,6 +41,12 @@ struct NoFeedback {
   static void backward(const auto&, const auto&, auto&) {}
 };
 
+/// needing(t, rows): the same rows, of which those of sequences that go on after iteration t, the first, must all be needed; of the others, any.
+/// Then y_t has those rows alone. The same in forward and backward. Only for blocks that can (GivesNeededRows).
+struct NeedingAll {
+  auto operator()(int, const auto& rows) const { return rows; }
+};
+
 /// What a forward pass through the loop keeps: what backward needs, only each iteration's input (backward applies the block
 /// again: the same bits for about a third more time; on a GPU the same but for the order of some sums), or nothing (inference). What is not
 /// kept is computed forward only.
@@ -54,6 +62,7 @@ class Looped {
   using Tensor = typename Backend::Tensor;
   using Input = typename BlockT::Input;
   using Output = Input;
+  static constexpr bool gives_needed_rows_at_end = GivesNeededRows<BlockT>;
 
   struct Application {  // of one iteration
     typename BlockT::Trace block;
@@ -77,7 +86,7 @@ class Looped {
     const Tensor& input(int t) const { return at(inputs, t, keep != Keep::nothing); }
     Application& application(int t) { return at(applications, t, keep == Keep::everything); }
     const Application& application(int t) const { return at(applications, t, keep == Keep::everything); }
-    /// y_t [rows of live(t), width]; open for every t when everything was kept, else only for the last iteration.
+    /// y_t [rows of live(t), or those needed, width]; open for every t when everything was kept, else only for the last iteration.
     const Tensor& state(int t) const { return application(t).norm.y; }
 
    private:
@@ -104,9 +113,9 @@ class Looped {
 
   /// Runs counts[s] iterations of sequence s, calling read(t, rows, y_t) after each. The counts must not increase; with a
   /// static number of iterations each must be that number.
-  template <std::invocable<int, const Rows<Backend>&, const Tensor&> Read, class Feedback = NoFeedback>
+  template <std::invocable<int, const Rows<Backend>&, const Tensor&> Read, class Feedback = NoFeedback, class Needing = NeedingAll>
   void forward(const Input& h0, const Rows<Backend>& rows, std::span<const int> counts, Trace& trace, Read&& read,
-               Feedback feedback = {}) const {
+               Feedback feedback = {}, const Needing& needing = {}) const {
     start(rows, counts, trace);
     const bool kept = trace.keep == Keep::everything;  // else nobody asks for more of a trace than its output
     int first = 0;  // of an iteration's rows among those of all
@@ -115,7 +124,8 @@ class Looped {
       Backend::begin_applications(trace.together, std::exchange(first, 0), rows.batch().device());
     }
     for (int t = 1; t <= trace.iterations(); ++t) {
-      const auto live = rows.first(trace.live(t)).fold(static_cast<std::uint64_t>(t));
+      const auto live = needing(t, rows.first(trace.live(t)).fold(static_cast<std::uint64_t>(t)));
+      if constexpr (!gives_needed_rows_at_end) require(live.needed() == nullptr, "the block of this loop gives all rows: say of none that it is needed");
       prepare(t, h0, live, trace, feedback);
       const typename Backend::Applied applied(kept ? &trace.together : nullptr, first, live.count());
       first += live.count();
@@ -132,9 +142,9 @@ class Looped {
   }
   /// With a place for the iteration that is applied again, where it was not kept. That may be the one of the trace that forward
   /// left the last iteration in, trace.applications.front(), if nobody reads that any more.
-  template <std::invocable<int, const Rows<Backend>&, Tensor&> Give, class Feedback = NoFeedback>
+  template <std::invocable<int, const Rows<Backend>&, Tensor&> Give, class Feedback = NoFeedback, class Needing = NeedingAll>
   Input backward(const Input& h0, const Rows<Backend>& rows, const Trace& trace, Give&& give, Looped& grad, Application& again,
-                 Feedback feedback = {}) const {
+                 Feedback feedback = {}, const Needing& needing = {}) const {
     require(trace.keep != Keep::nothing, "this trace of a loop kept nothing: run forward with Keep::everything or Keep::inputs");
     Tensor dh0, carried;  // gradients of h_0 and, going down, of s_t
     const Tensor none;
@@ -145,7 +155,7 @@ class Looped {
     int first = 0;
     for (int t = 1; kept && t <= trace.iterations(); ++t) first += rows.first(trace.live(t)).count();
     for (int t = trace.iterations(); t >= 1; --t) {
-      const auto live = rows.first(trace.live(t)).fold(static_cast<std::uint64_t>(t));
+      const auto live = needing(t, rows.first(trace.live(t)).fold(static_cast<std::uint64_t>(t)));
       const Tensor& u = trace.input(t);
       first -= live.count();
       const typename Backend::Applied applied(kept ? &trace.together : nullptr, first, live.count());
@@ -154,7 +164,7 @@ class Looped {
       cut(t, rows, trace, carried);
 
       Tensor dy;
-      dy.resize_like(h0, live.count(), h0.cols());
+      dy.resize_like(h0, live.outputs(), h0.cols());
       Backend::fill(dy, 0);
       give(t, live, dy);
       if (feedback.active())

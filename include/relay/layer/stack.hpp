@@ -31,6 +31,7 @@ struct Stack {
     require(!layers.empty(), "a stack needs at least one layer");
   }
 
+  static constexpr bool gives_needed_rows = GivesNeededRows<L>;
   static const Output& output(const Trace& trace) { return L::output(trace.layers[trace.last]); }
   static void each(auto&& visit, auto&... stack) { visit("layers", stack.layers...); }
 
@@ -58,10 +59,10 @@ struct Stack {
       const Input& from = i == 0 ? x : L::output(trace.layers[i - 1]);
       const Output& given = i + 1 == layers.size() ? dy : d;
       if constexpr (requires { layers[i].dropping(rows); })
-        d = layers[i].backward(from, rows.fold(i), trace.layers[i], given, grad.layers[i],
+        d = layers[i].backward(from, rows_of(i, rows), trace.layers[i], given, grad.layers[i],
                                i == 0 ? next : std::optional(layers[i - 1].dropping(rows.fold(i - 1))));
       else
-        d = layers[i].backward(from, rows.fold(i), trace.layers[i], given, grad.layers[i]);
+        d = layers[i].backward(from, rows_of(i, rows), trace.layers[i], given, grad.layers[i]);
     }
     return d;
   }
@@ -73,6 +74,10 @@ struct Stack {
   }
 
  private:
+  /// Its own stream of random numbers; and all rows, but of the last layer, whatever is needed of the output.
+  Rows<Backend> rows_of(std::size_t layer, const Rows<Backend>& rows) const {
+    return layer + 1 == layers.size() ? rows.fold(layer) : rows.fold(layer).needing_all();
+  }
   /// How many of them take turns.
   std::size_t make_traces(const Rows<Backend>& rows, Trace& trace) const {
     const std::size_t kept = rows.is_forward_only() ? std::min<std::size_t>(layers.size(), 2) : layers.size();
@@ -86,9 +91,9 @@ struct Stack {
       trace.last = i % kept;
       typename L::Trace& own = trace.layers[trace.last];
       if constexpr (requires { layers[i].place_first_norm(own); })
-        h = &layers[i].forward(*h, rows.fold(i), own, i + 1 < layers.size() ? layers[i + 1].place_first_norm(trace.layers[(i + 1) % kept]) : next, begun || i > 0);
+        h = &layers[i].forward(*h, rows_of(i, rows), own, i + 1 < layers.size() ? layers[i + 1].place_first_norm(trace.layers[(i + 1) % kept]) : next, begun || i > 0);
       else
-        h = &layers[i].forward(*h, rows.fold(i), own);
+        h = &layers[i].forward(*h, rows_of(i, rows), own);
     }
     return *h;
   }

@@ -59,6 +59,8 @@ class TransformerBlock {
     require(c.dropout >= 0 && c.dropout < 1, "a dropout rate must be in [0, 1), not ", c.dropout);
   }
 
+  /// What comes after attention is of the rows that are needed alone.
+  static constexpr bool gives_needed_rows = true;
   static const Tensor& output(const Trace& trace) { return trace.y; }
   static void each(auto&& visit, auto&... layer) {
     visit("norm1", layer.norm1...);
@@ -84,9 +86,9 @@ class TransformerBlock {
                   const std::optional<Dropping>& next = {}) const {
     Tensor dropped;
     Tensor d = feed_forward.backward(trace.norm2.y, rows, trace.feed_forward, drop(dy, rows.fold(1), dropped), grad.feed_forward);
-    const Tensor dr = norm2.backward(trace.middle, trace.norm2, d, dy, grad.norm2, Dropping{dropout_, rows.fold(0).dropout(), &attention.out.weight});
+    Tensor dr = norm2.backward(trace.middle, trace.norm2, d, dy, grad.norm2, Dropping{dropout_, rows.fold(0).dropout(), &attention.out.weight});
     d = attention.backward(trace.norm1.y, rows, trace.attention, drop(dr, rows.fold(0), dropped), grad.attention);
-    return norm1.backward(x, trace.norm1, d, dr, grad.norm1, next);
+    return norm1.backward(x, trace.norm1, d, of_all_rows(std::move(dr), rows), grad.norm1, next);
   }
   /// What its backward pass does first with the gradient of its output.
   Dropping dropping(const Rows<B>& rows) const { return {dropout_, rows.fold(1).dropout(), &feed_forward.down.weight}; }
@@ -119,15 +121,16 @@ class TransformerBlock {
 
   /// What attention and feed-forward give is added at once, and not kept: it would be a tenth of the trace.
   const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, NextNorm<B> next, bool begun, auto&& mix) const {
-    Tensor branch;
+    Tensor branch, needed_mixed, needed_x;
     const Linear<B>& out = attention.out;
     if (!begun) {
       place_first_norm(trace);
       norm1.forward(x, rows, trace.norm1);
     }
-    const Tensor& mixed = mix(trace.norm1.y);
+    const Tensor& mixed = needed_rows(mix(trace.norm1.y), rows, needed_mixed);
     B::place_input(feed_forward.up.weight, trace.norm2.y);
-    const Tensor& normal = norm2.forward(out, mixed, x, dropout_, rows.fold(0).dropout(), branch, trace.middle, trace.norm2);
+    const Tensor& normal =
+        norm2.forward(out, mixed, needed_rows(x, rows, needed_x), dropout_, rows.fold(0).dropout(), branch, trace.middle, trace.norm2);
     feed_forward.apply(normal, rows, trace.feed_forward, branch);
     if (next.norm != nullptr)
       next.norm->forward(trace.middle, branch, dropout_, rows.fold(1).dropout(), trace.y, *next.trace);

@@ -43,7 +43,7 @@ struct CausalTransformer {
   /// The longest sequence, prompt and what is written after it together.
   int positions() const { return body.layers.front().attention.positions(); }
 
-  /// The normalised state of every row [rows, width], which the head reads.
+  /// The normalised state of every row, or of those that are needed, [rows, width], which the head reads.
   const Tensor& forward(const typename B::Indices& tokens, const Rows<B>& rows, Trace& trace) const {
     const Tensor& x = embedding.forward(tokens, rows, trace.embedding, body.place_first_norm(rows, trace.body));
     body.forward(x, rows, trace.body, {&norm, &trace.norm}, true);

@@ -47,6 +47,9 @@ class Questions {
     }
   }
 
+  /// Of iteration t, before finish().
+  std::vector<Index>& rows(int t) { return asked_[static_cast<std::size_t>(t - 1)].rows; }
+
   const std::vector<Index>& rows() const { return rows_; }
   const std::vector<Index>& targets() const { return targets_; }
   const std::vector<double>& weights() const { return weights_; }

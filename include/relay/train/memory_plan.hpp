@@ -56,7 +56,12 @@ MemoryPlan plan_memory(auto&& make, const Objective& objective, const Example& l
   plan.laid_out = weights.used() - alone;
   typename Objective::Workspace workspace{typename Backend::Device{&activations}};
   const std::vector<const Example*> share(static_cast<std::size_t>(copies), &largest);
-  objective(model, share, 1, Key(), workspace, gradient);
+  if constexpr (detail::StagesForMemory<Objective>) {
+    objective.stage(share, workspace.staged, true);
+    objective(model, workspace.staged, 1, Key(), workspace, gradient);
+  } else {
+    objective(model, share, 1, Key(), workspace, gradient);
+  }
   plan.activations = static_cast<std::size_t>(lanes) * activations.bytes();
   return plan;
 }

@@ -12,6 +12,7 @@
 #include <relay/task/example.hpp>
 #include <relay/train/asked_rows.hpp>
 #include <relay/train/loss.hpp>
+#include <relay/train/needed_rows.hpp>
 
 namespace relay {
 
@@ -27,6 +28,7 @@ class NextToken {
     std::vector<int> lengths;
     std::vector<std::int32_t> tokens;
     Questions asked;
+    NeededRows needed;
   };
   struct Workspace {
     explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
@@ -36,6 +38,7 @@ class NextToken {
     typename Backend::Indices x;
     typename Model::Trace trace;
     AskedRows<Backend> asked;
+    typename Backend::template IndexLists<typename Backend::Indices> needed;
     Tensor dstate;
   };
 
@@ -51,7 +54,8 @@ class NextToken {
   }
 
   /// Texts and tokens of these examples, which `staged` refers to, and what is asked of them.
-  void stage(std::span<const Example* const> examples, Staged& staged) const {
+  /// `all_rows`: the state has all its rows, needed or not, so that no batch of examples that are no larger takes more memory.
+  void stage(std::span<const Example* const> examples, Staged& staged, bool all_rows = false) const {
     staged.examples.assign(examples.begin(), examples.end());
     staged.lengths.clear();
     staged.tokens.clear();
@@ -70,6 +74,8 @@ class NextToken {
         staged.asked.ask(1, row, staged.tokens[static_cast<std::size_t>(row) + 1], e->weight);
       staged.asked.ask(1, end, staged.text.back(), e->weight);
     }
+    staged.needed.start(1);
+    if (!all_rows) staged.needed.need(1, 0, static_cast<int>(staged.tokens.size()), staged.asked);
     staged.asked.finish();
   }
 
@@ -81,14 +87,16 @@ class NextToken {
   }
   Losses operator()(const Model& model, const Staged& staged, double total, std::optional<Key> dropout, Workspace& w, Model& grad) const {
     w.batch.assign(staged.lengths);
-    const Rows<Backend> rows(w.batch, dropout);
+    w.needed.assign(staged.needed.rows(), staged.needed.firsts(), w.device);
+    const int needed = staged.needed.count(1);
+    const Rows<Backend> all(w.batch, dropout), rows = needed > 0 ? all.needing(w.needed[0], needed) : all;
     Backend::indices_to(staged.tokens, w.device, w.x);
     const Tensor& states = model.forward(w.x, rows, w.trace);
 
     w.asked.begin(staged.asked, total, w.device);  // while the device computes
     w.asked.gather(1, states);
     w.asked.learn(model.head, grad.head);
-    w.asked.spread(1, rows.count(), w.dstate);
+    w.asked.spread(1, rows.outputs(), w.dstate);
     model.backward(w.x, rows, w.trace, w.dstate, grad);
     Losses losses;
     w.asked.read([&](Token target, double weight, double loss, bool right) {

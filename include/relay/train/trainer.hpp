@@ -61,6 +61,12 @@ struct StagedOf<Objective> {
   using type = typename Objective::Staged;
 };
 
+/// Whether it knows how to make what takes the most memory.
+template <class Objective>
+concept StagesForMemory = requires(const Objective& objective, std::span<const Example* const> examples, typename Objective::Staged& staged) {
+  objective.stage(examples, staged, true);
+};
+
 }  // namespace detail
 
 template <class Model, class Objective>
@@ -136,7 +142,10 @@ class Trainer {
         auto& examples = dealt->shares[i].examples;
         examples.reserve(static_cast<std::size_t>((batch + slices_ - 1) / slices_));
         examples.assign(static_cast<std::size_t>(share), &largest);
-        stage(dealt->shares[i]);
+        if constexpr (stages_for_memory)
+          objective_->stage(examples, dealt->shares[i].staged, true);
+        else
+          stage(dealt->shares[i]);
         if (i >= lanes_.size()) examples.clear();  // the first slice is all that is run
       }
       dealt->total = share * objective_->size(largest);
@@ -201,6 +210,7 @@ class Trainer {
   };
 
   static constexpr bool stages = requires { typename Objective::Staged; };
+  static constexpr bool stages_for_memory = detail::StagesForMemory<Objective>;
 
   /// What a lane is dealt of a slice.
   struct Share {

@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <relay/model/looped_transformer.hpp>
 #include <relay/train/asked_rows.hpp>
+#include <relay/train/needed_rows.hpp>
 #include <relay/train/loss.hpp>
 #include <relay/task/placement.hpp>
 #include <relay/train/supervision.hpp>
@@ -35,6 +37,7 @@ class Unroll {
     std::vector<std::int32_t> tokens;
     std::vector<Placed> placed;             // of one round
     Questions chain, answer;
+    NeededRows needed;
   };
   struct Workspace {
     explicit Workspace(typename Backend::Device on) : device(on), batch({}, on) {}
@@ -45,6 +48,7 @@ class Unroll {
     typename Embedding<Backend>::Trace embedding;
     typename Model::Loop::Trace loop;
     AskedRows<Backend> chain, answer;
+    typename Backend::template IndexLists<typename Backend::Indices> needed;
   };
 
   explicit Unroll(S supervision = {}, AlignmentLoss loss = {}, P placement = {}, Token first_value = 0,
@@ -57,7 +61,8 @@ class Unroll {
   double cost(const Example& example) const { return static_cast<double>(example.columns()) * example.iterations; }
 
   /// The batch of the lane, those with the most iterations first, and what is asked of them. `staged` refers to these examples.
-  void stage(std::span<const Example* const> examples, Staged& staged) const {
+  /// `all_rows`: every state has all its rows, needed or not, so that no batch of examples that are no larger takes more memory.
+  void stage(std::span<const Example* const> examples, Staged& staged, bool all_rows = false) const {
     staged.order.resize(examples.size());
     std::iota(staged.order.begin(), staged.order.end(), std::size_t{0});
     std::sort(staged.order.begin(), staged.order.end(), [&](std::size_t a, std::size_t b) {  // std::stable_sort asks for memory
@@ -76,6 +81,10 @@ class Unroll {
       staged.tokens.insert(staged.tokens.end(), e.problem.begin(), e.problem.end());
     }
     ask(staged);
+    staged.needed.start(most_iterations(staged));
+    if (can_leave_out_rows && !all_rows) leave_out_rows(staged);
+    staged.chain.finish();
+    staged.answer.finish();
   }
 
   /// Adds the gradient of sum(weight * loss of examples) / total to `grad`. `dropout`: the key of what is dropped, if any.
@@ -95,6 +104,11 @@ class Unroll {
       w.answer.begin(staged.answer, total, w.device);
     };
     if (!afterwards) begin();
+    w.needed.assign(staged.needed.rows(), staged.needed.firsts(), w.device);
+    const auto needing = [&](int t, const Rows<Backend>& all) {
+      const int count = staged.needed.count(t);
+      return count > 0 ? all.needing(w.needed[static_cast<std::size_t>(t - 1)], count) : all;
+    };
     const auto gather = [&](int t, const Tensor& y) {
       w.chain.gather(t, y);
       w.answer.gather(t, y);
@@ -104,7 +118,7 @@ class Unroll {
     const Tensor& h0 = model.embedding.forward(w.x, rows, w.embedding);
     model.loop.forward(h0, rows, staged.counts, w.loop, [&](int t, const auto&, const Tensor& y) {
       if (!afterwards) gather(t, y);
-    }, model.feedback());
+    }, model.feedback(), needing);
     if (afterwards) {
       begin();
       for (int t = 1; t <= w.loop.iterations(); ++t) gather(t, w.loop.state(t));
@@ -117,7 +131,7 @@ class Unroll {
           w.chain.scatter(t, dy);
           w.answer.scatter(t, dy);
         },
-        grad.loop, w.loop.applications.front(), model.feedback(grad));
+        grad.loop, w.loop.applications.front(), model.feedback(grad), needing);
     model.embedding.backward(w.x, rows, w.embedding, dh0, grad.embedding);
 
     Losses losses;
@@ -133,11 +147,25 @@ class Unroll {
   }
 
  private:
+  static constexpr bool can_leave_out_rows = Model::Loop::gives_needed_rows_at_end && Backend::loops_give_needed_rows;
+
+  static int most_iterations(const Staged& staged) { return staged.counts.empty() ? 0 : staged.counts.front(); }
+
+  /// Of sequences that are done, the last layer need not give what nobody asks about.
+  static void leave_out_rows(Staged& staged) {
+    int rows = std::accumulate(staged.lengths.begin(), staged.lengths.end(), 0);
+    std::size_t sequences = staged.counts.size();
+    for (int t = 1; t <= most_iterations(staged); ++t) {
+      int going_on = rows;
+      for (; sequences > 0 && staged.counts[sequences - 1] == t; --sequences) going_on -= staged.lengths[sequences - 1];
+      staged.needed.need(t, going_on, std::exchange(rows, going_on), staged.chain, staged.answer);
+    }
+  }
+
   /// Asks each iteration of each example what the supervision wants. They are sorted. Weights are yet to be divided by the total.
   void ask(Staged& staged) const {
-    const int most = staged.examples.empty() ? 0 : staged.examples.front()->iterations;
-    staged.chain.start(most);
-    staged.answer.start(most);
+    staged.chain.start(most_iterations(staged));
+    staged.answer.start(most_iterations(staged));
     int begin = 0;  // of an example's columns
     for (const Example* e : staged.examples) {
       int rounds = 0, answers = 0;
@@ -166,8 +194,6 @@ class Unroll {
       }
       begin += e->columns();
     }
-    staged.chain.finish();
-    staged.answer.finish();
   }
 
   S supervision_;
