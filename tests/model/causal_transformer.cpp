@@ -30,6 +30,36 @@ TEST_CASE("gradient of the whole model, with dropout and without") {
   }
 }
 
+TEST_CASE("a large vocabulary is not looked up: the same states and gradients of the tokens that are there") {
+  const TransformerConfig config{.width = 8, .layers = 2, .heads = 2};
+  const Model small(config, 512, Seed{1});
+  Model large(config, 513, Seed{1});
+  CHECK(small.looks_up());
+  CHECK(!large.looks_up());
+  large.body = small.body;
+  large.norm = small.norm;
+  std::copy_n(small.embedding.weight.data(), small.embedding.weight.size(), large.embedding.weight.data());
+  const std::vector<int> lengths{4, 3};
+  const Ragged<B> batch(lengths);
+  const std::vector<std::int32_t> tokens{1, 2, 300, 2, 511, 2, 1};
+  Model::Trace a, b;
+  Model da = zeros_like(small), db = zeros_like(large);
+  const auto x = small.forward(tokens, batch, a), y = large.forward(tokens, batch, b);
+  B::Tensor dy(7, 8);
+  initialise_normal<B>(dy, 1, Key(3));
+  small.backward(tokens, batch, a, dy, da);
+  large.backward(tokens, batch, b, dy, db);
+  const auto difference = [](const auto& one, const auto& other) {
+    double worst = 0;
+    for (long i = 0; i < one.size(); ++i) worst = std::max(worst, std::abs(one.data()[i] - other.data()[i]));
+    return worst;
+  };
+  CHECK(difference(x, y) < 1e-13);
+  CHECK(difference(da.embedding.weight, db.embedding.weight) < 1e-13);
+  for_each_parameter([&](std::string_view, const auto& one, const auto& other) { CHECK(difference(one, other) < 1e-12); }, da.body, db.body);
+  CHECK(B::sum_of_squares(da.embedding.weight) > 1);
+}
+
 TEST_CASE("a state ignores later tokens, and other sequences") {
   const Model model({.width = 8, .layers = 2, .heads = 2}, 7, Seed{1});
   const std::vector<int> lengths{6, 3}, one{3};

@@ -226,3 +226,22 @@ TEST_CASE("the probability of each written token, and of the stop") {
   generate(model, std::span<const Text>(), {}, {}, nullptr, &none);
   CHECK(none.empty());
 }
+
+TEST_CASE("a cache that looks up what the first block makes of a token: the same states") {
+  const Model model = model_of(Seed{1});
+  KvCache<B> plain(model, 2, 10), looking(model, 2, 10);
+  looking.look_up(model);
+  KvCache<B>::Workspace a, b;
+  int position = 0;
+  for (const Text& tokens : {Text{3, 4, 3, 16}, Text{0, 5}}) {  // two sequences, a prompt of two each, then one
+    const int each = static_cast<int>(tokens.size()) / 2;
+    const std::vector<int> lengths{each, each};
+    const Ragged<B> batch(lengths);
+    const Text slots{1, 0}, starts{position, position};
+    const auto x = plain.extend(model, tokens, Rows<B>(batch).forward_only(), slots, starts, a),
+               y = looking.extend(model, tokens, Rows<B>(batch).forward_only(), slots, starts, b);
+    REQUIRE((x.rows() == 2 * each && y.rows() == 2 * each));
+    for (long i = 0; i < x.size(); ++i) CHECK(y.data()[i] == doctest::Approx(x.data()[i]).epsilon(1e-4));
+    position += each;
+  }
+}

@@ -182,7 +182,6 @@ concept ComputeBackend =
       B::rotary_attention_cached(y, rows, indices, indices, width, width, weight, dx, dweight, normal);
       B::make_room(x, width, y);                              // y [width, x's columns], for rows of x
       B::spread_rows(x, width, indices, width, y);            // y [width, x's columns]: row indices[i] is x's row width + i, all others are zeros
-      B::gather_norm(x, indices, scale, shift, eps, y, normal, statistics);  // y's row i = x's row indices[i], where y has its shape, and its layer norm
       B::residual(x, branch, rate, key, y);                   // y = x + dropout(branch), if there is a key
       B::residual_norm(x, branch, rate, key, scale, shift, eps, y, normal, statistics);  // y, and its layer norm
       B::linear_residual_norm(x, weight, bias, branch, rate, key, scale, shift, eps, dx, y, normal, statistics);  // of a branch x weight^T + bias; dx: room

@@ -342,14 +342,6 @@ struct Functions : ComposedOps<Self> {
       }
     ComposedOps<Self>::linear_residual_norm(x, weight, bias, base, rate, key, scale, shift, eps, branch, y, normal, statistics);
   }
-  static void gather_norm(const Tensor& x, const Indices& indices, const Tensor& scale, const Tensor& shift, double eps, Tensor& y, Tensor& normal,
-                          Tensor& statistics) {
-    if (x.type() != Type::float32 || y.type() != Type::float32) return ComposedOps<Self>::gather_norm(x, indices, scale, shift, eps, y, normal, statistics);
-    normal.resize_like(y, y.rows(), y.cols(), type_of<A>);
-    statistics.resize_like(y, y.rows(), 2);
-    normalise(Norm<float, float, A>{x.as<float>(), nullptr, y.as<float>(), Drop(0, Key()), scale.as<float>(), shift.as<float>(), static_cast<float>(eps),
-                                    y.rows(), y.cols(), normal.template as<A>(), statistics.as<float>(), indices.data()});
-  }
   static void gelu(const Tensor& x, Tensor& y) {
     if (&x != &y) y.resize_like(x, x.rows(), x.cols(), type_of<A>);  // in place it keeps its type
     typed(x, [&](const auto* from) {

@@ -183,11 +183,6 @@ struct ComposedOps {
     Backend::linear(x, weight, bias, branch);
     Backend::residual_norm(base, branch, rate, key, scale, shift, eps, y, normal, statistics);
   }
-  /// y's row i = x's row indices[i], and its layer norm.
-  static void gather_norm(const auto& x, const auto& indices, const auto& scale, const auto& shift, double eps, auto& y, auto& normal, auto& statistics) {
-    Backend::gather_rows(x, indices, 0, y);
-    Backend::layer_norm(y, scale, shift, eps, normal, statistics);
-  }
   /// The gradient of a layer norm and of what goes around it: dx = layer_norm_backward(..) + skip. `next`: the dropout that a linear layer's
   /// gradient begins with, if dx is for one: a backend may do that along with this.
   static void layer_norm_backward_add(const auto& x, const auto& statistics, const auto& scale, const auto& dy, const auto& skip, auto& dx, auto& dscale,

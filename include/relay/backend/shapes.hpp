@@ -291,7 +291,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
                                     Tensor& dx, auto& dup, auto& ddown) {
     if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward_backward(x, hidden, activated, up, down, dy, dx, dup, ddown);
     dx.resize_like(x, x.rows(), x.cols());
-    scratch(std::min(x.rows(), block) * (up.weight.rows() + x.cols() + dy.cols() + 128L), x);
+    scratch(std::min(x.rows(), block) * (up.weight.rows() + x.cols() + (dy.cols() + tile - 1) / tile * tile + 128L), x);
   }
   static void rotate(Tensor&, const Rows<Shapes>&, int, int, const Tensor&, int, const Indices& = {}) {}
   static void attention(const Tensor& qkv, const Rows<Shapes>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
@@ -330,7 +330,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
  private:
   /// With AVX-512 the CPU takes a feed-forward layer so many rows at a time, where rows are enough and hidden values fill panels, as here, at
   /// any level of the instruction set (backend/cpu/feed_forward.hpp); without it, it takes twice as many.
-  static constexpr int block = 128;
+  static constexpr int block = 128, tile = 48;  // tile: the rows of a weight gradient that are laid out together
   static bool in_blocks(const Tensor& x, const Tensor& up) { return !on_gpu && std::is_same_v<S, float> && x.rows() >= 8 && up.rows() % 64 == 0; }
 
   static constexpr int eights(int count) { return (count + 7) / 8 * 8; }

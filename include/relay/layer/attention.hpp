@@ -79,14 +79,22 @@ class Attention {
   }
   /// o of all rows, all of forward but its last product: backward needs nothing of the trace that is behind it.
   const Tensor& mix(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
-    check(rows.longest());
     qkv.forward(x, rows, trace.qkv);
+    return mix(rows, trace);
+  }
+  /// Of queries, keys and values that are in trace.qkv.y already.
+  const Tensor& mix(const Rows<B>& rows, Trace& trace) const {
+    check(rows.longest());
     B::place_input(out.weight, trace.mixed);
     B::rotary_attention(trace.qkv.y, rows, heads_, rotated_, rotary_.table(), trace.mixed, trace.lse);
     return trace.mixed;
   }
 
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, Attention& grad) const {
+    return qkv.backward(x, rows, trace.qkv, backward_to_qkv(rows, trace, dy, grad), grad.qkv);
+  }
+  /// As far as to the gradient of queries, keys and values.
+  Tensor backward_to_qkv(const Rows<B>& rows, const Trace& trace, const Tensor& dy, Attention& grad) const {
     Tensor dmixed;
     {
       Tensor room;  // what is needed of mixed is not kept a second time
@@ -96,13 +104,16 @@ class Attention {
     Tensor dqkv;
     B::place_gradient(qkv.weight, dqkv);
     B::rotary_attention_backward(trace.qkv.y, trace.mixed, trace.lse, dmixed, rows, heads_, rotated_, rotary_.table(), dqkv);
-    return qkv.backward(x, rows, trace.qkv, dqkv, grad.qkv);
+    return dqkv;
   }
 
   /// The same of new rows that continue cached sequences, causally: sequence s goes on in slot slots[s] at position starts[s].
   const Tensor& mix(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
                     const typename B::Indices& starts, Cache& cache, Trace& trace) const {
     qkv.forward(x, rows, trace.qkv);
+    return mix(rows, slots, starts, cache, trace);
+  }
+  const Tensor& mix(const Rows<B>& rows, const typename B::Indices& slots, const typename B::Indices& starts, Cache& cache, Trace& trace) const {
     B::place_input(out.weight, trace.mixed);
     B::rotary_attention_cached(trace.qkv.y, rows, slots, starts, heads_.count, rotated_, rotary_.table(), cache.keys, cache.values, trace.mixed);
     return trace.mixed;

@@ -6,7 +6,6 @@
 
 #include <relay/core/concepts.hpp>
 #include <relay/layer/initialise.hpp>
-#include <relay/layer/layer_norm.hpp>
 
 namespace relay {
 
@@ -35,11 +34,11 @@ struct Embedding {
     return trace.y;
   }
 
-  /// With the norm that reads what it gives, in one pass.
-  const Tensor& forward(const Input& tokens, const Rows<B>& rows, Trace& trace, NextNorm<B> next) const {
-    trace.y.resize(rows.count(), weight.cols(), rows.batch().device());
-    next.norm->gather(weight, tokens, trace.y, *next.trace);
-    return trace.y;
+  /// The table, in memory of the device.
+  void copy_table(typename B::Device device, Tensor& table) const {
+    table.resize(weight.rows(), weight.cols(), device);
+    B::fill(table, 0);
+    B::add(weight, table);
   }
 
   void backward(const Input& tokens, const Rows<B>&, const Trace&, const Tensor& dy, Embedding& grad) const {

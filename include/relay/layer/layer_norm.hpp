@@ -48,12 +48,6 @@ struct LayerNorm {
     return dx;
   }
 
-  /// Of x = rows of a table, which are written, too, in one pass.
-  const Tensor& gather(const Tensor& table, const typename B::Indices& indices, Tensor& x, Trace& trace) const {
-    B::gather_norm(table, indices, weight, bias, epsilon, x, trace.y, trace.statistics);
-    return trace.y;
-  }
-
   // With a residual before it and around it, in one pass each.
   /// Of r = x + dropout(branch), which is written, too.
   const Tensor& forward(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& r, Trace& trace) const {

@@ -9,6 +9,7 @@
 
 #include <relay/core/concepts.hpp>
 #include <relay/layer/layer_norm.hpp>
+#include <relay/layer/lookup.hpp>
 
 namespace relay {
 
@@ -35,36 +36,30 @@ struct Stack {
   static const Output& output(const Trace& trace) { return L::output(trace.layers[trace.last]); }
   static void each(auto&& visit, auto&... stack) { visit("layers", stack.layers...); }
 
-  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace) const { return apply(x, rows, trace, {}); }
-  /// With the norm that reads what it gives. `begun`: somebody has applied the first layer's first norm to x, with what place_first_norm()
-  /// gave for this trace.
-  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next, bool begun = false) const
+  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace) const { return apply(x, rows, trace); }
+  /// With the norm that reads what it gives, and, if its rows are looked up, where x comes from.
+  const Output& forward(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next, const Lookup<Backend>* of = nullptr) const
     requires requires(const L& layer, typename L::Trace& own) { layer.place_first_norm(own); }
   {
-    return apply(x, rows, trace, next, begun);
-  }
-  NextNorm<Backend> place_first_norm(const Rows<Backend>& rows, Trace& trace) const
-    requires requires(const L& layer, typename L::Trace& own) { layer.place_first_norm(own); }
-  {
-    make_traces(rows, trace);
-    return layers.front().place_first_norm(trace.layers.front());
+    return apply(x, rows, trace, next, of);
   }
 
   /// `next`: what the gradient of x meets next, if it is known (dropping() of the block before).
   Input backward(const Input& x, const Rows<Backend>& rows, const Trace& trace, const Output& dy, Stack& grad,
                  const std::optional<Dropping>& next = {}) const {
-    require(trace.last + 1 == layers.size(), "this trace is of a pass that was forward only: run forward again, with rows that are not");
-    Input d;
-    for (std::size_t i = layers.size(); i-- > 0;) {
-      const Input& from = i == 0 ? x : L::output(trace.layers[i - 1]);
-      const Output& given = i + 1 == layers.size() ? dy : d;
-      if constexpr (requires { layers[i].dropping(rows); })
-        d = layers[i].backward(from, rows_of(i, rows), trace.layers[i], given, grad.layers[i],
-                               i == 0 ? next : std::optional(layers[i - 1].dropping(rows.fold(i - 1))));
+    return back_to_first(rows, trace, dy, grad, [&](const Output& given) -> Input {
+      if constexpr (requires { layers[0].dropping(rows); })
+        return layers[0].backward(x, rows_of(0, rows), trace.layers[0], given, grad.layers[0], next);
       else
-        d = layers[i].backward(from, rows_of(i, rows), trace.layers[i], given, grad.layers[i]);
-    }
-    return d;
+        return layers[0].backward(x, rows_of(0, rows), trace.layers[0], given, grad.layers[0]);
+    });
+  }
+  /// Of x whose rows were looked up: a part of its gradient, and, added to dtable, the rest.
+  Input backward(const Lookup<Backend>& of, const Rows<Backend>& rows, const Trace& trace, const Output& dy, Stack& grad, typename Backend::Tensor& dtable) const
+    requires requires(const L& layer, typename L::Trace& own) { layer.place_first_norm(own); }
+  {
+    return back_to_first(rows, trace, dy, grad,
+                         [&](const Output& given) { return layers[0].backward(of, rows_of(0, rows), trace.layers[0], given, grad.layers[0], dtable); });
   }
   /// What its backward pass does first with the gradient of its output.
   Dropping dropping(const Rows<Backend>& rows) const
@@ -78,24 +73,35 @@ struct Stack {
   Rows<Backend> rows_of(std::size_t layer, const Rows<Backend>& rows) const {
     return layer + 1 == layers.size() ? rows.fold(layer) : rows.fold(layer).needing_all();
   }
-  /// How many of them take turns.
-  std::size_t make_traces(const Rows<Backend>& rows, Trace& trace) const {
-    const std::size_t kept = rows.is_forward_only() ? std::min<std::size_t>(layers.size(), 2) : layers.size();
+  const Output& apply(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next = {}, const Lookup<Backend>* of = nullptr) const {
+    const std::size_t kept = rows.is_forward_only() ? std::min<std::size_t>(layers.size(), 2) : layers.size();  // so many take turns
     if (trace.layers.size() < kept) trace.layers.resize(kept);
-    return kept;
-  }
-  const Output& apply(const Input& x, const Rows<Backend>& rows, Trace& trace, NextNorm<Backend> next, bool begun = false) const {
-    const std::size_t kept = make_traces(rows, trace);
     const Input* h = &x;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       trace.last = i % kept;
       typename L::Trace& own = trace.layers[trace.last];
-      if constexpr (requires { layers[i].place_first_norm(own); })
-        h = &layers[i].forward(*h, rows_of(i, rows), own, i + 1 < layers.size() ? layers[i + 1].place_first_norm(trace.layers[(i + 1) % kept]) : next, begun || i > 0);
-      else
+      if constexpr (requires { layers[i].place_first_norm(own); }) {
+        const auto then = i + 1 < layers.size() ? layers[i + 1].place_first_norm(trace.layers[(i + 1) % kept]) : next;
+        h = i == 0 && of != nullptr ? &layers[i].forward(*h, *of, rows_of(i, rows), own, then) : &layers[i].forward(*h, rows_of(i, rows), own, then, i > 0);
+      } else {
         h = &layers[i].forward(*h, rows_of(i, rows), own);
+      }
     }
     return *h;
+  }
+  /// Backward through all layers but the first, which first(the gradient of its output) does.
+  Input back_to_first(const Rows<Backend>& rows, const Trace& trace, const Output& dy, Stack& grad, auto&& first) const {
+    require(trace.last + 1 == layers.size(), "this trace is of a pass that was forward only: run forward again, with rows that are not");
+    Input d;
+    for (std::size_t i = layers.size(); --i > 0;) {
+      const Input& from = L::output(trace.layers[i - 1]);
+      const Output& given = i + 1 == layers.size() ? dy : d;
+      if constexpr (requires { layers[i].dropping(rows); })
+        d = layers[i].backward(from, rows_of(i, rows), trace.layers[i], given, grad.layers[i], std::optional(layers[i - 1].dropping(rows_of(i - 1, rows))));
+      else
+        d = layers[i].backward(from, rows_of(i, rows), trace.layers[i], given, grad.layers[i]);
+    }
+    return first(layers.size() == 1 ? dy : d);
   }
 };
 

@@ -8,6 +8,7 @@
 #include <relay/layer/attention.hpp>
 #include <relay/layer/feed_forward.hpp>
 #include <relay/layer/layer_norm.hpp>
+#include <relay/layer/lookup.hpp>
 #include <relay/layer/stack.hpp>
 
 namespace relay {
@@ -36,6 +37,7 @@ class TransformerBlock {
   using Output = Tensor;
   struct Trace {
     typename LayerNorm<B>::Trace norm1;
+    typename Linear<B>::Trace looked_up;  // queries, keys and values of each row of a table, where x is looked up
     typename Attention<B>::Trace attention;
     Tensor middle;  // r [rows, width]
     typename LayerNorm<B>::Trace norm2;
@@ -71,9 +73,17 @@ class TransformerBlock {
 
   /// `next`: the norm that reads y, to be applied here. `begun`: somebody has done so with what this block's place_first_norm() gave.
   const Tensor& forward(const Tensor& x, const Rows<B>& rows, Trace& trace, NextNorm<B> next = {}, bool begun = false) const {
-    return apply(x, rows, trace, next, begun, [&](const Tensor& normal) -> const Tensor& {
-      return attention.mix(normal, rows, trace.attention);
-    });
+    if (!begun) norm_first(x, rows, trace);
+    return apply(x, attention.mix(trace.norm1.y, rows, trace.attention), rows, trace, next);
+  }
+  /// Of x whose rows are looked up: what comes before attention is done with the table's.
+  const Tensor& forward(const Tensor& x, const Lookup<B>& of, const Rows<B>& rows, Trace& trace, NextNorm<B> next = {}) const {
+    of.find(before_attention(*of.table, rows, trace.norm1, trace.looked_up), rows.count(), trace.attention.qkv.y);
+    return apply(x, attention.mix(rows, trace.attention), rows, trace, next);
+  }
+  /// Queries, keys and values of rows of a table.
+  const Tensor& before_attention(const Tensor& table, const Rows<B>& rows, typename LayerNorm<B>::Trace& normal, typename Linear<B>::Trace& qkv) const {
+    return attention.qkv.forward(norm1.forward(table, rows, normal), rows, qkv);
   }
   /// The norm that reads x, whose result is to be written where the products behind it want it.
   NextNorm<B> place_first_norm(Trace& trace) const {
@@ -85,10 +95,18 @@ class TransformerBlock {
   Tensor backward(const Tensor& x, const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad,
                   const std::optional<Dropping>& next = {}) const {
     Tensor dropped;
-    Tensor d = feed_forward.backward(trace.norm2.y, rows, trace.feed_forward, drop(dy, rows.fold(1), dropped), grad.feed_forward);
-    Tensor dr = norm2.backward(trace.middle, trace.norm2, d, dy, grad.norm2, Dropping{dropout_, rows.fold(0).dropout(), &attention.out.weight});
-    d = attention.backward(trace.norm1.y, rows, trace.attention, drop(dr, rows.fold(0), dropped), grad.attention);
+    Tensor dr = backward_to_middle(rows, trace, dy, grad);
+    const Tensor d = attention.backward(trace.norm1.y, rows, trace.attention, drop(dr, rows.fold(0), dropped), grad.attention);
     return norm1.backward(x, trace.norm1, d, of_all_rows(std::move(dr), rows), grad.norm1, next);
+  }
+  /// Of x whose rows were looked up: its gradient around attention, and, added to dtable, that through it.
+  Tensor backward(const Lookup<B>& of, const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad, Tensor& dtable) const {
+    Tensor dropped;
+    Tensor dr = backward_to_middle(rows, trace, dy, grad);
+    const Tensor dqkv = of.sum(attention.backward_to_qkv(rows, trace.attention, drop(dr, rows.fold(0), dropped), grad.attention));
+    const Tensor d = attention.qkv.backward(trace.norm1.y, rows, trace.looked_up, dqkv, grad.attention.qkv);
+    B::add(norm1.backward(*of.table, rows, trace.norm1, d, grad.norm1), dtable);
+    return of_all_rows(std::move(dr), rows);
   }
   /// What its backward pass does first with the gradient of its output.
   Dropping dropping(const Rows<B>& rows) const { return {dropout_, rows.fold(1).dropout(), &feed_forward.down.weight}; }
@@ -96,9 +114,14 @@ class TransformerBlock {
   /// As forward, for new rows that continue cached sequences (Attention::mix).
   const Tensor& extend(const Tensor& x, const Rows<B>& rows, const typename B::Indices& slots,
                        const typename B::Indices& starts, Cache& cache, Trace& trace, NextNorm<B> next = {}, bool begun = false) const {
-    return apply(x, rows, trace, next, begun, [&](const Tensor& normal) -> const Tensor& {
-      return attention.mix(normal, rows, slots, starts, cache, trace.attention);
-    });
+    if (!begun) norm_first(x, rows, trace);
+    return apply(x, attention.mix(trace.norm1.y, rows, slots, starts, cache, trace.attention), rows, trace, next);
+  }
+  /// The same where queries, keys and values are looked up in what before_attention() gave: `of.table`.
+  const Tensor& extend(const Tensor& x, const Lookup<B>& of, const Rows<B>& rows, const typename B::Indices& slots,
+                       const typename B::Indices& starts, Cache& cache, Trace& trace, NextNorm<B> next = {}) const {
+    of.find(*of.table, rows.count(), trace.attention.qkv.y);
+    return apply(x, attention.mix(rows, slots, starts, cache, trace.attention), rows, trace, next);
   }
 
  private:
@@ -119,15 +142,15 @@ class TransformerBlock {
     return config;
   }
 
-  /// What attention and feed-forward give is added at once, and not kept: it would be a tenth of the trace.
-  const Tensor& apply(const Tensor& x, const Rows<B>& rows, Trace& trace, NextNorm<B> next, bool begun, auto&& mix) const {
+  void norm_first(const Tensor& x, const Rows<B>& rows, Trace& trace) const {
+    place_first_norm(trace);
+    norm1.forward(x, rows, trace.norm1);
+  }
+  /// What comes after attention's mixing. What attention and feed-forward give is added at once, and not kept: it would be a tenth of the trace.
+  const Tensor& apply(const Tensor& x, const Tensor& all_mixed, const Rows<B>& rows, Trace& trace, NextNorm<B> next) const {
     Tensor branch, needed_mixed, needed_x;
     const Linear<B>& out = attention.out;
-    if (!begun) {
-      place_first_norm(trace);
-      norm1.forward(x, rows, trace.norm1);
-    }
-    const Tensor& mixed = needed_rows(mix(trace.norm1.y), rows, needed_mixed);
+    const Tensor& mixed = needed_rows(all_mixed, rows, needed_mixed);
     B::place_input(feed_forward.up.weight, trace.norm2.y);
     const Tensor& normal =
         norm2.forward(out, mixed, needed_rows(x, rows, needed_x), dropout_, rows.fold(0).dropout(), branch, trace.middle, trace.norm2);
@@ -137,6 +160,13 @@ class TransformerBlock {
     else
       B::residual(trace.middle, branch, dropout_, rows.fold(1).dropout(), trace.y);
     return trace.y;
+  }
+
+  /// The gradient of r.
+  Tensor backward_to_middle(const Rows<B>& rows, const Trace& trace, const Tensor& dy, TransformerBlock& grad) const {
+    Tensor dropped;
+    const Tensor d = feed_forward.backward(trace.norm2.y, rows, trace.feed_forward, drop(dy, rows.fold(1), dropped), grad.feed_forward);
+    return norm2.backward(trace.middle, trace.norm2, d, dy, grad.norm2, Dropping{dropout_, rows.fold(0).dropout(), &attention.out.weight});
   }
 
   /// d with what was dropped in forward dropped: d itself where nothing was.

@@ -18,6 +18,7 @@ struct CausalTransformer {
   using Body = Stack<TransformerBlock<B>>;
   struct Trace {
     typename Embedding<B>::Trace embedding;
+    Tensor table;  // of the embedding, where the first block looks up what it makes of its rows
     typename Body::Trace body;
     typename LayerNorm<B>::Trace norm;
   };
@@ -43,10 +44,16 @@ struct CausalTransformer {
   /// The longest sequence, prompt and what is written after it together.
   int positions() const { return body.layers.front().attention.positions(); }
 
+  /// Whether what the first block does with each row before its attention is done once for each token of the vocabulary, and looked up: where
+  /// there are so few tokens that a batch has more rows.
+  bool looks_up() const { return embedding.weight.rows() <= 512; }
+
   /// The normalised state of every row, or of those that are needed, [rows, width], which the head reads.
   const Tensor& forward(const typename B::Indices& tokens, const Rows<B>& rows, Trace& trace) const {
-    const Tensor& x = embedding.forward(tokens, rows, trace.embedding, body.place_first_norm(rows, trace.body));
-    body.forward(x, rows, trace.body, {&norm, &trace.norm}, true);
+    const Tensor& x = embedding.forward(tokens, rows, trace.embedding);
+    const Lookup<B> of{&trace.table, &tokens};
+    if (looks_up()) embedding.copy_table(rows.batch().device(), trace.table);
+    body.forward(x, rows, trace.body, {&norm, &trace.norm}, looks_up() ? &of : nullptr);
     return trace.norm.y;
   }
 
@@ -54,7 +61,10 @@ struct CausalTransformer {
   void backward(const typename B::Indices& tokens, const Rows<B>& rows, const Trace& trace, const Tensor& dstate,
                 CausalTransformer& grad) const {
     Tensor d = norm.backward_first(Body::output(trace.body), trace.norm, dstate, Tensor(), grad.norm, body.dropping(rows));
-    d = body.backward(trace.embedding.y, rows, trace.body, d, grad.body);
+    if (looks_up())
+      d = body.backward(Lookup<B>{&trace.table, &tokens}, rows, trace.body, d, grad.body, grad.embedding.weight);
+    else
+      d = body.backward(trace.embedding.y, rows, trace.body, d, grad.body);
     embedding.backward(tokens, rows, trace.embedding, d, grad.embedding);
   }
 };

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <vector>
@@ -41,19 +42,34 @@ class KvCache {
     return 2L * static_cast<long>(model.body.layers.size()) * positions * model.head.inputs();
   }
 
+  /// From now on what the first block does with a token before its attention is looked up: worth it for many more tokens than the vocabulary has.
+  /// The model must stay as it is.
+  void look_up(const CausalTransformer<B>& model, typename B::Device device = {}) {
+    typename B::Tensor table;
+    typename LayerNorm<B>::Trace normal;
+    const Ragged<B> none({}, device);
+    model.embedding.copy_table(device, table);
+    model.body.layers.front().before_attention(table, none, normal, looked_up_);
+    looks_up_ = true;
+  }
+
   /// Runs rows that continue slot slots[s] at position starts[s] and returns the normalised states [rows, width].
   const typename B::Tensor& extend(const CausalTransformer<B>& model, const typename B::Indices& tokens, const Rows<B>& rows,
                                    const typename B::Indices& slots, const typename B::Indices& starts, Workspace& w) {
     const auto& layers = model.body.layers;
-    const auto* h = &model.embedding.forward(tokens, rows, w.embedded, layers.front().place_first_norm(w.block));
-    for (std::size_t i = 0; i < layers.size(); ++i)
-      h = &layers[i].extend(*h, rows, slots, starts, layers_[i], w.block,
-                            i + 1 < layers.size() ? layers[i + 1].place_first_norm(w.block) : NextNorm<B>{&model.norm, &w.normal}, true);
+    const auto* h = &model.embedding.forward(tokens, rows, w.embedded);
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const auto next = i + 1 < layers.size() ? layers[i + 1].place_first_norm(w.block) : NextNorm<B>{&model.norm, &w.normal};
+      h = i == 0 && looks_up_ ? &layers[i].extend(*h, Lookup<B>{&looked_up_.y, &tokens}, rows, slots, starts, layers_[i], w.block, next)
+                              : &layers[i].extend(*h, rows, slots, starts, layers_[i], w.block, next, i > 0);
+    }
     return w.normal.y;
   }
 
  private:
   std::vector<typename TransformerBlock<B>::Cache> layers_;
+  typename Linear<B>::Trace looked_up_;  // queries, keys and values of each token in the first block
+  bool looks_up_ = false;
 };
 
 /// One pass of the model over new tokens of some sequences. It is used again and again, and keeps its memory.
@@ -170,6 +186,9 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
   // Where steps are repeated, they have one of few sizes: sequences that do not exist fill them up, in a slot of their own.
   constexpr bool fills = B::repeats;
   KvCache<B> cache(model, slots + (fills ? 1 : 0), most, device);
+  const long tokens = std::accumulate(prompts.begin(), prompts.end(), static_cast<long>(prompts.size()) * config.new_tokens,
+                                      [](long sum, const auto& prompt) { return sum + static_cast<long>(prompt.size()); });
+  if (8L * model.embedding.weight.rows() <= tokens) cache.look_up(model, device);
   Extension<B> prefill(device);
   typename B::Memory memory;
   std::optional<Extension<B>> own;

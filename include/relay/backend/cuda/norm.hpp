@@ -59,22 +59,18 @@ struct RowPart {
   }
 };
 
-/// y = norm(sum), sum = base + dropout(branch), or, without a branch, sum = base.
+/// y = norm(sum), sum = base + dropout(branch); without a branch, sum = base, which is not written.
 template <class Base, class Branch, class Y>
 struct Norm {
   const Base* base;
   const Branch* branch;  // may be null
-  float* sum;            // may be null: without a branch
+  float* sum;            // with a branch
   Drop drop;
   const float *scale, *shift;
   float eps;
   int rows, width;
   Y* y;
   float* statistics;
-  const std::int32_t* gathered = nullptr;  // if they are there: which rows of `base` the rows are
-
-  /// Where the row begins in `base`.
-  __device__ long begin(int row) const { return static_cast<long>(gathered != nullptr ? gathered[row] : row) * width; }
 };
 
 template <int fours, class Base, class Branch, class Y>
@@ -87,7 +83,7 @@ __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
   LoadedPart<fours, Base> base;
   LoadedPart<fours, float> factor, term;
   RowPart<fours> v;
-  base.load(p.base + p.begin(row));
+  base.load(p.base + begin);
   if (p.branch != nullptr) {
     LoadedPart<fours, Branch> branch;
     branch.load(p.branch + begin);
@@ -101,7 +97,6 @@ __global__ void norm_kernel(Norm<Base, Branch, Y> p) {
     factor.load(p.scale);
     term.load(p.shift);
     v.each([&](float& x, int i, int j) { x = base(i, j); });
-    if (p.sum != nullptr) v.store(p.sum + begin);
   }
   float total = 0, squares = 0;
   v.each([&](float x, int, int) { total += x; });
@@ -123,22 +118,20 @@ __global__ void wide_norm_kernel(Norm<Base, Branch, Y> p) {
   const int row = warp_row(), width = p.width;
   if (row >= p.rows) return;
   const long begin = static_cast<long>(row) * width;
-  if (p.sum != nullptr)
+  if (p.branch != nullptr)
     for (int c = first_column(); c < width; c += warp_of_fours) {
-      float x[4], more[4] = {};
-      load_of_row(p.base + p.begin(row), c, width, x);
-      if (p.branch != nullptr) {
-        load_of_row(p.branch + begin, c, width, more);
-        p.drop(begin + c, more);
-      }
+      float x[4], more[4];
+      load_of_row(p.base + begin, c, width, x);
+      load_of_row(p.branch + begin, c, width, more);
+      p.drop(begin + c, more);
       for (int i = 0; i < 4; ++i) x[i] += more[i];
       store_of_row(p.sum + begin, c, width, x);  // a lane reads below what it has written itself
     }
   const auto load_sum = [&](int c, float(&x)[4]) {
-    if (p.sum != nullptr)
+    if (p.branch != nullptr)
       load_of_row(p.sum + begin, c, width, x);
     else
-      load_of_row(p.base + p.begin(row), c, width, x);
+      load_of_row(p.base + begin, c, width, x);
   };
   float x[4], total = 0, squares = 0;
   for (int c = first_column(); c < width; c += warp_of_fours) {
