@@ -230,8 +230,9 @@ TEST_CASE("the probability of each written token, and of the stop") {
 TEST_CASE("a cache that looks up what the first block makes of a token: the same states") {
   const Model model = model_of(Seed{1});
   KvCache<B> plain(model, 2, 10), looking(model, 2, 10);
-  looking.look_up(model);
   KvCache<B>::Workspace a, b;
+  const Ragged<B> none;
+  b.look_up(model, none);
   int position = 0;
   for (const Text& tokens : {Text{3, 4, 3, 16}, Text{0, 5}}) {  // two sequences, a prompt of two each, then one
     const int each = static_cast<int>(tokens.size()) / 2;

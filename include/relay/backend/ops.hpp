@@ -136,7 +136,7 @@ struct ComposedOps {
     ~Applied() {}
   };
   /// Whether it is worth having a loop's last layer give only the rows that are needed (train/needed_rows.hpp): not where weights' gradients would
-  /// not be left for the end then.
+  /// not be left for the end then. (What dropout drops of those that are needed is not the same without the others.)
   static constexpr bool loops_give_needed_rows = true;
   static void begin_applications(Applications&, int /*rows*/, const auto& /*device*/) {}
   static void begin_gradients(Applications&) {}

@@ -31,6 +31,17 @@ class KvCache {
     typename Embedding<B>::Trace embedded;
     typename TransformerBlock<B>::Trace block;
     typename LayerNorm<B>::Trace normal;
+    typename B::Tensor table;             // of the embedding
+    typename Linear<B>::Trace looked_up;  // queries, keys and values of each token in the first block, if it looks them up
+    bool looks_up = false;
+
+    /// From now on what the first block does with a token before its attention is looked up: worth it for many more tokens than the vocabulary
+    /// has. The model must stay as it is. `rows`: any of the device's.
+    void look_up(const CausalTransformer<B>& model, const Rows<B>& rows) {
+      model.embedding.copy_table(rows.batch().device(), table);
+      model.body.layers.front().before_attention(table, rows, block.norm1, looked_up);
+      looks_up = true;
+    }
   };
 
   KvCache(const CausalTransformer<B>& model, int slots, int positions, typename B::Device device = {}) {
@@ -42,17 +53,6 @@ class KvCache {
     return 2L * static_cast<long>(model.body.layers.size()) * positions * model.head.inputs();
   }
 
-  /// From now on what the first block does with a token before its attention is looked up: worth it for many more tokens than the vocabulary has.
-  /// The model must stay as it is.
-  void look_up(const CausalTransformer<B>& model, typename B::Device device = {}) {
-    typename B::Tensor table;
-    typename LayerNorm<B>::Trace normal;
-    const Ragged<B> none({}, device);
-    model.embedding.copy_table(device, table);
-    model.body.layers.front().before_attention(table, none, normal, looked_up_);
-    looks_up_ = true;
-  }
-
   /// Runs rows that continue slot slots[s] at position starts[s] and returns the normalised states [rows, width].
   const typename B::Tensor& extend(const CausalTransformer<B>& model, const typename B::Indices& tokens, const Rows<B>& rows,
                                    const typename B::Indices& slots, const typename B::Indices& starts, Workspace& w) {
@@ -60,16 +60,14 @@ class KvCache {
     const auto* h = &model.embedding.forward(tokens, rows, w.embedded);
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const auto next = i + 1 < layers.size() ? layers[i + 1].place_first_norm(w.block) : NextNorm<B>{&model.norm, &w.normal};
-      h = i == 0 && looks_up_ ? &layers[i].extend(*h, Lookup<B>{&looked_up_.y, &tokens}, rows, slots, starts, layers_[i], w.block, next)
-                              : &layers[i].extend(*h, rows, slots, starts, layers_[i], w.block, next, i > 0);
+      h = i == 0 && w.looks_up ? &layers[i].extend(*h, Lookup<B>{&w.looked_up.y, &tokens}, rows, slots, starts, layers_[i], w.block, next)
+                               : &layers[i].extend(*h, rows, slots, starts, layers_[i], w.block, next, i > 0);
     }
     return w.normal.y;
   }
 
  private:
   std::vector<typename TransformerBlock<B>::Cache> layers_;
-  typename Linear<B>::Trace looked_up_;  // queries, keys and values of each token in the first block
-  bool looks_up_ = false;
 };
 
 /// One pass of the model over new tokens of some sequences. It is used again and again, and keeps its memory.
@@ -94,6 +92,9 @@ class Extension {
     starts_.push_back(start);
     ends_.push_back(static_cast<Index>(tokens_.size()) - 1);
   }
+
+  /// As KvCache::Workspace.
+  void look_up(const CausalTransformer<B>& model) { workspace_.look_up(model, batch_); }
 
   /// The most probable token after each sequence, and its probability.
   void run(const CausalTransformer<B>& model, KvCache<B>& cache, std::vector<Index>& best, std::vector<double>& probability) {
@@ -188,12 +189,15 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
   KvCache<B> cache(model, slots + (fills ? 1 : 0), most, device);
   const long tokens = std::accumulate(prompts.begin(), prompts.end(), static_cast<long>(prompts.size()) * config.new_tokens,
                                       [](long sum, const auto& prompt) { return sum + static_cast<long>(prompt.size()); });
-  if (8L * model.embedding.weight.rows() <= tokens) cache.look_up(model, device);
   Extension<B> prefill(device);
   typename B::Memory memory;
   std::optional<Extension<B>> own;
   if constexpr (fills) own.emplace(typename B::Device{&memory, device.threads});
   Extension<B>& step = fills ? *own : prefill;
+  if (8L * model.embedding.weight.rows() <= tokens) {
+    prefill.look_up(model);
+    if (fills) step.look_up(model);
+  }
 
   struct Running {
     std::size_t prompt;
