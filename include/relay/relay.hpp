@@ -49,6 +49,8 @@
 #include <relay/layer/linear.hpp>
 #include <relay/layer/embedding.hpp>
 #include <relay/layer/layer_norm.hpp>
+#include <relay/layer/needed_rows.hpp>
+#include <relay/layer/lookup.hpp>
 #include <relay/layer/rotary.hpp>
 #include <relay/layer/attention.hpp>
 #include <relay/layer/feed_forward.hpp>
@@ -73,6 +75,7 @@
 #include <relay/train/supervision.hpp>
 #include <relay/train/loss.hpp>
 #include <relay/train/asked_rows.hpp>
+#include <relay/train/needed_rows.hpp>
 #include <relay/train/unroll.hpp>
 #include <relay/train/next_token.hpp>
 #include <relay/train/adamw.hpp>
