@@ -494,7 +494,7 @@ TEST_CASE("weight gradients of all iterations at once") {
       const std::vector<Example> batch = batch_of(step);
       std::vector<const Example*> examples;
       for (std::size_t i = step; i < batch.size(); ++i) examples.push_back(&batch[i]);
-      objective.stage(examples, workspace.staged, true);
+      objective.stage_all_rows(examples, workspace.staged);
       objective(model, workspace.staged, 6, Key(7), workspace, grad);
     }
     append(grad, all);

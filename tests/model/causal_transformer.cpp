@@ -30,18 +30,18 @@ TEST_CASE("gradient of the whole model, with dropout and without") {
   }
 }
 
-TEST_CASE("a large vocabulary is not looked up: the same states and gradients of the tokens that are there") {
+TEST_CASE("a vocabulary as large as the batch is not looked up: the same states and gradients of the tokens that are there") {
   const TransformerConfig config{.width = 8, .layers = 2, .heads = 2};
-  const Model small(config, 512, Seed{1});
-  Model large(config, 513, Seed{1});
-  CHECK(small.looks_up());
-  CHECK(!large.looks_up());
+  const Model small(config, 6, Seed{1});
+  Model large(config, 7, Seed{1});
   large.body = small.body;
   large.norm = small.norm;
   std::copy_n(small.embedding.weight.data(), small.embedding.weight.size(), large.embedding.weight.data());
   const std::vector<int> lengths{4, 3};
   const Ragged<B> batch(lengths);
-  const std::vector<std::int32_t> tokens{1, 2, 300, 2, 511, 2, 1};
+  CHECK(small.looks_up(batch));
+  CHECK(!large.looks_up(batch));
+  const std::vector<std::int32_t> tokens{1, 2, 3, 2, 5, 2, 1};
   Model::Trace a, b;
   Model da = zeros_like(small), db = zeros_like(large);
   const auto x = small.forward(tokens, batch, a), y = large.forward(tokens, batch, b);

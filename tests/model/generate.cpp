@@ -227,7 +227,7 @@ TEST_CASE("the probability of each written token, and of the stop") {
   CHECK(none.empty());
 }
 
-TEST_CASE("a cache that looks up what the first block makes of a token: the same states") {
+TEST_CASE("what the first block makes of a token, looked up: the same states, bit for bit") {
   const Model model = model_of(Seed{1});
   KvCache<B> plain(model, 2, 10), looking(model, 2, 10);
   KvCache<B>::Workspace a, b;
@@ -242,7 +242,7 @@ TEST_CASE("a cache that looks up what the first block makes of a token: the same
     const auto x = plain.extend(model, tokens, Rows<B>(batch).forward_only(), slots, starts, a),
                y = looking.extend(model, tokens, Rows<B>(batch).forward_only(), slots, starts, b);
     REQUIRE((x.rows() == 2 * each && y.rows() == 2 * each));
-    for (long i = 0; i < x.size(); ++i) CHECK(y.data()[i] == doctest::Approx(x.data()[i]).epsilon(1e-4));
+    CHECK(std::equal(x.data(), x.data() + x.size(), y.data()));  // bit for bit: no text depends on whether it was worth while
     position += each;
   }
 }

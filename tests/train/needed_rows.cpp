@@ -44,7 +44,15 @@ TEST_CASE("few rows to leave out are not worth it, and where nothing is asked no
   CHECK(asked.rows(1).back() == 15);
   needed.need(2, 0, 16, asked);
   CHECK(needed.count(2) == 0);
-  needed.start(1);
-  CHECK(needed.count(1) == 0);
-  CHECK(needed.rows().empty());
+  for (const int going_on : {7, 6}) {  // of seven
+    asked.start(1);
+    asked.ask(1, 6, 0, 1);
+    needed.start(1);
+    needed.need(1, going_on, 7, asked);
+    CHECK(needed.count(1) == 0);
+    CHECK(needed.rows().empty());
+  }
+  needed.need_all(3);
+  CHECK(needed.rows() == List{0, 1, 2});
+  CHECK(needed.count(2) == 3);
 }

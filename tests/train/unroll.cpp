@@ -234,9 +234,11 @@ TEST_CASE("leaving out the rows that nobody asks about changes nothing but round
         using Objective = std::remove_const_t<decltype(objective)>;
         typename Objective::Workspace workspace{{}};
         typename Objective::Staged all, some;
-        objective.stage(examples, all, true);
+        objective.stage_all_rows(examples, all);
         objective.stage(examples, some);
-        CHECK(all.needed.rows().empty());
+        std::size_t rows = 0;
+        for (const Example& e : list) rows += static_cast<std::size_t>(e.columns() * e.iterations);
+        CHECK(all.needed.rows().size() == rows);
         CHECK(some.needed.count(5) > 0);  // the last
         CHECK(some.needed.count(5) < list[0].columns() + list[4].columns());
         CHECK(some.needed.count(4) == 0);  // where nobody is done
@@ -252,6 +254,41 @@ TEST_CASE("leaving out the rows that nobody asks about changes nothing but round
   check_policy(Aligned());
   check_policy(AnswerOnly());
   check_policy([](int t, int iterations) { return Asked{.round = t, .answer = t == iterations, .learns = t > 1}; });
+}
+
+/// Asks for tokens in any order, and for some twice.
+struct Scattered {
+  std::vector<Placed> place(const Example& e, int) const {
+    const int last = e.columns() - 1;
+    return {{last, 3}, {last / 2, 4}, {last, 5}, {0, 6}};
+  }
+  std::vector<int> columns(const Example& e, int) const { return {e.columns() - 1, e.columns() / 2, 0}; }
+  Tokens read(const Example&, int, std::span<const Token> row) const { return Tokens(row.begin(), row.end()); }
+};
+
+TEST_CASE("the gradient with dropout where rows are left out, in any order and some twice") {
+  Random random(Key(9));
+  std::vector<Example> list;
+  for (const int n : {3, 2, 1, 3}) list.push_back(task.generate(n, random));
+  const std::vector<const Example*> examples{&list[0], &list[1], &list[2], &list[3]};
+  const auto check_placement = [&](const auto& placement) {
+    for (const int layers : {1, 2})
+      for (const Keep keep : {Keep::everything, Keep::inputs}) {
+        Model whole({.width = 8, .layers = layers, .heads = 2, .hidden = 9, .dropout = 0.2}, {.inject = true, .normalise = true},
+                    task.vocabulary().size(), Seed{3});
+        check::perturb(whole);
+        const auto objective = loop_objective(whole, Aligned(), {.lambda = 0.7, .answer_weight = 0.3}, placement, 0, keep);
+        typename std::remove_const_t<decltype(objective)>::Workspace workspace{{}};
+        Model gradient = zeros_like(whole), scratch = gradient;
+        objective(whole, examples, 4, Key(5), workspace, gradient);
+        CHECK(workspace.staged.needed.count(3) > 0);
+        const auto loss = [&] { return objective(whole, examples, 4, Key(5), workspace, scratch).objective; };
+        const auto report = check_gradient<B>(whole, gradient, loss, 6);
+        CHECK_MESSAGE(report.within(1e-6), report.text());
+      }
+  };
+  check_placement(FlushRight());
+  check_placement(Scattered());
 }
 
 TEST_CASE("a row is never shorter than its problem") {
@@ -308,7 +345,7 @@ TEST_CASE("a truncated gradient of the whole model is that of the loss with the 
       std::remove_const_t<decltype(objective)>::Workspace workspace{{}};
       Model gradient = zeros_like(whole);
       std::remove_const_t<decltype(objective)>::Staged staged;
-      objective.stage(examples, staged, true);  // all rows, as here: else what is dropped of the last ones is not the same
+      objective.stage_all_rows(examples, staged);  // all rows, as here: else what is dropped of the last ones is not the same
       const double value = objective(whole, staged, 4, dropout, workspace, gradient).objective;
 
       check::WrittenOut written(config, counts);

@@ -110,7 +110,7 @@ struct Functions : ComposedOps<Self> {
       for (std::size_t i = 0; i < indices.size(); ++i) kernels.add(y.row(first + static_cast<int>(i)), x.row(indices[i]), x.cols());
     });
   }
-  /// y [rows, cols]: row indices[i] = x's row first + i, all others are zeros
+  /// y [rows, cols]: row indices[i] = x's row first + i, all others are zeros, in one pass
   static void spread_rows(const Tensor& x, int first, const Indices& indices, int rows, Tensor& y) {
     const bool ascending = std::adjacent_find(indices.begin(), indices.end(), std::greater_equal()) == indices.end();
     if (!ascending) return ComposedOps<Self>::spread_rows(x, first, indices, rows, y);

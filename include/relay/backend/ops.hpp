@@ -135,8 +135,8 @@ struct ComposedOps {
     Applied(Applications*, int /*first*/, int /*rows*/) {}
     ~Applied() {}
   };
-  /// Whether it is worth having a loop's last layer give only the rows that are needed (train/needed_rows.hpp): not where weights' gradients would
-  /// not be left for the end then. (What dropout drops of those that are needed is not the same without the others.)
+  /// Whether a loop's last layer leaves out rows that nobody needs (train/needed_rows.hpp). A backend that leaves weights' gradients for the end
+  /// wants all rows of an application. With dropout the two are not the same training: other elements of the rows that are needed are dropped.
   static constexpr bool loops_give_needed_rows = true;
   static void begin_applications(Applications&, int /*rows*/, const auto& /*device*/) {}
   static void begin_gradients(Applications&) {}

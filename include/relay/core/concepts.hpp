@@ -34,7 +34,8 @@ concept Layer = requires {
 };
 
 /// A layer that, where rows say which of them are needed, gives those alone: its output and dy then have rows.outputs() rows, and its dx
-/// all of them. It says so by `static constexpr bool gives_needed_rows = true`. Others are never given such rows.
+/// all of them. It says so by `static constexpr bool gives_needed_rows = true`. To others such rows are not given, but for its parts that work row
+/// by row, whose x has the rows that are needed alone.
 template <class L>
 concept GivesNeededRows = requires { requires L::gives_needed_rows; };
 

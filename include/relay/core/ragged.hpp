@@ -98,10 +98,11 @@ class Rows {
   std::optional<Key> dropout() const { return drops_ ? std::optional(key_) : std::nullopt; }
   bool is_forward_only() const { return forward_only_; }
 
-  /// The rows of the first `sequences` sequences.
+  /// The rows of the first `sequences` sequences, all of them needed.
   Rows first(int sequences) const {
     Rows prefix = *this;
     prefix.sequences_ = sequences;
+    prefix.needed_ = nullptr;
     return prefix;
   }
 
@@ -112,6 +113,7 @@ class Rows {
     other.outputs_ = count;
     return other;
   }
+  Rows needing(typename Backend::Indices&&, int) const = delete;
   Rows needing_all() const {
     Rows other = *this;
     other.needed_ = nullptr;

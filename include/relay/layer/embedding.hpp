@@ -34,7 +34,7 @@ struct Embedding {
     return trace.y;
   }
 
-  /// The table, in memory of the device.
+  /// The table in a batch's own memory, where what is made of it is then, too.
   void copy_table(typename B::Device device, Tensor& table) const {
     table.resize(weight.rows(), weight.cols(), device);
     B::fill(table, 0);

@@ -161,6 +161,8 @@ class Looped {
       const typename Backend::Applied applied(kept ? &trace.together : nullptr, first, live.count());
       if (trace.keep == Keep::inputs) apply(u, live, again);
       const Application& application = trace.keep == Keep::inputs ? again : trace.application(t);
+      require(application.norm.y.rows() == live.outputs(), "iteration ", t, " of the loop gave ", application.norm.y.rows(), " rows, but backward is told that ",
+              live.outputs(), " were needed: give it what forward was given");
       cut(t, rows, trace, carried);
 
       Tensor dy;

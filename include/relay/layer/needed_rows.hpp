@@ -1,5 +1,5 @@
-// From all rows of a batch to those that are needed, and back: where nobody reads the other rows of a last layer, what it does row by
-// row (all but its attention's keys and values) need not be done for them. Exact: their gradient is zero.
+// From all rows of a batch to those that are needed, and back: where nobody reads the other rows of a last layer, what comes after its
+// attention's mixing, row by row, need not be done for them. Exact: their gradient is zero.
 #pragma once
 
 #include <utility>

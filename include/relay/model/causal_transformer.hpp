@@ -45,15 +45,15 @@ struct CausalTransformer {
   int positions() const { return body.layers.front().attention.positions(); }
 
   /// Whether what the first block does with each row before its attention is done once for each token of the vocabulary, and looked up: where
-  /// there are so few tokens that a batch has more rows.
-  bool looks_up() const { return embedding.weight.rows() <= 512; }
+  /// these are fewer.
+  bool looks_up(const Rows<B>& rows) const { return embedding.weight.rows() < rows.count(); }
 
   /// The normalised state of every row, or of those that are needed, [rows, width], which the head reads.
   const Tensor& forward(const typename B::Indices& tokens, const Rows<B>& rows, Trace& trace) const {
     const Tensor& x = embedding.forward(tokens, rows, trace.embedding);
     const Lookup<B> of{&trace.table, &tokens};
-    if (looks_up()) embedding.copy_table(rows.batch().device(), trace.table);
-    body.forward(x, rows, trace.body, {&norm, &trace.norm}, looks_up() ? &of : nullptr);
+    if (looks_up(rows)) embedding.copy_table(rows.batch().device(), trace.table);
+    body.forward(x, rows, trace.body, {&norm, &trace.norm}, looks_up(rows) ? &of : nullptr);
     return trace.norm.y;
   }
 
@@ -61,7 +61,7 @@ struct CausalTransformer {
   void backward(const typename B::Indices& tokens, const Rows<B>& rows, const Trace& trace, const Tensor& dstate,
                 CausalTransformer& grad) const {
     Tensor d = norm.backward_first(Body::output(trace.body), trace.norm, dstate, Tensor(), grad.norm, body.dropping(rows));
-    if (looks_up())
+    if (looks_up(rows))
       d = body.backward(Lookup<B>{&trace.table, &tokens}, rows, trace.body, d, grad.body, grad.embedding.weight);
     else
       d = body.backward(trace.embedding.y, rows, trace.body, d, grad.body);

@@ -194,7 +194,8 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
   std::optional<Extension<B>> own;
   if constexpr (fills) own.emplace(typename B::Device{&memory, device.threads});
   Extension<B>& step = fills ? *own : prefill;
-  if (8L * model.embedding.weight.rows() <= tokens) {
+  const long vocabulary = model.embedding.weight.rows();
+  if (8 * vocabulary <= tokens && vocabulary <= static_cast<long>(slots) * most) {  // soon made, and smaller than the cache
     prefill.look_up(model);
     if (fills) step.look_up(model);
   }

@@ -6,7 +6,7 @@
 // packs for itself is an estimate, of products with AVX-512; products of bf16 pack up to 512 bytes a row besides. Lists of the host are not in it.
 //
 // Shapes<Scalar> is the CPU; Shapes<Scalar, keeping_of<Backend>()> is any backend, with what a GPU keeps besides: GELU's results, and of each
-// linear layer of a loop the gradients of all iterations (backend/keeping.hpp). There some MiB a lane are not in it, of sums over rows and
+// linear layer of a loop the gradients of all iterations (backend/keeping.hpp). There some MiB a lane are not in it (tens, where a lane has 100,000 rows), of sums over rows and
 // of lists, nor what is common to all: cuBLASLt's room, and the context.
 #pragma once
 
@@ -56,8 +56,8 @@ MemoryPlan plan_memory(auto&& make, const Objective& objective, const Example& l
   plan.laid_out = weights.used() - alone;
   typename Objective::Workspace workspace{typename Backend::Device{&activations}};
   const std::vector<const Example*> share(static_cast<std::size_t>(copies), &largest);
-  if constexpr (detail::StagesForMemory<Objective>) {
-    objective.stage(share, workspace.staged, true);
+  if constexpr (detail::StagesAllRows<Objective>) {
+    objective.stage_all_rows(share, workspace.staged);
     objective(model, workspace.staged, 1, Key(), workspace, gradient);
   } else {
     objective(model, share, 1, Key(), workspace, gradient);

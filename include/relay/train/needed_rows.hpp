@@ -11,8 +11,8 @@
 
 namespace relay {
 
-/// The rows that the last layer must give in each iteration: those of sequences that go on, and of those that end what is asked about. What it
-/// does for the others alone is left out where they are many enough.
+/// The rows that the last layer must give in each iteration: those of sequences that go on, and of those that end what is asked about. The others
+/// are left out where they are many enough.
 class NeededRows {
  public:
   using Index = Questions::Index;
@@ -35,7 +35,7 @@ class NeededRows {
     std::sort(others, rows_.end());
     rows_.erase(std::unique(others, rows_.end()), rows_.end());
     const auto needed = static_cast<int>(rows_.size() - first);
-    if (needed == 0 || rows - needed < rows / worth_while) {
+    if (needed == 0 || needed == rows || least_part * (rows - needed) < rows) {
       rows_.resize(first);
     } else {
       const auto place = [&](Index& row) {
@@ -46,7 +46,13 @@ class NeededRows {
     firsts_.push_back(static_cast<int>(rows_.size()));
   }
 
-  /// Of the iterations that have been given, one after another: none where all are needed.
+  /// Of iteration t, the next: all of them, as if they were some. Nothing that need() leaves takes more memory.
+  void need_all(int rows) {
+    for (Index row = 0; row < rows; ++row) rows_.push_back(row);
+    firsts_.push_back(static_cast<int>(rows_.size()));
+  }
+
+  /// Of the iterations that have been given, one after another: none where no row is left out.
   const std::vector<Index>& rows() const { return rows_; }
   const std::vector<int>& firsts() const { return firsts_; }
   int count(int t) const {
@@ -55,7 +61,7 @@ class NeededRows {
   }
 
  private:
-  static constexpr int worth_while = 8;  // a part of the rows: to copy those that are needed costs a twentieth of what they cost
+  static constexpr long least_part = 8;  // an eighth: those that are needed are copied some times
   std::vector<Index> rows_;
   std::vector<int> firsts_{0};
 };

@@ -54,29 +54,12 @@ class NextToken {
   }
 
   /// Texts and tokens of these examples, which `staged` refers to, and what is asked of them.
-  /// `all_rows`: the state has all its rows, needed or not, so that no batch of examples that are no larger takes more memory.
-  void stage(std::span<const Example* const> examples, Staged& staged, bool all_rows = false) const {
-    staged.examples.assign(examples.begin(), examples.end());
-    staged.lengths.clear();
-    staged.tokens.clear();
-    staged.asked.start(1);
-    for (const Example* e : examples) {
-      if constexpr (requires { task_.text(*e, staged.text); })
-        task_.text(*e, staged.text);
-      else
-        staged.text = task_.text(*e);
-      staged.tokens.insert(staged.tokens.end(), e->problem.begin(), e->problem.end());
-      staged.tokens.insert(staged.tokens.end(), staged.text.begin(), staged.text.end() - 1);
-      staged.lengths.push_back(static_cast<int>(e->problem.size() + staged.text.size()) - 1);
-      // Of each row from a problem's last on, the token that is read next.
-      const int end = static_cast<int>(staged.tokens.size()) - 1;
-      for (int row = end + 1 - staged.lengths.back() + static_cast<int>(e->problem.size()) - 1; row < end; ++row)
-        staged.asked.ask(1, row, staged.tokens[static_cast<std::size_t>(row) + 1], e->weight);
-      staged.asked.ask(1, end, staged.text.back(), e->weight);
-    }
-    staged.needed.start(1);
-    if (!all_rows) staged.needed.need(1, 0, static_cast<int>(staged.tokens.size()), staged.asked);
-    staged.asked.finish();
+  void stage(std::span<const Example* const> examples, Staged& staged) const {
+    stage(examples, staged, [&](int rows) { staged.needed.need(1, 0, rows, staged.asked); });
+  }
+  /// The same with no row left out, which takes the most memory: for plans of it.
+  void stage_all_rows(std::span<const Example* const> examples, Staged& staged) const {
+    stage(examples, staged, [&](int rows) { staged.needed.need_all(rows); });
   }
 
   /// Adds the gradient of sum(loss of tokens) / total to `grad`.
@@ -107,6 +90,30 @@ class NextToken {
   }
 
  private:
+  void stage(std::span<const Example* const> examples, Staged& staged, auto&& need) const {
+    staged.examples.assign(examples.begin(), examples.end());
+    staged.lengths.clear();
+    staged.tokens.clear();
+    staged.asked.start(1);
+    for (const Example* e : examples) {
+      if constexpr (requires { task_.text(*e, staged.text); })
+        task_.text(*e, staged.text);
+      else
+        staged.text = task_.text(*e);
+      staged.tokens.insert(staged.tokens.end(), e->problem.begin(), e->problem.end());
+      staged.tokens.insert(staged.tokens.end(), staged.text.begin(), staged.text.end() - 1);
+      staged.lengths.push_back(static_cast<int>(e->problem.size() + staged.text.size()) - 1);
+      // Of each row from a problem's last on, the token that is read next.
+      const int end = static_cast<int>(staged.tokens.size()) - 1;
+      for (int row = end + 1 - staged.lengths.back() + static_cast<int>(e->problem.size()) - 1; row < end; ++row)
+        staged.asked.ask(1, row, staged.tokens[static_cast<std::size_t>(row) + 1], e->weight);
+      staged.asked.ask(1, end, staged.text.back(), e->weight);
+    }
+    staged.needed.start(1);
+    need(static_cast<int>(staged.tokens.size()));
+    staged.asked.finish();
+  }
+
   std::size_t text_size(const Example& example) const {
     if constexpr (requires { task_.text_size(example); })
       return task_.text_size(example);

@@ -61,10 +61,10 @@ struct StagedOf<Objective> {
   using type = typename Objective::Staged;
 };
 
-/// Whether it knows how to make what takes the most memory.
+/// Whether it may leave rows out, and knows how not to, which takes the most memory.
 template <class Objective>
-concept StagesForMemory = requires(const Objective& objective, std::span<const Example* const> examples, typename Objective::Staged& staged) {
-  objective.stage(examples, staged, true);
+concept StagesAllRows = requires(const Objective& objective, std::span<const Example* const> examples, typename Objective::Staged& staged) {
+  objective.stage_all_rows(examples, staged);
 };
 
 }  // namespace detail
@@ -142,8 +142,8 @@ class Trainer {
         auto& examples = dealt->shares[i].examples;
         examples.reserve(static_cast<std::size_t>((batch + slices_ - 1) / slices_));
         examples.assign(static_cast<std::size_t>(share), &largest);
-        if constexpr (stages_for_memory)
-          objective_->stage(examples, dealt->shares[i].staged, true);
+        if constexpr (detail::StagesAllRows<Objective>)
+          objective_->stage_all_rows(examples, dealt->shares[i].staged);
         else
           stage(dealt->shares[i]);
         if (i >= lanes_.size()) examples.clear();  // the first slice is all that is run
@@ -210,7 +210,6 @@ class Trainer {
   };
 
   static constexpr bool stages = requires { typename Objective::Staged; };
-  static constexpr bool stages_for_memory = detail::StagesForMemory<Objective>;
 
   /// What a lane is dealt of a slice.
   struct Share {

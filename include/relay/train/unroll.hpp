@@ -61,30 +61,12 @@ class Unroll {
   double cost(const Example& example) const { return static_cast<double>(example.columns()) * example.iterations; }
 
   /// The batch of the lane, those with the most iterations first, and what is asked of them. `staged` refers to these examples.
-  /// `all_rows`: every state has all its rows, needed or not, so that no batch of examples that are no larger takes more memory.
-  void stage(std::span<const Example* const> examples, Staged& staged, bool all_rows = false) const {
-    staged.order.resize(examples.size());
-    std::iota(staged.order.begin(), staged.order.end(), std::size_t{0});
-    std::sort(staged.order.begin(), staged.order.end(), [&](std::size_t a, std::size_t b) {  // std::stable_sort asks for memory
-      return examples[a]->iterations != examples[b]->iterations ? examples[a]->iterations > examples[b]->iterations : a < b;
-    });
-    staged.examples.clear();
-    staged.lengths.clear();
-    staged.counts.clear();
-    staged.tokens.clear();
-    for (const std::size_t i : staged.order) {
-      const Example& e = *examples[i];
-      staged.examples.push_back(&e);
-      staged.lengths.push_back(e.columns());
-      staged.counts.push_back(e.iterations);
-      staged.tokens.insert(staged.tokens.end(), static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
-      staged.tokens.insert(staged.tokens.end(), e.problem.begin(), e.problem.end());
-    }
-    ask(staged);
-    staged.needed.start(most_iterations(staged));
-    if (can_leave_out_rows && !all_rows) leave_out_rows(staged);
-    staged.chain.finish();
-    staged.answer.finish();
+  void stage(std::span<const Example* const> examples, Staged& staged) const {
+    stage(examples, staged, [&](int t, int going_on, int rows) { staged.needed.need(t, going_on, rows, staged.chain, staged.answer); });
+  }
+  /// The same with no row left out, which takes the most memory: for plans of it.
+  void stage_all_rows(std::span<const Example* const> examples, Staged& staged) const {
+    stage(examples, staged, [&](int, int, int rows) { staged.needed.need_all(rows); });
   }
 
   /// Adds the gradient of sum(weight * loss of examples) / total to `grad`. `dropout`: the key of what is dropped, if any.
@@ -147,18 +129,43 @@ class Unroll {
   }
 
  private:
+  void stage(std::span<const Example* const> examples, Staged& staged, auto&& need) const {
+    staged.order.resize(examples.size());
+    std::iota(staged.order.begin(), staged.order.end(), std::size_t{0});
+    std::sort(staged.order.begin(), staged.order.end(), [&](std::size_t a, std::size_t b) {  // std::stable_sort asks for memory
+      return examples[a]->iterations != examples[b]->iterations ? examples[a]->iterations > examples[b]->iterations : a < b;
+    });
+    staged.examples.clear();
+    staged.lengths.clear();
+    staged.counts.clear();
+    staged.tokens.clear();
+    for (const std::size_t i : staged.order) {
+      const Example& e = *examples[i];
+      staged.examples.push_back(&e);
+      staged.lengths.push_back(e.columns());
+      staged.counts.push_back(e.iterations);
+      staged.tokens.insert(staged.tokens.end(), static_cast<std::size_t>(e.columns()) - e.problem.size(), Vocabulary::pad);
+      staged.tokens.insert(staged.tokens.end(), e.problem.begin(), e.problem.end());
+    }
+    ask(staged);
+    staged.needed.start(most_iterations(staged));
+    if (can_leave_out_rows) each_iteration(staged, need);
+    staged.chain.finish();
+    staged.answer.finish();
+  }
+
   static constexpr bool can_leave_out_rows = Model::Loop::gives_needed_rows_at_end && Backend::loops_give_needed_rows;
 
   static int most_iterations(const Staged& staged) { return staged.counts.empty() ? 0 : staged.counts.front(); }
 
-  /// Of sequences that are done, the last layer need not give what nobody asks about.
-  static void leave_out_rows(Staged& staged) {
+  /// need(t, rows of the sequences that go on after iteration t, all its rows)
+  static void each_iteration(const Staged& staged, auto&& need) {
     int rows = std::accumulate(staged.lengths.begin(), staged.lengths.end(), 0);
     std::size_t sequences = staged.counts.size();
     for (int t = 1; t <= most_iterations(staged); ++t) {
       int going_on = rows;
       for (; sequences > 0 && staged.counts[sequences - 1] == t; --sequences) going_on -= staged.lengths[sequences - 1];
-      staged.needed.need(t, going_on, std::exchange(rows, going_on), staged.chain, staged.answer);
+      need(t, going_on, std::exchange(rows, going_on));
     }
   }
 
