@@ -207,7 +207,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   }
 
   // What a loop keeps of all its iterations.
-  static constexpr bool keeps_activated = keeping.activated;
+  static constexpr bool keeps_activated = keeping.activated, loops_give_needed_rows = !on_gpu;
   using Applications = shapes::Applications<S>;
   class Applied {
    public:
