@@ -1,8 +1,9 @@
 // The jobs of bench/jobs.cpp (CPU) and bench/gpu_jobs.cpp: settings, problems, what they cost, and how they are run on a backend B.
 //
 // "samples", "tokens" (new ones) or "problems" a second; "flops": multiplications and additions of the linear layers'
-// products and of attention's own, each as often as the mathematics needs it: backward twice, nothing made again; without
-// embeddings, heads, and products of positions that do not see each other.
+// products and of attention's own, each as often as the model's definition has it: backward twice, nothing made again; without
+// embeddings, heads, and products of positions that do not see each other. What relay leaves out (layer/needed_rows.hpp) or looks up
+// (layer/lookup.hpp) counts, too: rates are those of the same work, whoever does it.
 #pragma once
 
 #include <algorithm>
