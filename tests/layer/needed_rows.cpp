@@ -75,6 +75,19 @@ TEST_CASE("a layer that does not say so does not") {
   CHECK(!GivesNeededRows<Looped<Stack<TransformerBlock<B>>, 2>>);
 }
 
+TEST_CASE("backward of a loop wants to be told what forward was") {
+  const Looped<Stack<TransformerBlock<B>>> loop(transformer_stack<B>({.width = 8, .layers = 1, .heads = 2}, Mask::none, Key(1)), 8);
+  const Ragged<B> batch(lengths);
+  const std::vector<int> counts{1, 1, 1};
+  const Tensor h0 = check::random(12, 8, Key(3));
+  decltype(loop)::Trace trace;
+  loop.forward(h0, batch, counts, trace, [](int, const auto&, const Tensor&) {}, NoFeedback{}, [](int, const Rows<B>& rows) { return rows.needing(needed, 6); });
+  CHECK(trace.state(1).rows() == 6);
+  auto gradient = zeros_like(loop);
+  CHECK_THROWS_WITH_AS(loop.backward(h0, batch, trace, [](int, const auto&, Tensor&) {}, gradient),
+                       "iteration 1 of the loop gave 6 rows, but backward is told that 12 were needed: give it what forward was given", Error);
+}
+
 TEST_CASE("a loop whose block gives all rows refuses to be told which are needed") {
   const Looped<FeedForward<B>> loop(FeedForward<B>(8, 8, Key(1)), 8);
   const Ragged<B> batch(lengths);

@@ -190,6 +190,7 @@ concept ComputeBackend =
       B::layer_norm_backward_add_first(x, kept, scale, dy, branch, dx, dscale, dshift, dropping);  // the same with a smaller branch: of the first rows
       { B::rows_at_once(width, device) } -> std::same_as<int>;  // how many rows a forward pass of this width is fastest with
       { B::in_order } -> std::convertible_to<bool>;           // whether one thread of the host is all that the device needs
+      { B::loops_give_needed_rows } -> std::convertible_to<bool>;  // whether a loop's last layer leaves out rows that nobody needs
       requires std::default_initializable<typename B::Applications> && std::destructible<typename B::Applied>;
       B::place_input(weight, y);                              // y, or dy, is yet to be written for the linear layer of this weight
       B::place_gradient(weight, y);
