@@ -107,7 +107,8 @@ int main_of_jobs(int argc, char** argv) {
   register_limit("float32", level >= cpu::Level::avx512 ? float32_products<cpu::Level::avx512>
                             : level >= cpu::Level::avx2 && cpu::lowest <= cpu::Level::avx2 ? float32_products<cpu::Level::avx2>
                                                                                             : float32_products<cpu::lowest>);
-  if (level == cpu::Level::avx512_bf16) register_limit("bf16", bf16_products<cpu::Level::avx512_bf16>);
+  if (level >= cpu::Level::avx512_bf16)
+    register_limit("bf16", level == cpu::Level::amx_bf16 ? bf16_products<cpu::Level::amx_bf16> : bf16_products<cpu::Level::avx512_bf16>);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::RunSpecifiedBenchmarks();

@@ -1,4 +1,4 @@
-// The machine's limit: multiplications and additions of independent sums that never leave the registers, compiled for every level of
+// The machine's limit: multiplications and additions of independent sums that never leave the registers (or a matrix unit's), compiled for every level of
 // the instruction set as the library's kernels are (backend/cpu/each_level.hpp).
 #ifndef RELAY_CPU_LEVEL
 
@@ -60,7 +60,16 @@ inline void read(const float* from, long count) {
   benchmark::DoNotOptimize(sum[0]);
 }
 
-#ifdef RELAY_CPU_BF16
+#ifdef RELAY_CPU_AMX
+inline double bf16() {
+  using namespace relay::cpu::RELAY_CPU_LEVEL::detail;
+  const MatrixUnit<relay::cpu::Pair> unit;
+  constexpr int tiles = 4;
+  times<tiles>([](auto sum) { clear_tile<sum()>(); });
+  for (int n = 0; n < rounds; ++n) times<tiles>([](auto sum) { multiply_tiles<sum(), 4 + sum() / 2, 6 + sum() % 2>(); });
+  return 2.0 * tile_side * tile_side * 2 * tile_side * tiles * rounds;
+}
+#elif defined(RELAY_CPU_BF16)
 inline double bf16() {
   Vector<relay::cpu::Pair> a = interleave(broadcast(1.0f), broadcast(1.0f));
   benchmark::DoNotOptimize(a);

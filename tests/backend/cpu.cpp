@@ -31,8 +31,8 @@ TEST_CASE_TEMPLATE("Cpu<float> conforms at every level", L, At<cpu::Level::base>
   conforms<Cpu<float, L::value>, L::value>(1e-6);
 }
 TEST_CASE_TEMPLATE("Cpu<bf16> conforms: operands of products keep 8 bits, where there are such products", L, At<cpu::Level::avx2>,
-                   At<cpu::Level::avx512>, At<cpu::Level::avx512_bf16>) {
-  conforms<Cpu<bf16, L::value>, L::value>(1e-6, L::value == cpu::Level::avx512_bf16 ? 2e-2 : 0);
+                   At<cpu::Level::avx512>, At<cpu::Level::avx512_bf16>, At<cpu::Level::amx_bf16>) {
+  conforms<Cpu<bf16, L::value>, L::value>(1e-6, L::value >= cpu::Level::avx512_bf16 ? 2e-2 : 0);
 }
 TEST_CASE("Cpu<double> conforms") { Conformance<Cpu<double>>({}, 1e-14).run(); }
 
@@ -54,7 +54,7 @@ void spoil(cpu::Memory& memory) {
 }
 
 TEST_CASE_TEMPLATE("and whatever its memory holds", S, float, bf16) {
-  const double product_tolerance = std::is_same_v<S, bf16> && cpu::machine_level() == cpu::Level::avx512_bf16 ? 2e-2 : 0;
+  const double product_tolerance = std::is_same_v<S, bf16> && cpu::machine_level() >= cpu::Level::avx512_bf16 ? 2e-2 : 0;
   cpu::Memory alone, shared;
   spoil(alone), spoil(shared);
   Conformance<Cpu<S>>({&alone}, 1e-6, product_tolerance).run();

@@ -14,7 +14,7 @@
 #include <doctest/doctest.h>
 
 inline const char* name_of(relay::cpu::Level level) {
-  static constexpr const char* names[] = {"base", "avx2", "avx512", "avx512_bf16"};
+  static constexpr const char* names[] = {"base", "avx2", "avx512", "avx512_bf16", "amx_bf16"};
   return names[static_cast<int>(level)];
 }
 

@@ -76,7 +76,7 @@ class Forward {
       const auto [from_key, to_key] = visible(mask, first, count, n);
       const int keys = to_key - from_key, padded = round_up<S>(keys);
       S* const scores = reinterpret_cast<S*>(p_);  // each row of P takes the place of its scores
-      small_product<Operand::plain>(count, padded, factors<F>(size_), q.row(first), q.stride, kt_ + from_key, n_padded, scores, padded, Store::assign);
+      block_product<F>(count, padded, factors<F>(size_), q.row(first), q.stride, kt_ + from_key, n_padded, scores, padded, Store::assign);
       alignas(64) S tops[query_block], sums[query_block], logs[query_block];
       for (int i = 0; i < count; ++i) {
         const auto [begin_i, end_i] = visible(mask, first + i, 1, n);
@@ -87,7 +87,7 @@ class Forward {
         by_vector<S>(count, [&](long i, auto part) { store_first(logs + i, load_first(tops + i, part) + log(load_first(sums + i, part)), part); });
         for (int i = 0; i < count; ++i) lse[static_cast<long>(begin + first + i) * heads.count + head] = logs[i];
       }
-      small_product<Operand::plain>(count, padded_, factors<F>(keys), p_, padded, v.row(from_key / steps<F>), v.stride, o_, padded_, Store::assign);
+      block_product<F>(count, padded_, factors<F>(keys), p_, padded, v.row(from_key / steps<F>), v.stride, o_, padded_, Store::assign);
       for (int i = 0; i < count; ++i) {
         S* to = out + static_cast<long>(begin + first + i) * width + head * size_;
         const S inverse = S(1) / sums[i];
@@ -122,6 +122,7 @@ class Backward {
     p_ = take_scores(), dp_ = take_scores();
     p_columns_ = reinterpret_cast<F*>(p_), ds_columns_ = reinterpret_cast<F*>(dp_);
     ds_rows_ = steps<F> == 1 ? ds_columns_ : scratch_.take(room_of_score_rows(rows));
+    if (uses_tiles<F>) transposed_ = scratch_.take(room_of_transposed_scores(rows));
   }
 
   /// A head of the sequence in rows begin .. begin+n-1; dqkv is given by its elements.
@@ -149,8 +150,7 @@ class Backward {
       const Keys seen = visible(mask, first, count, n);
       const int keys = seen.end - seen.begin, padded = round_up<S>(keys), ds_stride = padded_factors<F>(padded);
       const auto scores_of = [&](ConstMatrix<F> a, const F* transposed, S* to_scores) {
-        small_product<Operand::plain>(count, padded, factors<F>(size_), a.row(first), a.stride, transposed + seen.begin, n_padded, to_scores, padded,
-                                      Store::assign);
+        block_product<F>(count, padded, factors<F>(size_), a.row(first), a.stride, transposed + seen.begin, n_padded, to_scores, padded, Store::assign);
       };
       scores_of(q.rows, kt_, p_);
       scores_of(d.rows, vt_, dp_);
@@ -163,15 +163,23 @@ class Backward {
         }
         score_gradients(i, std::min(steps<F>, count - i), padded, ds_stride, mean);
       }
-      const auto add_over_queries = [&](const F* columns, ConstMatrix<F> b, Matrix<S> c) {
-        small_product<Operand::transposed>(keys, padded_, factors<F>(count), columns, padded, b.row(first / steps<F>), b.stride, c.row(seen.begin), c.stride,
-                                           one_block ? Store::assign : Store::add);
+      const auto add_over_queries = [&](F* columns, ConstMatrix<F> b, Matrix<S> c) {
+        const int depth = factors<F>(count);
+        const F* const b_rows = b.row(first / steps<F>);
+        const Store how = one_block ? Store::assign : Store::add;
+        if constexpr (uses_tiles<F>) {
+          std::fill(columns + least_factors<F>(count) * padded, columns + depth * padded, F{});
+          transpose_factors(columns, padded, depth, padded, transposed_);
+          block_product<F>(keys, padded_, depth, transposed_, depth, b_rows, b.stride, c.row(seen.begin), c.stride, how);
+        } else {
+          small_product<Operand::transposed>(keys, padded_, depth, columns, padded, b_rows, b.stride, c.row(seen.begin), c.stride, how);
+        }
       };
       add_over_queries(p_columns_, d.columns, dv);
       add_over_queries(ds_columns_, q.columns, dk);
       const Matrix<S> dq = in_place ? Matrix<S>{to + static_cast<long>(first) * stride, stride} : Matrix<S>{dq_, padded_};
-      small_product<Operand::plain>(count, padded_, factors<F>(keys), ds_rows_, ds_stride, k.columns.row(seen.begin / steps<F>), k.columns.stride, dq.data,
-                                    dq.stride, Store::assign);
+      block_product<F>(count, padded_, factors<F>(keys), ds_rows_, ds_stride, k.columns.row(seen.begin / steps<F>), k.columns.stride, dq.data, dq.stride,
+                       Store::assign);
       if (!in_place) unpack(dq_, count, size_, to + static_cast<long>(first) * stride, stride);
     }
     if (in_place) return;
@@ -182,8 +190,9 @@ class Backward {
  private:
   static long room(int rows, int size) {
     return 3 * room_of_head<F>(rows, size) + 2 * room_of_transposed_head<F>(rows, size) + (2L * rows + query_block) * round_up<S>(size) +
-           2L * query_block * rows + (steps<F> == 1 ? 0 : room_of_score_rows(rows));
+           2L * query_block * rows + (steps<F> == 1 ? 0 : room_of_score_rows(rows)) + (uses_tiles<F> ? room_of_transposed_scores(rows) : 0);
   }
+  static long room_of_transposed_scores(int keys) { return static_cast<long>(keys) * factors<F>(query_block); }
   static long room_of_score_rows(int keys) { return static_cast<long>(query_block) * padded_factors<F>(keys); }
 
   /// A row of scores becomes one of P. Returns rowsum(P dP).
@@ -236,6 +245,7 @@ class Backward {
   // P and dS of a block, as the A of products that sum over queries, in the place of what they are made from; dS as that of the one that sums
   // over keys, which is the same of single factors.
   F *p_columns_, *ds_columns_, *ds_rows_;
+  F* transposed_ = nullptr;  // P or dS once more, as the matrix unit reads it
 };
 
 /// before_head(begin, n, head) is called on the thread that takes this head of the sequence in these rows.
@@ -251,6 +261,7 @@ void attention_of_heads(auto&& before_head, const Tensor<S>& qkv, const auto& ro
   Scratch<F> memory(room * parts, qkv.device());
   F* const scratch = memory.begin();
   over_heads(qkv.device(), rows, heads.count, parts, [&](int part, int first, int last) {
+    const MatrixUnit<F> unit;
     Forward<F> forward(rows.longest(), size, scratch + part * room);
     for (int i = first; i < last; ++i) {
       const int sequence = i / heads.count, begin = rows.begin(sequence);
@@ -270,6 +281,7 @@ template <class P, class S>
 void attention_backward_of_heads(auto&& after_head, const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows,
                                  const Heads& heads, S* dqkv) {
   const int width = qkv.cols() / 3, size = width / heads.count;
+  const MatrixUnit<Factors<P>> unit;
   Backward<Factors<P>> backward(rows.longest(), size, qkv.device());
   for (int sequence = 0; sequence < rows.sequences(); ++sequence)
     for (int head = 0; head < heads.count; ++head) {

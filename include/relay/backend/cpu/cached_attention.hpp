@@ -18,16 +18,16 @@ class CacheLayout {
   explicit CacheLayout(int size) : size_(size), padded_(round_up<F>(size)) {}
 
   static int capacity(int positions) { return (positions + panel - 1) / panel * panel; }
-  int keys(int positions) const { return capacity(positions) * factors<F>(size_); }
-  int values(int positions) const { return factors<F>(capacity(positions)) * padded_; }
+  int keys(int positions) const { return capacity(positions) * least_factors<F>(size_); }
+  int values(int positions) const { return least_factors<F>(capacity(positions)) * padded_; }
 
-  const F* key_panel(const F* keys, int position) const { return keys + static_cast<long>(position) * factors<F>(size_); }
+  const F* key_panel(const F* keys, int position) const { return keys + static_cast<long>(position) * least_factors<F>(size_); }
   int padded() const { return padded_; }
 
   /// Writes position j; key and value [size].
   template <class S>
   void append(int j, const S* key, const S* value, F* keys, F* values) const {
-    F* to = keys + static_cast<long>(j / panel * panel) * factors<F>(size_) + j % panel;
+    F* to = keys + static_cast<long>(j / panel * panel) * least_factors<F>(size_) + j % panel;
     F* row = values + static_cast<long>(j / steps<F>) * padded_;
     if constexpr (steps<F> == 1) {
       for (int c = 0; c < size_; ++c) to[static_cast<long>(c) * panel] = key[c];
@@ -91,6 +91,7 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
   S *const all_keys = keys.data(), *const all_values = values.data(), *const to = out.data();
   const long keys_stride = keys.cols(), values_stride = values.cols();
   detail::over_heads(qkv.device(), rows, heads, parts, [&](int part, int first, int last) {
+    const MatrixUnit<F> unit;  // for prompts
     S* const p = scratch + part * room;
     F* const q_factors = reinterpret_cast<F*>(p + capacity);
     S* const o = p + capacity + layout.padded();
@@ -113,11 +114,11 @@ void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots
         const int visible = start + i + 1, padded = round_up<S>(visible);
         const F* query = detail::factor_rows<F>(ConstMatrix<S>{qkv.row(begin + i) + head * size, size}, size, 1, q_factors).data;
         for (int j = 0; j < visible; j += layout.panel)
-          small_product<Operand::plain>(1, std::min(layout.panel, padded - j), factors<F>(size), query, 0, layout.key_panel(own_keys, j),
+          small_product<Operand::plain>(1, std::min(layout.panel, padded - j), least_factors<F>(size), query, 0, layout.key_panel(own_keys, j),
                                         layout.panel, p + j, 0, Store::assign);
         F* const p_factors = reinterpret_cast<F*>(p);
         const S inverse = S(1) / detail::exponentials<F>(p, {0, visible}, padded, scale, p_factors).sum;
-        small_product<Operand::plain>(1, layout.padded(), factors<F>(visible), p_factors, 0, own_values, layout.padded(), o, 0, Store::assign);
+        small_product<Operand::plain>(1, layout.padded(), least_factors<F>(visible), p_factors, 0, own_values, layout.padded(), o, 0, Store::assign);
         S* at = to + static_cast<long>(begin + i) * width + head * size;
         by_vector<S>(size, [&](long c, auto count) { store_first(at + c, load(o + c) * inverse, count); });
       }

@@ -1,6 +1,6 @@
 // Includes RELAY_EACH_LEVEL, a file, once for every level of the instruction set (levels.hpp) that this compilation is for: the one
 // of the compiler's flags and those above it. For the file RELAY_CPU_LEVEL is the level's name, which names its namespace too, and
-// RELAY_CPU_VECTOR_BYTES the size of its vectors; RELAY_CPU_BF16 is defined where there are products of bf16.
+// RELAY_CPU_VECTOR_BYTES the size of its vectors; RELAY_CPU_BF16 is defined where there are products of bf16, RELAY_CPU_AMX where a matrix unit does them.
 //
 // The file may include nothing but files that are themselves for each level: an inline function that is defined here, the standard library's for one, would be
 // compiled for a machine that is not there, and the linker may keep it for the whole program. It asks these macros and not
@@ -79,6 +79,10 @@
 #pragma GCC target("avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")
 #endif
 #include RELAY_EACH_LEVEL
+#undef RELAY_CPU_LEVEL
+#define RELAY_CPU_LEVEL amx_bf16  // assembly: compilers need not know these instructions
+#define RELAY_CPU_AMX
+#include RELAY_EACH_LEVEL
 #ifdef __clang__
 #pragma clang attribute pop
 #else
@@ -87,6 +91,7 @@
 #undef RELAY_CPU_LEVEL
 #undef RELAY_CPU_VECTOR_BYTES
 #undef RELAY_CPU_BF16
+#undef RELAY_CPU_AMX
 #endif
 
 #undef RELAY_CPU_AVX2_ABOVE

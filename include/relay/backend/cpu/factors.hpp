@@ -1,5 +1,6 @@
 // What products multiply: float or double as they are, or pairs of bf16, neighbours along k, whose two products are added to
-// a float at once: the instruction vdpbf16ps, of AVX512_BF16. Where the instruction is missing, bf16 is float.
+// a float at once: the instruction vdpbf16ps, of AVX512_BF16, or those of AMX, which take 16 pairs at a time (tile_product.hpp). Where both
+// are missing, bf16 is float.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
@@ -31,13 +32,30 @@ using Factors = typename FactorsOf<S>::type;
 template <class F>
 using SumOf = std::conditional_t<std::is_same_v<F, Pair>, float, F>;
 
+/// Whether products of F go through the matrix unit.
+#ifdef RELAY_CPU_AMX
+template <class F>
+inline constexpr bool uses_tiles = std::is_same_v<F, Pair>;
+#else
+template <class F>
+inline constexpr bool uses_tiles = false;
+#endif
+
 /// Steps of k in one F.
 template <class F>
 inline constexpr int steps = std::is_same_v<F, Pair> ? 2 : 1;
 
+/// That hold k steps.
+template <class F>
+constexpr int least_factors(int k) {
+  return (k + steps<F> - 1) / steps<F>;
+}
+
+/// The same as operands have them: padded with zeros to what products take at once.
 template <class F>
 constexpr int factors(int k) {
-  return (k + steps<F> - 1) / steps<F>;
+  constexpr int at_once = uses_tiles<F> ? 16 : 1;
+  return (least_factors<F>(k) + at_once - 1) / at_once * at_once;
 }
 
 /// The same in whole vectors.

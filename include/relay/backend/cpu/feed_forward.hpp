@@ -18,13 +18,12 @@ namespace relay::cpu::RELAY_CPU_LEVEL {
 namespace detail {
 
 /// Rows of a strip: whole tiles, and few enough for it to stay in the L1 cache.
-inline constexpr int strip_rows = 8 * tile_rows;
+template <class F>
+inline constexpr int strip_rows = uses_tiles<F> ? 64 : 8 * tile_rows;
 
 /// Rows of a block: as many as a product that sums over rows takes at once.
 template <class F>
 inline constexpr int block_rows = panel_depth<F>* steps<F>;
-
-static_assert(strip_rows % 2 == 0, "neighbouring rows make pairs");
 
 /// C [rows, columns] = A [rows, k] B + start, of the columns j .. of a B [k, n] that is laid out; a panel begins with j.
 template <class F, class S = SumOf<F>>
@@ -129,8 +128,7 @@ template <class P, class S>
 void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_bias, const Tensor<S>& down, const Tensor<S>& down_bias, bool forward_only,
                   Tensor<S>& h, Tensor<S>& y) {
   using F = Factors<P>;
-  using detail::strip_rows;
-  constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>;
+  constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>, strip_rows = detail::strip_rows<F>;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = factors<F>(hidden);
   const F* const up_packed = layouts_of<P>(up)->transposed.template as<F>();
   const F* const down_packed = layouts_of<P>(down)->transposed.template as<F>();
@@ -143,6 +141,7 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
   detail::Scratch<F> memory(parts * room, x.device());
   F* const scratch = memory.begin();
   const auto part = [&](int i) {
+    const MatrixUnit<F> unit;
     const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
     F *const x_rows = scratch + i * room, *const activated = x_rows + x_room;
     alignas(64) S strip[strip_rows * panel];
@@ -170,8 +169,8 @@ template <class P, class S>
 void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down, const Tensor<S>& dy, Tensor<S>& dx,
                            Tensor<S>& up_gradient, Tensor<S>& up_bias_gradient, Tensor<S>& down_gradient) {
   using F = Factors<P>;
-  using detail::strip_rows;
-  constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>, group = detail::tile_group<F>;
+  constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>, strip_rows = detail::strip_rows<F>;
+  static_assert(strip_rows % steps<F> == 0, "neighbouring rows make pairs");
   constexpr const S* none = nullptr;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = factors<F>(hidden);
   const F* const up_packed = layouts_of<P>(up)->plain.template as<F>();
@@ -181,17 +180,19 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
   const Matrix<S> dwu{up_gradient.data(), inputs}, dwd{down_gradient.data(), hidden};
 
   const int most = std::min(block, dy.rows()), deepest = factors<F>(most);
-  const long dy_room = detail::room_of_rows<F>(most, outputs), tile_room = static_cast<long>(deepest) * ((outputs + group - 1) / group) * group;
+  const long dy_room = detail::room_of_rows<F>(most, outputs), tile_room = detail::room_of_transposed<F>(outputs, most);
   const long x_room = packed_size<F>(inputs, most), dh_room = static_cast<long>(most) * stride, panel_room = static_cast<long>(deepest) * panel;
-  detail::Scratch<F> scratch(dy_room + tile_room + x_room + dh_room + 2 * panel_room, dy.device());
+  detail::Scratch<F> scratch(dy_room + tile_room + x_room + dh_room + (uses_tiles<F> ? 3 : 2) * panel_room, dy.device());
   F *const dy_rows = scratch.take(dy_room), *const dy_tiles = scratch.take(tile_room), *const x_panels = scratch.take(x_room);
   F *const dh_rows = scratch.take(dh_room), *const dh_columns = scratch.take(panel_room), *const activated = scratch.take(panel_room);
+  F* const dh_transposed = uses_tiles<F> ? scratch.take(panel_room) : dh_columns;  // as the A of dWu
+  const MatrixUnit<F> unit;
   alignas(64) S strip[strip_rows * panel];
 
   for (int first = 0; first < dy.rows(); first += block) {
     const int rows = std::min(block, dy.rows() - first), deep = factors<F>(rows);
     const ConstMatrix<F> a = detail::factor_rows<F>({dy.row(first), outputs}, outputs, rows, dy_rows);
-    detail::pack_tiles<F>({dy.row(first), outputs}, rows, outputs, dy_tiles);
+    detail::pack_transposed<F>({dy.row(first), outputs}, rows, outputs, dy_tiles);
     pack<Operand::plain>(inputs, rows, ConstMatrix<S>{x.row(first), inputs}, x_panels);
     for (int j = 0; j < hidden; j += panel) {
       for (int r = 0; r < rows; r += strip_rows) {
@@ -204,13 +205,17 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
         detail::multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strip, panel}, none);
         detail::activate_backward<F>(now, strip, {h.row(first + r) + j, hidden}, dh, bias + j);
       }
+      for (F* columns : {dh_columns, activated}) std::fill(columns + static_cast<long>(least_factors<F>(rows)) * panel, columns + static_cast<long>(deep) * panel, F{});
+      if constexpr (uses_tiles<F>) detail::transpose_factors(dh_columns, panel, deep, panel, dh_transposed);
+      constexpr Operand transposed = detail::as_packed<Operand::transposed, F>;
+      constexpr bool as_rows = transposed == Operand::plain;
       const Matrix<S> dwd_columns{dwd.data + j, dwd.stride};
-      detail::multiply_panel<Operand::transposed, F>(outputs, panel, deep, dy_tiles, group, activated, panel, dwd_columns, Store::add, none);
+      detail::multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : detail::tile_group<F>, activated, panel, dwd_columns, Store::add, none);
       for (int c = 0; c < inputs; c += panel) {
         const int columns = std::min(panel, inputs - c);
         const F* const x_panel = x_panels + static_cast<long>(deep) * c;
         const Matrix<S> dwu_part{dwu.row(j) + c, dwu.stride};
-        detail::multiply_panel<Operand::transposed, F>(panel, columns, deep, dh_columns, panel, x_panel, round_up<F>(columns), dwu_part, Store::add, none);
+        detail::multiply_panel<transposed, F>(panel, columns, deep, dh_transposed, as_rows ? deep : panel, x_panel, round_up<F>(columns), dwu_part, Store::add, none);
       }
     }
     const Matrix<S> dx_rows{to + static_cast<long>(first) * inputs, inputs};

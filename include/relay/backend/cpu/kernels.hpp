@@ -9,6 +9,8 @@
 
 #include <relay/backend/cpu/small_product.hpp>
 
+#include <relay/backend/cpu/tile_product.hpp>
+
 #include <relay/backend/cpu/product.hpp>
 
 #include <relay/backend/cpu/rotary.hpp>

@@ -55,31 +55,34 @@ class Scratch {
 template <class F>
 inline constexpr int panel_columns = tile_vectors* lanes<F>;
 
-/// Rows of factors in a panel: 32 KiB of them at most.
+/// Rows of factors in a panel: 32 KiB of them at most; for the matrix unit, which waits no longer for the L2 cache, 128 KiB, so that sums go to
+/// memory and back less often.
 template <class F>
-inline constexpr int panel_depth = std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
+inline constexpr int panel_depth = uses_tiles<F> ? 512 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
 
-/// The first `count` columns' factors from a row and, in a pair, the next.
+/// How the A of products of F is laid out: the matrix unit reads rows alone.
+template <Operand A, class F>
+inline constexpr Operand as_packed = uses_tiles<F> ? Operand::plain : A;
+
+/// The first `count` columns' factors from a row and, in a pair, the next; `rows` is how many there are.
 template <class F, class S = SumOf<F>>
-[[gnu::always_inline]] inline Vector<F> column_factors(const S* row, [[maybe_unused]] int stride,
-                                                       [[maybe_unused]] bool pair, auto count) {
+[[gnu::always_inline]] inline Vector<F> column_factors(const S* row, [[maybe_unused]] int stride, int rows, auto count) {
   if constexpr (steps<F> == 1)
     return load_first(row, count);
   else
-    return interleave(load_first(row, count), pair ? load_first(row + stride, count) : Vector<S>{});
+    return rows <= 0 ? Vector<F>{} : interleave(load_first(row, count), rows > 1 ? load_first(row + stride, count) : Vector<S>{});
 }
 
 /// panel [factors(depth), columns'] = B [depth, columns], columns' = columns padded with zeros to whole vectors.
 template <class F, class S = SumOf<F>>
 void pack_panel(ConstMatrix<S> b, int depth, int columns, F* panel) {
-  const int padded = round_up<S>(columns);
-  for (int k = 0; k < depth; k += steps<F>, panel += padded) {
+  const int padded = round_up<S>(columns), end = factors<F>(depth) * steps<F>;
+  for (int k = 0; k < end; k += steps<F>, panel += padded) {
     const S* from = b.data + static_cast<long>(k) * b.stride;
-    const bool pair = steps<F> == 2 && k + 1 < depth;
     by_vector<S>(columns, [&](long c, auto n) {
       // Rows lie far apart, and a backward pass reads them for the first time since forward.
       for (int i = 0; i < steps<F>; ++i) __builtin_prefetch(from + (8L + i) * b.stride + c);
-      store(panel + c, column_factors<F>(from + c, b.stride, pair, n));
+      store(panel + c, column_factors<F>(from + c, b.stride, depth - k, n));
     });
   }
 }
@@ -118,17 +121,71 @@ void pack_tiles(ConstMatrix<S> a, int depth, int rows, F* to) {
     const int count = std::min(group, rows - first);
     for (int k = 0; k < depth; k += steps<F>, to += group) {
       const S* from = a.data + static_cast<long>(k) * a.stride + first;
-      const bool pair = steps<F> == 2 && k + 1 < depth;
       if (count == group)
 #pragma GCC unroll 3
         for (int c = 0; c < group; c += lanes<S>) {
           const std::integral_constant<int, lanes<S>> all;
-          store(to + c, column_factors<F>(from + c, a.stride, pair, all));
+          store(to + c, column_factors<F>(from + c, a.stride, depth - k, all));
         }
       else
-        by_vector<S>(count, [&](long c, auto n) { store(to + c, column_factors<F>(from + c, a.stride, pair, n)); });
+        by_vector<S>(count, [&](long c, auto n) { store(to + c, column_factors<F>(from + c, a.stride, depth - k, n)); });
     }
   }
+}
+
+/// to [columns, rows] = from [rows, columns], rows `stride` apart; whole vectors of both.
+template <class F>
+void transpose_factors(const F* from, int stride, int rows, int columns, F* to) {
+  for (int c = 0; c < columns; c += lanes<F>)
+    for (int r = 0; r < rows; r += lanes<F>) {
+      Square<F> square;
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes<F>; ++i) square.row[i] = load(from + static_cast<long>(r + i) * stride + c);
+      transpose<F>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes<F>; ++i) store(to + static_cast<long>(c + i) * rows + r, square.row[i]);
+    }
+}
+
+/// to [rows, factors(depth)] = A^T [depth, rows]: the same for the matrix unit.
+template <class F, class S = SumOf<F>>
+void pack_transposed_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
+  const int end = factors<F>(depth);
+  for (int first = 0; first < rows; first += lanes<S>) {
+    const int count = std::min(lanes<S>, rows - first);
+    for (int k = 0; k < end; k += lanes<F>) {
+      Square<F> square;
+      const int left = depth - k * steps<F>;
+      const S* const from = a.data + static_cast<long>(k) * steps<F> * a.stride + first;
+      const auto load_all = [&](auto n) {
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes<F>; ++i)
+          square.row[i] = column_factors<F>(from + static_cast<long>(i) * steps<F> * a.stride, a.stride, left - i * steps<F>, n);
+      };
+      if (count == lanes<S>)
+        load_all(std::integral_constant<int, lanes<S>>());
+      else
+        load_all(count);
+      transpose<F>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes<F>; ++i)
+        if (i < count) store(to + static_cast<long>(first + i) * end + k, square.row[i]);
+    }
+  }
+}
+
+/// A^T [depth, rows] as products read it.
+template <class F>
+long room_of_transposed(int rows, int depth) {
+  constexpr int group = uses_tiles<F> ? 1 : tile_group<F>;
+  return static_cast<long>(factors<F>(depth)) * ((rows + group - 1) / group * group);
+}
+template <class F, class S = SumOf<F>>
+void pack_transposed(ConstMatrix<S> a, int depth, int rows, F* to) {
+  if constexpr (uses_tiles<F>)
+    pack_transposed_rows<F>(a, depth, rows, to);
+  else
+    pack_tiles<F>(a, depth, rows, to);
 }
 
 /// to [rows, factors(depth)] = A [rows, depth]
@@ -156,6 +213,14 @@ ConstMatrix<F> factor_rows(ConstMatrix<S> a, int depth, int rows, [[maybe_unused
   }
 }
 
+template <Operand A, class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline void multiply_block(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start) {
+  if constexpr (A == Operand::plain)
+    block_product(m, n, k, a, lda, b, ldb, c, ldc, how, start);
+  else
+    small_product<A>(m, n, k, a, lda, b, ldb, c, ldc, how, start);
+}
+
 /// The columns of C that one panel gives; a transposed A comes in groups of tiles, lda rows in each. Where the columns do not
 /// fill whole vectors, tiles go through a buffer.
 template <Operand A, class F, class S = SumOf<F>>
@@ -164,16 +229,17 @@ void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F*
   const int padded = round_up<S>(columns);
   const bool whole = padded == columns;
   if (whole && A == Operand::plain)
-    return small_product<A>(m, columns, depth, a, lda, panel, ldb, c.data, c.stride, how, start);
-  alignas(64) S buffer[tile_rows * panel_columns<F>];
-  for (int i = 0; i < m; i += tile_rows) {
-    const int count = std::min(tile_rows, m - i);
+    return multiply_block<A>(m, columns, depth, a, lda, panel, ldb, c.data, c.stride, how, start);
+  constexpr int at_once = uses_tiles<F> ? 32 : tile_rows;
+  alignas(64) S buffer[at_once * panel_columns<F>];
+  for (int i = 0; i < m; i += at_once) {
+    const int count = std::min(at_once, m - i);
     const F* rows = A == Operand::plain ? a + static_cast<long>(i) * lda : a + static_cast<long>(i / lda) * lda * depth + i % lda;
     S* to = c.data + static_cast<long>(i) * c.stride;
     if (whole) {
-      small_product<A>(count, columns, depth, rows, lda, panel, ldb, to, c.stride, how, start);
+      multiply_block<A>(count, columns, depth, rows, lda, panel, ldb, to, c.stride, how, start);
     } else {
-      small_product<A>(count, padded, depth, rows, lda, panel, ldb, buffer, padded, Store::assign, start);
+      multiply_block<A>(count, padded, depth, rows, lda, panel, ldb, buffer, padded, Store::assign, start);
       for (int r = 0; r < count; ++r)
         by_vector<S>(columns, [&](long j, auto n) {
           S* at = to + static_cast<long>(r) * c.stride + j;
@@ -233,11 +299,10 @@ struct ProductScratch {
 
   ProductScratch(int m, int n, int k, int b_stride, bool packed) {
     const bool single = m == 1 && packed && A == Operand::plain;  // row_times_packed wants it whole
-    const int deepest = factors<F>(single ? k : std::min(panel_depth<F> * steps<F>, k));
-    const int rows = A == Operand::plain ? m : (m + tile_group<F> - 1) / tile_group<F> * tile_group<F>;
+    const int depth = single ? k : std::min(panel_depth<F> * steps<F>, k), deepest = factors<F>(depth);
     b_in_place = B == Operand::plain && steps<F> == 1 && n == b_stride && n <= panel_columns<F> && n % lanes<F> == 0;
     panel = packed || b_in_place ? 0 : static_cast<long>(deepest) * panel_columns<F>;
-    a = a_in_place ? 0 : static_cast<long>(deepest) * rows;
+    a = a_in_place ? 0 : A == Operand::plain ? static_cast<long>(deepest) * m : room_of_transposed<F>(m, depth);
   }
   long size() const { return (panel + a + lanes<F> - 1) / lanes<F> * lanes<F>; }  // the next thread's begins at a whole vector
 };
@@ -288,7 +353,7 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
   using S = SumOf<F>;
   constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
   constexpr bool in_place = ProductScratch<A, B, F>::a_in_place;
-  if constexpr (A == Operand::plain)
+  if constexpr (A == Operand::plain && !uses_tiles<F>)
     if (m == 1 && packed && how == Store::assign) {
       if constexpr (in_place) {
         return row_times_packed<F>(n, k, first, last, a.data, packed, bias, c.data);
@@ -304,7 +369,7 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
     const int now = std::min(depth, k - k0), deep = factors<F>(now);
     const Store store_as = k0 == 0 ? how : Store::add;
     if constexpr (A == Operand::transposed)
-      pack_tiles<F>({a.data + static_cast<long>(k0) * a.stride, a.stride}, now, m, packed_a);
+      pack_transposed<F>({a.data + static_cast<long>(k0) * a.stride, a.stride}, now, m, packed_a);
     else if constexpr (!in_place)
       pack_rows<F>({a.data + k0, a.stride}, now, m, packed_a);
     for (int j = first; j < last; j += width) {
@@ -324,7 +389,8 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
       if constexpr (in_place)
         multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, ldb, to, store_as, begin);
       else
-        multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : tile_group<F>, panel, ldb, to, store_as, begin);
+        multiply_panel<as_packed<A, F>, F>(m, columns, deep, packed_a, as_packed<A, F> == Operand::plain ? deep : tile_group<F>, panel, ldb, to, store_as,
+                                           begin);
     }
     if (packed) packed += static_cast<long>(deep) * round_up<F>(n);
   }
@@ -354,6 +420,7 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   detail::Scratch<F> memory(parts * need.size(), device);
   F* const scratch = memory.begin();
   const auto part = [&](int i) {
+    const MatrixUnit<F> unit;
     const auto edge = [&](int whole, int p) { return static_cast<int>(static_cast<long>(whole) * p / parts); };
     F* const own = scratch + i * need.size();
     if (by_rows) {

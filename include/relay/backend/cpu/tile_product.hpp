@@ -1,0 +1,176 @@
+// C (+)= A B by the matrix unit of Intel's AMX: eight registers, tiles, of 16 rows of 64 bytes, and an instruction that multiplies a tile of pairs
+// of bf16 by another and adds to one of floats, 16 times the work of a vector instruction.
+//
+// A's tile is 16 rows of 16 factors (32 steps of k) and B's 16 factors of 16 columns: what small_product reads, if k is padded with zeros
+// (`factors`). Within 32 steps the unit adds up even and odd ones apart, always in the same order, and numbers below 2^-126 are zeros to it. Every
+// number of rows goes through it, so that a row has the same bits whatever other rows there are.
+//
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volumes 1 (chapter 18) and 2 (TDPBF16PS). Assembly, since compilers'
+// own functions do not say that they read memory.
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
+
+namespace relay::cpu::RELAY_CPU_LEVEL {
+
+#ifdef RELAY_CPU_AMX
+
+namespace detail {
+
+inline constexpr int tile_side = 16;
+
+template <int Tile>
+[[gnu::always_inline]] inline void load_tile(const void* from, long stride_bytes) {
+  asm volatile("{tileloadd\t(%0,%1,1), %%tmm%c2|tileloadd\ttmm%c2, [%0+%1*1]}" ::"r"(from), "r"(stride_bytes), "i"(Tile) : "memory");
+}
+template <int Tile>
+[[gnu::always_inline]] inline void store_tile(void* to, long stride_bytes) {
+  asm volatile("{tilestored\t%%tmm%c2, (%0,%1,1)|tilestored\t[%0+%1*1], tmm%c2}" ::"r"(to), "r"(stride_bytes), "i"(Tile) : "memory");
+}
+template <int Tile>
+[[gnu::always_inline]] inline void clear_tile() {
+  asm volatile("{tilezero\t%%tmm%c0|tilezero\ttmm%c0}" ::"i"(Tile));
+}
+/// sum += a b
+template <int Sum, int A, int B>
+[[gnu::always_inline]] inline void multiply_tiles() {
+  asm volatile("{tdpbf16ps\t%%tmm%c2, %%tmm%c1, %%tmm%c0|tdpbf16ps\ttmm%c0, tmm%c1, tmm%c2}" ::"i"(Sum), "i"(A), "i"(B));
+}
+
+/// f(0), f(1), .. with constants.
+template <int... I>
+[[gnu::always_inline]] inline void each_constant(std::integer_sequence<int, I...>, auto&& f) {
+  (f(std::integral_constant<int, I>()), ...);
+}
+template <int N>
+[[gnu::always_inline]] inline void times(auto&& f) {
+  each_constant(std::make_integer_sequence<int, N>(), f);
+}
+
+/// R by C tiles of a sum. a_tile(i, k) gives the place and the stride of A's tile of rows 16 i .. and factors k ... .
+template <int R, int C>
+[[gnu::always_inline]] inline void tile_block(int k, auto&& a_tile, const Pair* b, long ldb, float* c, long ldc, Store how, const float* start) {
+  static_assert(R == 1 ? C <= 4 : R == 2 && C <= 2, "four tiles of sums, and four of factors");
+  constexpr long element = sizeof(float);
+  times<R>([&](auto i) {
+    times<C>([&](auto j) {
+      constexpr int sum = i() * C + j();
+      if (how == Store::add)
+        load_tile<sum>(c + i() * tile_side * ldc + j() * tile_side, ldc * element);
+      else if (start)
+        load_tile<sum>(start + j() * tile_side, 0);
+      else
+        clear_tile<sum>();
+    });
+  });
+  for (int f = 0; f < k; f += tile_side) {
+    times<R>([&](auto i) {
+      const auto [from, stride] = a_tile(i(), f);
+      load_tile<4 + i()>(from, stride * element);
+    });
+    times<C>([&](auto j) {
+      constexpr int factor = R == 1 ? 5 + j() % 3 : 6 + j();
+      load_tile<factor>(b + f * ldb + j() * tile_side, ldb * element);
+      times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor>(); });
+    });
+  }
+  times<R>([&](auto i) {
+    times<C>([&](auto j) { store_tile<i() * C + j()>(c + i() * tile_side * ldc + j() * tile_side, ldc * element); });
+  });
+}
+
+/// All columns of R tiles of rows, up to `Most` tiles of columns at a time.
+template <int R, int Most>
+inline void tile_columns(int n, int k, auto&& a_tile, const Pair* b, int ldb, float* c, int ldc, Store how, const float* start) {
+  constexpr int whole = Most * tile_side;
+  for (; n >= whole; n -= whole, b += whole, c += whole, start = start ? start + whole : start)
+    tile_block<R, Most>(k, a_tile, b, ldb, c, ldc, how, start);
+  if constexpr (Most > 1)
+    if (n > 0) tile_columns<R, Most / 2>(n, k, a_tile, b, ldb, c, ldc, how, start);
+}
+
+/// The last rows, fewer than a tile has, in copies: nothing is read or written beside them.
+inline void last_tile_rows(int m, int n, int k, const Pair* a, int lda, const Pair* b, int ldb, float* c, int ldc, Store how, const float* start) {
+  constexpr int columns = 4 * tile_side;
+  alignas(64) Pair rows[2][tile_side * tile_side];  // of a tile, and of the one before, which may still be read
+  alignas(64) float sums[tile_side * columns];
+  for (auto& tile : rows) std::fill_n(tile, tile_side * tile_side, Pair{});
+  const auto a_tile = [&](int, int f) {
+    Pair* const to = rows[f / tile_side % 2];
+    for (int i = 0; i < m; ++i) store(to + i * tile_side, load(a + static_cast<long>(i) * lda + f));
+    return std::pair<const Pair*, long>(to, tile_side);
+  };
+  for (int j = 0; j < n; j += columns) {
+    const int now = std::min(columns, n - j);
+    const auto over_rows_of_c = [&](auto&& f) {
+      for (int i = 0; i < m; ++i)
+        for (int x = 0; x < now; x += lanes<float>) f(c + static_cast<long>(i) * ldc + j + x, sums + i * columns + x);
+    };
+    if (how == Store::add) over_rows_of_c([](const float* from, float* to) { store(to, load(from)); });
+    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, sums, columns, how, start ? start + j : start);
+    over_rows_of_c([](float* to, const float* from) { store(to, load(from)); });
+  }
+}
+
+}  // namespace detail
+
+/// As small_product<Operand::plain>, k in factors, a multiple of 16. The matrix unit is ready (MatrixUnit).
+inline void tile_product(int m, int n, int k, const Pair* a, int lda, const Pair* b, int ldb, float* c, int ldc, Store how, const float* start) {
+  using detail::tile_side;
+  if (how == Store::add && start) {
+    for (int i = 0; i < m; ++i)
+      for (int j = 0; j < n; j += lanes<float>) store(c + i * static_cast<long>(ldc) + j, load(c + i * static_cast<long>(ldc) + j) + load(start + j));
+    start = nullptr;
+  }
+  const auto rows = [&](auto count, auto most) {
+    constexpr int whole = decltype(count)::value * tile_side;
+    for (; m >= whole; m -= whole, a += static_cast<long>(whole) * lda, c += static_cast<long>(whole) * ldc) {
+      const auto a_tile = [&](int i, int f) { return std::pair<const Pair*, long>(a + static_cast<long>(i) * tile_side * lda + f, lda); };
+      detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, c, ldc, how, start);
+    }
+  };
+  rows(std::integral_constant<int, 2>(), std::integral_constant<int, 2>());
+  rows(std::integral_constant<int, 1>(), std::integral_constant<int, 4>());
+  if (m > 0) detail::last_tile_rows(m, n, k, a, lda, b, ldb, c, ldc, how, start);
+}
+
+#endif
+
+/// Makes the matrix unit, if products of F take it, ready for its thread, while it lives. (A thread keeps it no longer than for an operation: it
+/// may be configured otherwise by others, and its 8 KB are to be saved when threads change.)
+template <class F>
+struct MatrixUnit {
+#ifdef RELAY_CPU_AMX
+  static constexpr bool used = uses_tiles<F>;
+  MatrixUnit() {
+    if constexpr (used) {
+      struct alignas(64) {
+        std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+        std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+        std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+      } const configuration;
+      asm volatile("ldtilecfg\t%0" ::"m"(configuration));
+    }
+  }
+  ~MatrixUnit() {
+    if constexpr (used) asm volatile("tilerelease");
+  }
+#else
+  MatrixUnit() {}
+#endif
+  MatrixUnit(const MatrixUnit&) = delete;
+  MatrixUnit& operator=(const MatrixUnit&) = delete;
+};
+
+/// small_product of a plain A by whatever is fastest at this level.
+template <class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline void block_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start = nullptr) {
+#ifdef RELAY_CPU_AMX
+  if constexpr (uses_tiles<F>) return tile_product(m, n, k, a, lda, b, ldb, c, ldc, how, start);
+#endif
+  if constexpr (!uses_tiles<F>) small_product<Operand::plain>(m, n, k, a, lda, b, ldb, c, ldc, how, start);
+}
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif
