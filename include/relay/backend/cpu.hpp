@@ -216,14 +216,15 @@ struct Functions : ComposedOps<Self> {
   }
   static void feed_forward(const Tensor& x, const auto& up, const auto& down, bool forward_only, Tensor& hidden, Tensor& activated, Tensor& y) {
     if constexpr (own_products)
-      if (run([&](auto kernels) { return kernels.template has_feed_forward<P>(x, up.weight, down.weight); }))
+      // What is kept is for a backward pass that is done on one thread.
+      if ((forward_only || !x.device().threads) && run([&](auto kernels) { return kernels.template has_feed_forward<P>(x, up.weight, down.weight); }))
         return run([&](auto kernels) { kernels.template feed_forward<P>(x, up.weight, up.bias, down.weight, down.bias, forward_only, hidden, y); });
     ComposedOps<Self>::feed_forward(x, up, down, forward_only, hidden, activated, y);
   }
   static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
                                     Tensor& dx, auto& dup, auto& ddown) {
     if constexpr (own_products)
-      if (!dy.device().threads && run([&](auto kernels) { return kernels.template has_feed_forward<P>(dy, up.weight, down.weight); })) {
+      if (run([&](auto kernels) { return kernels.template has_feed_forward_backward<P>(dy, hidden, up.weight, down.weight); })) {
         run([&](auto kernels) { kernels.template feed_forward_backward<P>(x, hidden, up.weight, down.weight, dy, dx, dup.weight, dup.bias, ddown.weight); });
         return add_column_sums(dy, ddown.bias);
       }

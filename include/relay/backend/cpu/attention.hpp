@@ -20,6 +20,12 @@ namespace detail {
 inline constexpr int query_block = 32;
 static_assert(query_block % lanes<float> == 0, "blocks of keys begin with whole vectors and factors");
 
+/// As many rows as a product of so many takes in a buffer of its own: the matrix unit is fastest with all of its rows, whatever is in the last.
+template <class F>
+constexpr int rows_taken(int rows) {
+  return uses_tiles<F> ? round_up<F>(rows) : rows;
+}
+
 /// Calls f(part, first, last) for the heads of all sequences, in order, in so many parts, each on a thread.
 void over_heads(const Device& device, const auto& rows, int heads, int parts, auto&& f) {
   const long all = static_cast<long>(rows.sequences()) * heads;
@@ -76,7 +82,8 @@ class Forward {
       const auto [from_key, to_key] = visible(mask, first, count, n);
       const int keys = to_key - from_key, padded = round_up<S>(keys);
       S* const scores = reinterpret_cast<S*>(p_);  // each row of P takes the place of its scores
-      block_product<F>(count, padded, factors<F>(size_), q.row(first), q.stride, kt_ + from_key, n_padded, scores, padded, Store::assign);
+      const int taken = rows_taken<F>(count);
+      block_product<F>(taken, padded, factors<F>(size_), q.row(first), q.stride, kt_ + from_key, n_padded, scores, padded, Store::assign);
       alignas(64) S tops[query_block], sums[query_block], logs[query_block];
       for (int i = 0; i < count; ++i) {
         const auto [begin_i, end_i] = visible(mask, first + i, 1, n);
@@ -87,7 +94,7 @@ class Forward {
         by_vector<S>(count, [&](long i, auto part) { store_first(logs + i, load_first(tops + i, part) + log(load_first(sums + i, part)), part); });
         for (int i = 0; i < count; ++i) lse[static_cast<long>(begin + first + i) * heads.count + head] = logs[i];
       }
-      block_product<F>(count, padded_, factors<F>(keys), p_, padded, v.row(from_key / steps<F>), v.stride, o_, padded_, Store::assign);
+      block_product<F>(taken, padded_, factors<F>(keys), p_, padded, v.row(from_key / steps<F>), v.stride, o_, padded_, Store::assign);
       for (int i = 0; i < count; ++i) {
         S* to = out + static_cast<long>(begin + first + i) * width + head * size_;
         const S inverse = S(1) / sums[i];
@@ -136,7 +143,7 @@ class Backward {
     transpose_head(from + width, stride, n, size_, kt_);
     transpose_head(from + 2 * width, stride, n, size_, vt_);
     // The gradients are made where they belong, if rows are whole vectors, or in a buffer.
-    const bool in_place = size_ == padded_;
+    const bool in_place = size_ == padded_ && !uses_tiles<F>;
     const Matrix<S> dk = in_place ? Matrix<S>{to + width, stride} : Matrix<S>{dk_, padded_};
     const Matrix<S> dv = in_place ? Matrix<S>{to + 2 * width, stride} : Matrix<S>{dv_, padded_};
     const bool one_block = n <= query_block;
@@ -149,8 +156,9 @@ class Backward {
       const int count = std::min(query_block, n - first);
       const Keys seen = visible(mask, first, count, n);
       const int keys = seen.end - seen.begin, padded = round_up<S>(keys), ds_stride = padded_factors<F>(padded);
+      const int taken = rows_taken<F>(count);
       const auto scores_of = [&](ConstMatrix<F> a, const F* transposed, S* to_scores) {
-        block_product<F>(count, padded, factors<F>(size_), a.row(first), a.stride, transposed + seen.begin, n_padded, to_scores, padded, Store::assign);
+        block_product<F>(taken, padded, factors<F>(size_), a.row(first), a.stride, transposed + seen.begin, n_padded, to_scores, padded, Store::assign);
       };
       scores_of(q.rows, kt_, p_);
       scores_of(d.rows, vt_, dp_);
@@ -170,7 +178,7 @@ class Backward {
         if constexpr (uses_tiles<F>) {
           std::fill(columns + least_factors<F>(count) * padded, columns + depth * padded, F{});
           transpose_factors(columns, padded, depth, padded, transposed_);
-          block_product<F>(keys, padded_, depth, transposed_, depth, b_rows, b.stride, c.row(seen.begin), c.stride, how);
+          block_product<F>(rows_taken<F>(keys), padded_, depth, transposed_, depth, b_rows, b.stride, c.row(seen.begin), c.stride, how);
         } else {
           small_product<Operand::transposed>(keys, padded_, depth, columns, padded, b_rows, b.stride, c.row(seen.begin), c.stride, how);
         }
@@ -178,7 +186,7 @@ class Backward {
       add_over_queries(p_columns_, d.columns, dv);
       add_over_queries(ds_columns_, q.columns, dk);
       const Matrix<S> dq = in_place ? Matrix<S>{to + static_cast<long>(first) * stride, stride} : Matrix<S>{dq_, padded_};
-      block_product<F>(count, padded_, factors<F>(keys), ds_rows_, ds_stride, k.columns.row(seen.begin / steps<F>), k.columns.stride, dq.data, dq.stride,
+      block_product<F>(taken, padded_, factors<F>(keys), ds_rows_, ds_stride, k.columns.row(seen.begin / steps<F>), k.columns.stride, dq.data, dq.stride,
                        Store::assign);
       if (!in_place) unpack(dq_, count, size_, to + static_cast<long>(first) * stride, stride);
     }

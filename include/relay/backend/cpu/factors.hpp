@@ -88,6 +88,15 @@ template <class F>
 #endif
 }
 
+/// The other way: rounded as they were then.
+[[gnu::always_inline]] inline void apart([[maybe_unused]] const Vector<Pair>& pairs, [[maybe_unused]] Vector<float> (&v)[2]) {
+#ifdef RELAY_CPU_BF16
+  const auto both = __builtin_bit_cast(__m512i, pairs);
+  const auto as_floats = [](__m256i half) { return __builtin_bit_cast(Vector<float>, _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); };
+  v[0] = as_floats(_mm512_castsi512_si256(both)), v[1] = as_floats(_mm512_extracti64x4_epi64(both, 1));
+#endif
+}
+
 /// Neighbours along k that lie in two rows: element i of `first` and of `second`.
 [[gnu::always_inline]] inline Vector<Pair> interleave([[maybe_unused]] const Vector<float>& first,
                                                       [[maybe_unused]] const Vector<float>& second) {

@@ -8,7 +8,8 @@
 // weight are made a few rows at a time, a strip, of which GELU is taken at once, and written as the products behind it read it (product.hpp):
 // rows of factors as A, a panel of factors as B. Only h goes to memory, for backward, and comes from there again.
 //
-// Every sum is taken in the order of ComposedOps, which has one operation after the other: the results have the same bits.
+// Every sum is taken in the order of ComposedOps, which has one operation after the other: the results have the same bits. But where the matrix
+// unit does the products, memory is what takes the time, and h is kept as bf16, which GELU and its slope in backward are then of.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
@@ -21,9 +22,34 @@ namespace detail {
 template <class F>
 inline constexpr int strip_rows = uses_tiles<F> ? 64 : 8 * tile_rows;
 
-/// Rows of a block: as many as a product that sums over rows takes at once.
+/// Rows of a block: as many as a product that sums over rows takes at once. For the matrix unit, few enough for what lies between its products to
+/// stay in the L2 cache, beside the weights; backward, where gradients of the weights are read and written once a block, twice as many.
 template <class F>
-inline constexpr int block_rows = panel_depth<F>* steps<F>;
+inline constexpr int forward_block_rows = uses_tiles<F> ? 2 * strip_rows<F> : panel_depth<F> * steps<F>;
+template <class F>
+inline constexpr int backward_block_rows = uses_tiles<F> ? 4 * strip_rows<F> : panel_depth<F> * steps<F>;
+
+/// h as forward keeps it for backward: rows of floats, or, for the matrix unit, of bf16, the rows of a strip and the columns of a panel together.
+template <class F, class S = SumOf<F>>
+class HiddenLayout {
+ public:
+  using Element = std::conditional_t<uses_tiles<F>, F, S>;  // a factor is as large as a float
+  static constexpr int step = uses_tiles<F> ? steps<F> : 1;
+
+  explicit HiddenLayout(int hidden) : hidden_(hidden) {}
+
+  static int rows(int count) { return uses_tiles<F> ? (count + strip_rows<F> - 1) / strip_rows<F> * strip_rows<F> : count; }
+  int columns() const { return hidden_ / step; }
+  /// The columns of a panel, from the j-th on, in row r.
+  long at(int r, int j) const {
+    if constexpr (!uses_tiles<F>) return static_cast<long>(r) * hidden_ + j;
+    const long strip = static_cast<long>(r / strip_rows<F>) * hidden_ + j;
+    return (strip * strip_rows<F> + r % strip_rows<F> * panel_columns<F>) / step;
+  }
+
+ private:
+  int hidden_;
+};
 
 /// C [rows, columns] = A [rows, k] B + start, of the columns j .. of a B [k, n] that is laid out; a panel begins with j.
 template <class F, class S = SumOf<F>>
@@ -48,23 +74,32 @@ void multiply_rows(int rows, ConstMatrix<F> a, int k, const F* packed, int n, co
   }
 }
 
-/// GELU of a strip of h [rows, panel_columns] as rows of factors, `stride` apart. h itself goes to `kept`, unless that is null.
+/// GELU of a strip of h [rows, panel_columns] as rows of factors, `stride` apart. h itself goes to `kept`, unless that is null: what
+/// HiddenLayout says of row `first` and column j.
 template <class F, class S = SumOf<F>>
-void activate(int rows, const S* h, Matrix<S> kept, F* to, int stride) {
+void activate(int rows, const S* h, S* kept, const HiddenLayout<F>& layout, int first, int j, F* to, int stride) {
   constexpr int columns = steps<F> * lanes<S>;
   static_assert(panel_columns<F> % columns == 0);
-  for (int r = 0; r < rows; ++r, h += panel_columns<F>, to += stride)
+  using Kept = typename HiddenLayout<F>::Element;
+  for (int r = 0; r < rows; ++r, h += panel_columns<F>, to += stride) {
+    Kept* const keep = kept ? reinterpret_cast<Kept*>(kept) + layout.at(first + r, j) : nullptr;
     for (int c = 0; c < panel_columns<F>; c += columns) {
-      Vector<S> activated[steps<F>];
+      Vector<S> value[steps<F>], activated[steps<F>];
 #pragma GCC unroll 2
       for (int i = 0; i < steps<F>; ++i) {
-        const int at = c + i * lanes<S>;
-        const Vector<S> v = load(h + at);
-        if (kept.data) store(kept.row(r) + at, v);
-        activated[i] = gelu_of<F>(v);
+        value[i] = load(h + c + i * lanes<S>);
+        activated[i] = gelu_of<F>(value[i]);
+      }
+      if (keep) {
+        if constexpr (uses_tiles<F>)
+          store(keep + c / steps<F>, along_row<F>(value));
+        else
+#pragma GCC unroll 2
+          for (int i = 0; i < steps<F>; ++i) store(keep + c + i * lanes<S>, value[i]);
       }
       store(to + c / steps<F>, along_row<F>(activated));
     }
+  }
 }
 
 /// Where a strip's values go on the way back, each as the product reads them that it is for.
@@ -76,9 +111,12 @@ struct HiddenGradient {
   F* activated;  // GELU(h), for dWd: the same
 };
 
-/// From a strip of dy Wd [rows, panel_columns], and h. The sums of dh's columns are added to bias [panel_columns].
+/// From a strip of dy Wd [rows, panel_columns], and h, whose row `first` and column j it begins with. The sums of dh's columns are added to
+/// bias [panel_columns].
 template <class F, class S = SumOf<F>>
-void activate_backward(int rows, const S* d, ConstMatrix<S> h, const HiddenGradient<F>& to, S* bias) {
+void activate_backward(int rows, const S* d, const S* h, const HiddenLayout<F>& layout, int first, int j, const HiddenGradient<F>& to, S* bias) {
+  const auto* const kept = reinterpret_cast<const typename HiddenLayout<F>::Element*>(h);
+  const long next_panel = layout.at(first, j + panel_columns<F>) - layout.at(first, j);
   for (int c = 0; c < panel_columns<F>; c += steps<F> * lanes<S>) {
     Vector<S> sums[steps<F>];
 #pragma GCC unroll 2
@@ -88,12 +126,22 @@ void activate_backward(int rows, const S* d, ConstMatrix<S> h, const HiddenGradi
 #pragma GCC unroll 2
       for (int i = 0; i < steps<F>; ++i) {
         if (r + i == rows) break;
-        Vector<S> row[steps<F>];
+        Vector<S> row[steps<F>], hidden[steps<F>];
+        const auto* const here = kept + layout.at(first + r + i, j) + c / HiddenLayout<F>::step;
+        if constexpr (uses_tiles<F>) {
+          __builtin_prefetch(here + next_panel);  // the next panel's, which lies in memory since forward
+          apart(load(here), hidden);
+        } else {
+#pragma GCC unroll 2
+          for (int v = 0; v < steps<F>; ++v) {
+            __builtin_prefetch(here + v * lanes<S> + next_panel);
+            hidden[v] = load(here + v * lanes<S>);
+          }
+        }
 #pragma GCC unroll 2
         for (int v = 0; v < steps<F>; ++v) {
           const int at = c + v * lanes<S>;
-          __builtin_prefetch(h.row(r + i) + at + panel_columns<F>);  // the next panel's, which lies in memory since forward
-          const auto [value, slope] = gelu_and_slope<F>(load(h.row(r + i) + at));
+          const auto [value, slope] = gelu_and_slope<F>(hidden[v]);
           row[v] = dh[v][i] = load(d + (r + i) * panel_columns<F> + at) * slope;
           activated[v][i] = value;
           sums[v] += row[v];
@@ -114,8 +162,7 @@ void activate_backward(int rows, const S* d, ConstMatrix<S> h, const HiddenGradi
 
 }  // namespace detail
 
-/// Whether the next two can do it, the second on one thread: they want weights that are laid out, hidden values that fill panels, and rows
-/// enough to be shared.
+/// Whether `feed_forward` can do it: it wants weights that are laid out, hidden values that fill panels, and rows enough to be shared.
 template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down) {
   const int threads = x.device().threads ? x.device().threads->count() : 1;
@@ -123,17 +170,24 @@ bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& 
          layouts_of<P>(down);
 }
 
-/// x [rows, inputs], up [hidden, inputs], down [outputs, hidden] -> y [rows, outputs], and h [rows, hidden], unless `forward_only`.
+/// Whether `feed_forward_backward` can do it, on one thread, after whoever kept h.
+template <class P, class S>
+bool has_feed_forward_backward(const Tensor<S>& dy, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down) {
+  return !dy.device().threads && has_feed_forward<P>(dy, up, down) && h.cols() == detail::HiddenLayout<Factors<P>>(up.rows()).columns();
+}
+
+/// x [rows, inputs], up [hidden, inputs], down [outputs, hidden] -> y [rows, outputs], and h (HiddenLayout), unless `forward_only`.
 template <class P, class S>
 void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_bias, const Tensor<S>& down, const Tensor<S>& down_bias, bool forward_only,
                   Tensor<S>& h, Tensor<S>& y) {
   using F = Factors<P>;
-  constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>, strip_rows = detail::strip_rows<F>;
+  constexpr int panel = detail::panel_columns<F>, block = detail::forward_block_rows<F>, strip_rows = detail::strip_rows<F>;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = factors<F>(hidden);
   const F* const up_packed = layouts_of<P>(up)->transposed.template as<F>();
   const F* const down_packed = layouts_of<P>(down)->transposed.template as<F>();
   y.resize_like(x, x.rows(), outputs);
-  if (!forward_only) h.resize_like(x, x.rows(), hidden);
+  const detail::HiddenLayout<F> layout(hidden);
+  if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
   S *const to = y.data(), *const kept = forward_only ? nullptr : h.data();
 
   const int parts = row_parts(x.device(), x.rows()), most = std::min(block, x.rows() / parts + 1);
@@ -152,8 +206,7 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
         for (int r = 0; r < rows; r += strip_rows) {
           const int now = std::min(strip_rows, rows - r);
           detail::multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strip, panel}, up_bias.data() + j);
-          S* const beside = kept ? kept + static_cast<long>(first + r) * hidden + j : nullptr;
-          detail::activate<F>(now, strip, {beside, hidden}, activated + static_cast<long>(r) * stride + j / steps<F>, stride);
+          detail::activate<F>(now, strip, kept, layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride);
         }
       const Matrix<S> y_rows{to + static_cast<long>(first) * outputs, outputs};
       detail::multiply_rows<F>(rows, {activated, stride}, hidden, down_packed, outputs, down_bias.data(), y_rows);
@@ -169,13 +222,14 @@ template <class P, class S>
 void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down, const Tensor<S>& dy, Tensor<S>& dx,
                            Tensor<S>& up_gradient, Tensor<S>& up_bias_gradient, Tensor<S>& down_gradient) {
   using F = Factors<P>;
-  constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>, strip_rows = detail::strip_rows<F>;
+  constexpr int panel = detail::panel_columns<F>, block = detail::backward_block_rows<F>, strip_rows = detail::strip_rows<F>;
   static_assert(strip_rows % steps<F> == 0, "neighbouring rows make pairs");
   constexpr const S* none = nullptr;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = factors<F>(hidden);
   const F* const up_packed = layouts_of<P>(up)->plain.template as<F>();
   const F* const down_packed = layouts_of<P>(down)->plain.template as<F>();
   dx.resize_like(dy, dy.rows(), inputs);
+  const detail::HiddenLayout<F> layout(hidden);
   S *const to = dx.data(), *const bias = up_bias_gradient.data();
   const Matrix<S> dwu{up_gradient.data(), inputs}, dwd{down_gradient.data(), hidden};
 
@@ -203,7 +257,7 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
                                            .columns = dh_columns + below,
                                            .activated = activated + below};
         detail::multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strip, panel}, none);
-        detail::activate_backward<F>(now, strip, {h.row(first + r) + j, hidden}, dh, bias + j);
+        detail::activate_backward<F>(now, strip, h.data(), layout, first + r, j, dh, bias + j);
       }
       for (F* columns : {dh_columns, activated}) std::fill(columns + static_cast<long>(least_factors<F>(rows)) * panel, columns + static_cast<long>(deep) * panel, F{});
       if constexpr (uses_tiles<F>) detail::transpose_factors(dh_columns, panel, deep, panel, dh_transposed);

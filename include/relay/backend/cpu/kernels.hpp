@@ -75,6 +75,10 @@ struct Kernels {
     return RELAY_CPU_LEVEL::has_feed_forward<P>(a...);
   }
   template <class P>
+  static bool has_feed_forward_backward(auto&&... a) {
+    return RELAY_CPU_LEVEL::has_feed_forward_backward<P>(a...);
+  }
+  template <class P>
   static void feed_forward(auto&&... a) {
     RELAY_CPU_LEVEL::feed_forward<P>(a...);
   }

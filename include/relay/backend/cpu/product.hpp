@@ -151,9 +151,9 @@ void transpose_factors(const F* from, int stride, int rows, int columns, F* to) 
 template <class F, class S = SumOf<F>>
 void pack_transposed_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
   const int end = factors<F>(depth);
-  for (int first = 0; first < rows; first += lanes<S>) {
-    const int count = std::min(lanes<S>, rows - first);
-    for (int k = 0; k < end; k += lanes<F>) {
+  for (int k = 0; k < end; k += lanes<F>) {
+    for (int first = 0; first < rows; first += lanes<S>) {
+      const int count = std::min(lanes<S>, rows - first);
       Square<F> square;
       const int left = depth - k * steps<F>;
       const S* const from = a.data + static_cast<long>(k) * steps<F> * a.stride + first;
@@ -239,13 +239,16 @@ void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F*
     if (whole) {
       multiply_block<A>(count, columns, depth, rows, lda, panel, ldb, to, c.stride, how, start);
     } else {
-      multiply_block<A>(count, padded, depth, rows, lda, panel, ldb, buffer, padded, Store::assign, start);
-      for (int r = 0; r < count; ++r)
-        by_vector<S>(columns, [&](long j, auto n) {
-          S* at = to + static_cast<long>(r) * c.stride + j;
-          const Vector<S> v = load(buffer + r * padded + j);
-          store_first(at, how == Store::add ? load_first(at, n) + v : v, n);
-        });
+      const auto each_part = [&](auto&& f) {
+        for (int r = 0; r < count; ++r)
+          by_vector<S>(columns, [&](long j, auto n) { f(to + static_cast<long>(r) * c.stride + j, buffer + r * padded + j, n); });
+      };
+      // The matrix unit adds to what is there from the first step of k on, so that it does not matter how k is cut.
+      const bool first = uses_tiles<F> && how == Store::add;
+      if (first) each_part([](const S* from, S* here, auto n) { store(here, load_first(from, n)); });
+      multiply_block<A>(count, padded, depth, rows, lda, panel, ldb, buffer, padded, first ? Store::add : Store::assign, start);
+      const bool add = how == Store::add && !first;
+      each_part([add](S* at, const S* here, auto n) { store_first(at, add ? load_first(at, n) + load(here) : load(here), n); });
     }
   }
 }
@@ -290,6 +293,9 @@ void pack(int n, int k, ConstMatrix<SumOf<F>> b, F* packed) {
 
 namespace detail {
 
+/// Rows of A that the matrix unit goes through all panels with at once, so that they stay in the L2 cache beside B.
+inline constexpr int tile_product_rows = 128;
+
 /// Memory that a thread needs for its part of a product.
 template <Operand A, Operand B, class F>
 struct ProductScratch {
@@ -297,7 +303,15 @@ struct ProductScratch {
   bool b_in_place;
   long panel, a;
 
-  ProductScratch(int m, int n, int k, int b_stride, bool packed) {
+  /// `columns`: the most that a part has.
+  ProductScratch(int m, int n, int k, int columns, int b_stride, bool packed) {
+    if constexpr (uses_tiles<F>) {
+      const int depth = std::min(panel_depth<F> * steps<F>, k);
+      b_in_place = false;
+      panel = packed ? 0 : packed_size<F>(columns, depth);
+      a = static_cast<long>(factors<F>(depth)) * std::min(m, tile_product_rows);
+      return;
+    }
     const bool single = m == 1 && packed && A == Operand::plain;  // row_times_packed wants it whole
     const int depth = single ? k : std::min(panel_depth<F> * steps<F>, k), deepest = factors<F>(depth);
     b_in_place = B == Operand::plain && steps<F> == 1 && n == b_stride && n <= panel_columns<F> && n % lanes<F> == 0;
@@ -346,14 +360,48 @@ void row_times_packed(int n, int k, int first, int last, const F* a, const F* pa
   }
 }
 
+/// The columns first .. last-1 of a product by the matrix unit; `first` is a multiple of a panel's width.
+template <Operand A, Operand B, class F>
+void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
+                          const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, const ProductScratch<A, B, F>& need, F* scratch) {
+  using S = SumOf<F>;
+  constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
+  F* const made = scratch;
+  F* const packed_a = scratch + need.panel;
+  alignas(64) S start[width] = {};
+  for (int k0 = 0; k0 < k; k0 += depth) {
+    const int now = std::min(depth, k - k0), deep = factors<F>(now);
+    const F* panels = packed ? packed + static_cast<long>(k0 / steps<F>) * round_up<F>(n) + static_cast<long>(deep) * first : made;
+    if (!packed)
+      for (int j = first; j < last; j += width)
+        pack_part<B, F>(b, k0, now, j, std::min(width, last - j), made + static_cast<long>(deep) * (j - first));
+    for (int i = 0; i < m; i += tile_product_rows) {
+      const int rows = std::min(tile_product_rows, m - i);
+      if constexpr (A == Operand::transposed)
+        pack_transposed<F>({a.data + static_cast<long>(k0) * a.stride + i, a.stride}, now, rows, packed_a);
+      else
+        pack_rows<F>({a.data + static_cast<long>(i) * a.stride + k0, a.stride}, now, rows, packed_a);
+      for (int j = first; j < last; j += width) {
+        const int columns = std::min(width, last - j);
+        const S* begin = bias && k0 == 0 ? start : nullptr;
+        if (begin) std::copy_n(bias + j, columns, start);
+        const Matrix<S> to{c.data + static_cast<long>(i) * c.stride + j, c.stride};
+        multiply_panel<Operand::plain, F>(rows, columns, deep, packed_a, deep, panels + static_cast<long>(deep) * (j - first), round_up<F>(columns), to,
+                                          k0 == 0 ? how : Store::add, begin);
+      }
+    }
+  }
+}
+
 /// The columns first .. last-1 of a product; `first` is a multiple of a panel's width.
 template <Operand A, Operand B, class F>
 void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
                      const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, const ProductScratch<A, B, F>& need, F* scratch) {
+  if constexpr (uses_tiles<F>) return tile_product_columns<A, B, F>(m, n, k, first, last, a, b, packed, bias, c, how, need, scratch);
   using S = SumOf<F>;
   constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
   constexpr bool in_place = ProductScratch<A, B, F>::a_in_place;
-  if constexpr (A == Operand::plain && !uses_tiles<F>)
+  if constexpr (A == Operand::plain)
     if (m == 1 && packed && how == Store::assign) {
       if constexpr (in_place) {
         return row_times_packed<F>(n, k, first, last, a.data, packed, bias, c.data);
@@ -369,7 +417,7 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
     const int now = std::min(depth, k - k0), deep = factors<F>(now);
     const Store store_as = k0 == 0 ? how : Store::add;
     if constexpr (A == Operand::transposed)
-      pack_transposed<F>({a.data + static_cast<long>(k0) * a.stride, a.stride}, now, m, packed_a);
+      pack_tiles<F>({a.data + static_cast<long>(k0) * a.stride, a.stride}, now, m, packed_a);
     else if constexpr (!in_place)
       pack_rows<F>({a.data + k0, a.stride}, now, m, packed_a);
     for (int j = first; j < last; j += width) {
@@ -389,8 +437,7 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
       if constexpr (in_place)
         multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, ldb, to, store_as, begin);
       else
-        multiply_panel<as_packed<A, F>, F>(m, columns, deep, packed_a, as_packed<A, F> == Operand::plain ? deep : tile_group<F>, panel, ldb, to, store_as,
-                                           begin);
+        multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : tile_group<F>, panel, ldb, to, store_as, begin);
     }
     if (packed) packed += static_cast<long>(deep) * round_up<F>(n);
   }
@@ -416,7 +463,8 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1;
   const bool by_panels = !by_rows && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
   const int parts = by_rows ? row_parts(device, m) : by_panels ? std::min(device.threads->count(), panels) : 1;
-  const detail::ProductScratch<A, B, F> need(by_rows ? m / parts + 1 : m, n, k, b.stride, packed);
+  const int most_columns = by_rows ? n : (panels / parts + 1) * width;
+  const detail::ProductScratch<A, B, F> need(by_rows ? m / parts + 1 : m, n, k, most_columns, b.stride, packed);
   detail::Scratch<F> memory(parts * need.size(), device);
   F* const scratch = memory.begin();
   const auto part = [&](int i) {

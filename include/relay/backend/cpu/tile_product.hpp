@@ -47,11 +47,14 @@ template <int N>
   each_constant(std::make_integer_sequence<int, N>(), f);
 }
 
-/// R by C tiles of a sum. a_tile(i, k) gives the place and the stride of A's tile of rows 16 i .. and factors k ... .
+/// R by C tiles of a sum. a_tile(i, k) gives the place and the stride of A's tile of rows 16 i .. and factors k ... . `next` is the block of C
+/// that comes next, and is asked for meanwhile: a tile waits for each of its lines, to add to it and to write it as well.
 template <int R, int C>
-[[gnu::always_inline]] inline void tile_block(int k, auto&& a_tile, const Pair* b, long ldb, float* c, long ldc, Store how, const float* start) {
+[[gnu::always_inline]] inline void tile_block(int k, auto&& a_tile, const Pair* b, long ldb, float* c, long ldc, const float* next, Store how,
+                                              const float* start) {
   static_assert(R == 1 ? C <= 4 : R == 2 && C <= 2, "four tiles of sums, and four of factors");
   constexpr long element = sizeof(float);
+  constexpr int rows_a_step = 4;
   times<R>([&](auto i) {
     times<C>([&](auto j) {
       constexpr int sum = i() * C + j();
@@ -63,6 +66,7 @@ template <int R, int C>
         clear_tile<sum>();
     });
   });
+  const float* const last = next + R * tile_side * ldc;
   for (int f = 0; f < k; f += tile_side) {
     times<R>([&](auto i) {
       const auto [from, stride] = a_tile(i(), f);
@@ -73,6 +77,11 @@ template <int R, int C>
       load_tile<factor>(b + f * ldb + j() * tile_side, ldb * element);
       times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor>(); });
     });
+    if (next < last)
+      times<rows_a_step>([&](auto) {
+        times<C>([&](auto j) { __builtin_prefetch(next + j() * tile_side, 1, 2); });
+        next += ldc;
+      });
   }
   times<R>([&](auto i) {
     times<C>([&](auto j) { store_tile<i() * C + j()>(c + i() * tile_side * ldc + j() * tile_side, ldc * element); });
@@ -81,20 +90,19 @@ template <int R, int C>
 
 /// All columns of R tiles of rows, up to `Most` tiles of columns at a time.
 template <int R, int Most>
-inline void tile_columns(int n, int k, auto&& a_tile, const Pair* b, int ldb, float* c, int ldc, Store how, const float* start) {
+inline void tile_columns(int n, int k, auto&& a_tile, const Pair* b, int ldb, float* c, int ldc, const float* next_rows, Store how, const float* start) {
   constexpr int whole = Most * tile_side;
   for (; n >= whole; n -= whole, b += whole, c += whole, start = start ? start + whole : start)
-    tile_block<R, Most>(k, a_tile, b, ldb, c, ldc, how, start);
+    tile_block<R, Most>(k, a_tile, b, ldb, c, ldc, n > whole ? c + whole : next_rows, how, start);
   if constexpr (Most > 1)
-    if (n > 0) tile_columns<R, Most / 2>(n, k, a_tile, b, ldb, c, ldc, how, start);
+    if (n > 0) tile_columns<R, Most / 2>(n, k, a_tile, b, ldb, c, ldc, next_rows, how, start);
 }
 
 /// The last rows, fewer than a tile has, in copies: nothing is read or written beside them.
 inline void last_tile_rows(int m, int n, int k, const Pair* a, int lda, const Pair* b, int ldb, float* c, int ldc, Store how, const float* start) {
   constexpr int columns = 4 * tile_side;
-  alignas(64) Pair rows[2][tile_side * tile_side];  // of a tile, and of the one before, which may still be read
+  alignas(64) Pair rows[2][tile_side * tile_side];  // of a tile, and of the one before, which may still be read; what is behind them, no row of C sees
   alignas(64) float sums[tile_side * columns];
-  for (auto& tile : rows) std::fill_n(tile, tile_side * tile_side, Pair{});
   const auto a_tile = [&](int, int f) {
     Pair* const to = rows[f / tile_side % 2];
     for (int i = 0; i < m; ++i) store(to + i * tile_side, load(a + static_cast<long>(i) * lda + f));
@@ -107,7 +115,7 @@ inline void last_tile_rows(int m, int n, int k, const Pair* a, int lda, const Pa
         for (int x = 0; x < now; x += lanes<float>) f(c + static_cast<long>(i) * ldc + j + x, sums + i * columns + x);
     };
     if (how == Store::add) over_rows_of_c([](const float* from, float* to) { store(to, load(from)); });
-    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, sums, columns, how, start ? start + j : start);
+    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, sums, columns, sums, how, start ? start + j : start);
     over_rows_of_c([](float* to, const float* from) { store(to, load(from)); });
   }
 }
@@ -126,7 +134,7 @@ inline void tile_product(int m, int n, int k, const Pair* a, int lda, const Pair
     constexpr int whole = decltype(count)::value * tile_side;
     for (; m >= whole; m -= whole, a += static_cast<long>(whole) * lda, c += static_cast<long>(whole) * ldc) {
       const auto a_tile = [&](int i, int f) { return std::pair<const Pair*, long>(a + static_cast<long>(i) * tile_side * lda + f, lda); };
-      detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, c, ldc, how, start);
+      detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, c, ldc, m > whole ? c + static_cast<long>(whole) * ldc : c, how, start);
     }
   };
   rows(std::integral_constant<int, 2>(), std::integral_constant<int, 2>());
