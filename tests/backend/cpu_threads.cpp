@@ -153,11 +153,15 @@ TEST_CASE("sequences at once: what the cache holds, and at least what rows can b
   CHECK(B::rows_at_once(256, {}) == 170);
   CHECK(B::rows_at_once(1 << 20, {}) == 1);
   CHECK(B::sequences_at_once(1, {}) == 64);
-  CHECK(B::sequences_at_once(1 << 17, {}) == 8);  // half a MiB each
+  const long share = cpu::cache_of_a_core();
+  CHECK(share >= 4 << 20);
+  CHECK(share <= 64 << 20);
+  const int held = static_cast<int>(share >> 20);          // of a MiB each
+  CHECK(B::sequences_at_once(1 << 18, {}) == std::min(64, held));
   CHECK(B::sequences_at_once(1L << 40, {}) == 4);
   CHECK(B::sequences_at_once(1L << 40, {nullptr, &threads}) == 32);
   CHECK(B::sequences_at_once(1 << 16, {nullptr, &threads}) == 64);
-  CHECK(Cpu<bf16>::sequences_at_once(1 << 17, {}) == 16);
+  CHECK(Cpu<bf16>::sequences_at_once(1 << 18, {}) == std::min(64, 2 * held));
 }
 
 TEST_CASE("a tensor keeps its threads as it keeps its memory") {

@@ -6,7 +6,7 @@
 // its lanes are parallel, where it costs nothing, train/trainer.hpp). Cpu<bf16> differs in
 // the products of linear layers, but heads, and in those of attention: their operands are rounded to bf16 and summed up in float32. GELU and
 // the probabilities of attention, which are rounded for products, are made no more exact than that asks for. All other tensors are float32, and
-// everything is where the CPU has no AVX512_BF16.
+// everything is where the CPU has neither AVX512_BF16 nor AMX.
 #pragma once
 
 #ifdef __CUDACC__  // where both backends are in one program
@@ -21,6 +21,7 @@
 #include <utility>
 
 #include <relay/backend/backend.hpp>
+#include <relay/backend/cpu/cache.hpp>
 #include <relay/backend/cpu/levels.hpp>
 #ifdef __CUDACC__
 #pragma nv_diagnostic pop
@@ -166,12 +167,11 @@ struct Functions : ComposedOps<Self> {
   }
   /// Few enough for all that two transformer blocks of this width write (some 24 numbers for each of a row) to stay in 4 MiB.
   static int rows_at_once(int width, const Device&) { return std::max(1, (4 << 20) / (24 * width * static_cast<int>(sizeof(S)))); }
-  /// Every token reads all that its sequence has cached: several times faster from the processor's cache, of which 4 MiB are
-  /// taken for a core's share, than from memory. But the weights are read once for all sequences, products of fewer than four rows
-  /// only wait for them, and threads want rows that they can share.
+  /// Every token reads all that its sequence has cached: several times faster from the processor's cache than from memory. But the weights
+  /// are read once for all sequences, products of fewer than four rows only wait for them, and threads want rows that they can share.
   static int sequences_at_once(long elements, const Device& device) {
-    constexpr long share = 4 << 20, few = 4, most = 64;
-    const long threads = device.threads ? device.threads->count() : 1, bytes = std::max(1L, elements * long{sizeof(P)});
+    constexpr long few = 4, most = 64;
+    const long share = cpu::cache_of_a_core(), threads = device.threads ? device.threads->count() : 1, bytes = std::max(1L, elements * long{sizeof(P)});
     const long least = threads == 1 ? few : cpu::rows_of_a_part * threads;
     return static_cast<int>(std::clamp(threads * share / bytes, least, std::max(least, most)));
   }

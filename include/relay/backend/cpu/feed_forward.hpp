@@ -195,8 +195,8 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
   detail::Scratch<F> memory(parts * room, x.device());
   F* const scratch = memory.begin();
   const auto part = [&](int i) {
-    const MatrixUnit<F> unit;
     const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
+    const MatrixUnit<F> unit(edge(i + 1) - edge(i));
     F *const x_rows = scratch + i * room, *const activated = x_rows + x_room;
     alignas(64) S strip[strip_rows * panel];
     for (int first = edge(i); first < edge(i + 1); first += block) {

@@ -468,11 +468,11 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   detail::Scratch<F> memory(parts * need.size(), device);
   F* const scratch = memory.begin();
   const auto part = [&](int i) {
-    const MatrixUnit<F> unit;
     const auto edge = [&](int whole, int p) { return static_cast<int>(static_cast<long>(whole) * p / parts); };
     F* const own = scratch + i * need.size();
+    const int row = by_rows ? edge(m, i) : 0, rows = by_rows ? edge(m, i + 1) - row : m;
+    const MatrixUnit<F> unit(rows);
     if (by_rows) {
-      const int row = edge(m, i), rows = edge(m, i + 1) - row;
       const ConstMatrix<S> a_rows{a.data + static_cast<long>(row) * a.stride, a.stride};
       const Matrix<S> c_rows{c.data + static_cast<long>(row) * c.stride, c.stride};
       detail::product_columns<A, B, F>(rows, n, k, 0, n, a_rows, b, packed, bias, c_rows, how, need, own);

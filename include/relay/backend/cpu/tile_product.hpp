@@ -19,6 +19,9 @@ namespace detail {
 
 inline constexpr int tile_side = 16;
 
+/// Rows that this thread's tiles of A and of sums have (MatrixUnit).
+inline thread_local int unit_rows = 0;
+
 template <int Tile>
 [[gnu::always_inline]] inline void load_tile(const void* from, long stride_bytes) {
   asm volatile("{tileloadd\t(%0,%1,1), %%tmm%c2|tileloadd\ttmm%c2, [%0+%1*1]}" ::"r"(from), "r"(stride_bytes), "i"(Tile) : "memory");
@@ -68,6 +71,10 @@ template <int R, int C>
   });
   const float* const last = next + R * tile_side * ldc;
   for (int f = 0; f < k; f += tile_side) {
+    if constexpr (R == 1)  // for few rows all the time is reading B, which may lie in memory
+      times<tile_side>([&](auto r) {
+        times<C>([&](auto j) { __builtin_prefetch(b + (f + 2 * tile_side + r()) * ldb + j() * tile_side); });
+      });
     times<R>([&](auto i) {
       const auto [from, stride] = a_tile(i(), f);
       load_tile<4 + i()>(from, stride * element);
@@ -130,6 +137,10 @@ inline void tile_product(int m, int n, int k, const Pair* a, int lda, const Pair
       for (int j = 0; j < n; j += lanes<float>) store(c + i * static_cast<long>(ldc) + j, load(c + i * static_cast<long>(ldc) + j) + load(start + j));
     start = nullptr;
   }
+  if (m == detail::unit_rows && m < tile_side) {
+    const auto a_tile = [&](int, int f) { return std::pair<const Pair*, long>(a + f, lda); };
+    return detail::tile_columns<1, 4>(n, k, a_tile, b, ldb, c, ldc, c, how, start);
+  }
   const auto rows = [&](auto count, auto most) {
     constexpr int whole = decltype(count)::value * tile_side;
     for (; m >= whole; m -= whole, a += static_cast<long>(whole) * lda, c += static_cast<long>(whole) * ldc) {
@@ -144,19 +155,22 @@ inline void tile_product(int m, int n, int k, const Pair* a, int lda, const Pair
 
 #endif
 
-/// Makes the matrix unit, if products of F take it, ready for its thread, while it lives. (A thread keeps it no longer than for an operation: it
-/// may be configured otherwise by others, and its 8 KB are to be saved when threads change.)
+/// Makes the matrix unit, if products of F take it, ready for its thread, while it lives: for any number of rows, or for so many alone, if those
+/// are fewer than a tile has. (A thread keeps it no longer than for an operation: it may be configured otherwise by others, and its 8 KB are to be
+/// saved when threads change.)
 template <class F>
 struct MatrixUnit {
 #ifdef RELAY_CPU_AMX
   static constexpr bool used = uses_tiles<F>;
-  MatrixUnit() {
+  explicit MatrixUnit(int rows = detail::tile_side) {
     if constexpr (used) {
       struct alignas(64) {
         std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
         std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
         std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-      } const configuration;
+      } configuration;
+      detail::unit_rows = std::clamp(rows, 1, detail::tile_side);
+      if (detail::unit_rows < detail::tile_side) std::fill_n(configuration.rows, 5, static_cast<std::uint8_t>(detail::unit_rows));  // as R = 1 has them
       asm volatile("ldtilecfg\t%0" ::"m"(configuration));
     }
   }
@@ -164,7 +178,7 @@ struct MatrixUnit {
     if constexpr (used) asm volatile("tilerelease");
   }
 #else
-  MatrixUnit() {}
+  explicit MatrixUnit(int = 0) {}
 #endif
   MatrixUnit(const MatrixUnit&) = delete;
   MatrixUnit& operator=(const MatrixUnit&) = delete;
