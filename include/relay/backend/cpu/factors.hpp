@@ -92,8 +92,9 @@ template <class F>
 [[gnu::always_inline]] inline void apart([[maybe_unused]] const Vector<Pair>& pairs, [[maybe_unused]] Vector<float> (&v)[2]) {
 #ifdef RELAY_CPU_BF16
   const auto both = __builtin_bit_cast(__m512i, pairs);
-  const auto as_floats = [](__m256i half) { return __builtin_bit_cast(Vector<float>, _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); };
-  v[0] = as_floats(_mm512_castsi512_si256(both)), v[1] = as_floats(_mm512_extracti64x4_epi64(both, 1));
+  const __m256i halves[] = {_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1)};
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) v[i] = __builtin_bit_cast(Vector<float>, _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves[i]), 16));
 #endif
 }
 
