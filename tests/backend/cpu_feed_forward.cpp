@@ -65,7 +65,7 @@ Tensor<float> as_kept(Tensor<float> h) {
 TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
   using B = Cpu<P, Level::RELAY_CPU_LEVEL>;
   using OneByOne = ComposedOps<B>;
-  constexpr int panel = detail::panel_columns<Factors<P>>, block = detail::backward_block_rows<Factors<P>>;
+  constexpr int panel = detail::panel_columns<Factors<P>>, block = detail::block_rows<Factors<P>>;
   using F = Factors<P>;
   struct Size {
     int rows, inputs, hidden, outputs;
@@ -85,7 +85,7 @@ TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
     B::prepare(up.weight);
     B::prepare(down.weight);
     const auto x = drawn<B>(rows, inputs, 3, {&memory}), dy = drawn<B>(rows, outputs, 4, {&memory});
-    REQUIRE(has_feed_forward<P>(x, up.weight, down.weight));
+    REQUIRE(has_feed_forward<P>(x, up.weight, down.weight, false));
 
     Tensor<float> h, activated, y, h1, activated1, y1, room;
     B::feed_forward(x, up, down, false, h, activated, y);
@@ -98,25 +98,44 @@ TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
     for (const int count : {2, 3, 5}) {
       Threads threads(count);
       const auto shared = drawn<B>(rows, inputs, 3, {&memory, &threads});
-      CHECK(has_feed_forward<P>(shared, up.weight, down.weight) == (rows >= 8 * count));
+      CHECK(has_feed_forward<P>(shared, up.weight, down.weight, true) == (rows >= 8 * count));
       B::feed_forward(shared, up, down, false, h, activated, y);
-      CHECK(same_bits(h, h1));  // for a backward pass that takes its operations one by one
+      CHECK(same_bits(kept_rows<F>(h, rows, hidden), as_kept<F>(h1)));
       CHECK(same_bits(y, y1));
-      CHECK_FALSE(has_feed_forward_backward<P>(shared, h, up.weight, down.weight));
       B::feed_forward(shared, up, down, true, room, activated, y);
       CHECK(same_bits(y, y1));
     }
 
-    Linear<B> dup(inputs, hidden, Key(5)), ddown(hidden, outputs, Key(6)), dup1 = dup, ddown1 = ddown;
-    Tensor<float> dx, dx1;
+    struct Gradients {
+      Linear<B> up, down;
+      Tensor<float> dx;
+      bool operator==(const Gradients& o) const {
+        return same_bits(dx, o.dx) && same_bits(up.weight, o.up.weight) && same_bits(up.bias, o.up.bias) && same_bits(down.weight, o.down.weight) &&
+               same_bits(down.bias, o.down.bias);
+      }
+    };
+    const auto gradients = [&](auto&& backward) {
+      Gradients g{{inputs, hidden, Key(5)}, {hidden, outputs, Key(6)}, {}};
+      backward(g);
+      return g;
+    };
+    const Gradients expected =
+        gradients([&](Gradients& g) { OneByOne::feed_forward_backward(x, as_kept<F>(h1), activated1, up, down, dy, g.dx, g.up, g.down); });
+    const auto computed = [&](const Tensor<float>& from, const Tensor<float>& hidden_values) {
+      return gradients([&](Gradients& g) { B::feed_forward_backward(x, hidden_values, activated, up, down, from, g.dx, g.up, g.down); });
+    };
     REQUIRE(has_feed_forward_backward<P>(dy, kept, up.weight, down.weight));
-    B::feed_forward_backward(x, kept, activated, up, down, dy, dx, dup, ddown);
-    OneByOne::feed_forward_backward(x, as_kept<F>(h1), activated1, up, down, dy, dx1, dup1, ddown1);
-    CHECK(same_bits(dx, dx1));
-    CHECK(same_bits(dup.weight, dup1.weight));
-    CHECK(same_bits(dup.bias, dup1.bias));
-    CHECK(same_bits(ddown.weight, ddown1.weight));
-    CHECK(same_bits(ddown.bias, ddown1.bias));
+    CHECK(computed(dy, kept) == expected);
+    Threads threads(2);
+    const auto shared_dy = drawn<B>(rows, outputs, 4, {&memory, &threads});
+    CHECK_FALSE(has_feed_forward_backward<P>(shared_dy, kept, up.weight, down.weight));
+    CHECK(computed(shared_dy, kept) == expected);
+    (void)up.weight.data();  // asked for to be written: it is not laid out any more
+    CHECK_FALSE(has_feed_forward_backward<P>(dy, kept, up.weight, down.weight));
+    CHECK(computed(dy, kept) == expected);
+    B::feed_forward(x, up, down, false, h, activated, y);  // and so one operation after the other
+    CHECK(same_bits(h, as_kept<F>(h1)));
+    CHECK(computed(dy, h) == expected);
   }
 }
 
@@ -125,16 +144,17 @@ TEST_CASE_TEMPLATE("feed-forward takes its operations one by one where rows are 
   using B = Cpu<P, Level::RELAY_CPU_LEVEL>;
   Threads threads(2);
   Tensor<float> up(2 * panel, 5), down(5, 2 * panel), up_odd(panel + 1, 5), down_odd(5, panel + 1);
-  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(40, 5), up, down));
+  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(40, 5), up, down, true));
   for (auto* weight : {&up, &down, &up_odd, &down_odd}) {
     B::fill(*weight, 1);
     B::prepare(*weight);
   }
-  CHECK(has_feed_forward<P>(Tensor<float>(8, 5), up, down));
-  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(7, 5), up, down));
-  CHECK(has_feed_forward<P>(Tensor<float>(16, 5, {nullptr, &threads}), up, down));
-  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(15, 5, {nullptr, &threads}), up, down));
-  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(40, 5), up_odd, down_odd));
+  CHECK(has_feed_forward<P>(Tensor<float>(8, 5), up, down, true));
+  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(7, 5), up, down, true));
+  CHECK(has_feed_forward<P>(Tensor<float>(16, 5, {nullptr, &threads}), up, down, true));
+  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(15, 5, {nullptr, &threads}), up, down, true));
+  CHECK(has_feed_forward<P>(Tensor<float>(15, 5, {nullptr, &threads}), up, down, false));  // what is kept does not depend on threads
+  CHECK_FALSE(has_feed_forward<P>(Tensor<float>(40, 5), up_odd, down_odd, true));
 }
 
 #undef RELAY_TESTED

@@ -21,11 +21,20 @@ TEST_CASE("the matrix unit is used only where there is one") {
 #define RELAY_EACH_LEVEL "backend/cpu_tile_product.cpp"
 #include <relay/backend/cpu/each_level.hpp>
 
-#elif defined(RELAY_CPU_BF16)
+#else
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
 
 constexpr at_level here(Level::RELAY_CPU_LEVEL);
+
+#ifndef RELAY_CPU_BF16
+
+TEST_CASE("no matrix unit is made ready where none is used" * here) {
+  const MatrixUnit<Factors<bf16>> unit(3);
+  CHECK_FALSE(uses_tiles<Factors<bf16>>);
+}
+
+#else
 
 namespace {
 
@@ -107,8 +116,10 @@ TEST_CASE("a row's bits depend neither on other rows nor on what the unit was ma
   for (auto* v : {&a, &b})
     for (Pair& p : *v) p = static_cast<Pair>(bits() | bits() << 16);
   std::vector<float> all(static_cast<std::size_t>(m * n)), one(static_cast<std::size_t>(n)), cut = all;
-  const MatrixUnit<Pair> unit;
-  block_product<Pair>(m, n, k / 2, a.data(), k / 2, b.data(), n, all.data(), n, Store::assign);
+  {
+    const MatrixUnit<Pair> unit;
+    block_product<Pair>(m, n, k / 2, a.data(), k / 2, b.data(), n, all.data(), n, Store::assign);
+  }
   for (int i = 0; i < m; ++i)
     for (const int rows : {1, 16}) {
       const MatrixUnit<Pair> own(rows);
@@ -116,7 +127,7 @@ TEST_CASE("a row's bits depend neither on other rows nor on what the unit was ma
       CHECK(std::equal(one.begin(), one.end(), all.begin() + i * n));
     }
   if constexpr (uses_tiles<Pair>) {
-    const MatrixUnit<Pair> again;
+    const MatrixUnit<Pair> unit;
     block_product<Pair>(m, n, 16, a.data(), k / 2, b.data(), n, cut.data(), n, Store::assign);
     block_product<Pair>(m, n, 32, a.data() + 16, k / 2, b.data() + 16 * n, n, cut.data(), n, Store::add);
     CHECK(cut == all);
@@ -136,6 +147,8 @@ TEST_CASE("each thread has its own unit" * here) {
     CHECK(c == x.expected(Store::assign, false));
   }
 }
+
+#endif
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL
 

@@ -216,19 +216,24 @@ struct Functions : ComposedOps<Self> {
   }
   static void feed_forward(const Tensor& x, const auto& up, const auto& down, bool forward_only, Tensor& hidden, Tensor& activated, Tensor& y) {
     if constexpr (own_products)
-      // What is kept is for a backward pass that is done on one thread.
-      if ((forward_only || !x.device().threads) && run([&](auto kernels) { return kernels.template has_feed_forward<P>(x, up.weight, down.weight); }))
+      if (run([&](auto kernels) { return kernels.template has_feed_forward<P>(x, up.weight, down.weight, forward_only); }))
         return run([&](auto kernels) { kernels.template feed_forward<P>(x, up.weight, up.bias, down.weight, down.bias, forward_only, hidden, y); });
     ComposedOps<Self>::feed_forward(x, up, down, forward_only, hidden, activated, y);
+    if constexpr (own_products)
+      if (!forward_only) run([&](auto kernels) { kernels.template round_hidden<P>(hidden); });
   }
   static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
                                     Tensor& dx, auto& dup, auto& ddown) {
-    if constexpr (own_products)
+    const Tensor* h = &hidden;
+    Tensor rows;
+    if constexpr (own_products) {
       if (run([&](auto kernels) { return kernels.template has_feed_forward_backward<P>(dy, hidden, up.weight, down.weight); })) {
         run([&](auto kernels) { kernels.template feed_forward_backward<P>(x, hidden, up.weight, down.weight, dy, dx, dup.weight, dup.bias, ddown.weight); });
         return add_column_sums(dy, ddown.bias);
       }
-    ComposedOps<Self>::feed_forward_backward(x, hidden, activated, up, down, dy, dx, dup, ddown);
+      if (run([&](auto kernels) { return kernels.template hidden_rows<P>(hidden, dy.rows(), up.weight.rows(), rows); })) h = &rows;
+    }
+    ComposedOps<Self>::feed_forward_backward(x, *h, activated, up, down, dy, dx, dup, ddown);
   }
   static void rotary_attention(Tensor& qkv, const Rows<Self>& rows, const Heads& heads, int rotated, const Tensor& table, Tensor& out, Tensor& lse) {
     run([&](auto kernels) { kernels.template rotary_attention<P>(qkv, rows, heads, rotated, table, out, lse); });

@@ -199,7 +199,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     if (on_gpu)
       convert(x);
     else
-      scratch(128L * (dy.cols() + 64), dy);
+      scratch(128L * (std::max(dy.cols(), x.cols()) + 64), dy);
   }
 
   static void prepare(Tensor& weight) {

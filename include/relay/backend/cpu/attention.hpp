@@ -20,7 +20,8 @@ namespace detail {
 inline constexpr int query_block = 32;
 static_assert(query_block % lanes<float> == 0, "blocks of keys begin with whole vectors and factors");
 
-/// As many rows as a product of so many takes in a buffer of its own: the matrix unit is fastest with all of its rows, whatever is in the last.
+/// As many rows as a product of so many takes in a buffer of its own, which has round_up rows: the matrix unit is fastest with all of its rows.
+/// What it reads in the last, nobody has written; what it makes of that are rows which nobody reads.
 template <class F>
 constexpr int rows_taken(int rows) {
   return uses_tiles<F> ? round_up<F>(rows) : rows;
@@ -176,7 +177,7 @@ class Backward {
         const F* const b_rows = b.row(first / steps<F>);
         const Store how = one_block ? Store::assign : Store::add;
         if constexpr (uses_tiles<F>) {
-          std::fill(columns + least_factors<F>(count) * padded, columns + depth * padded, F{});
+          pad_factors(columns, count, padded);
           transpose_factors(columns, padded, depth, padded, transposed_);
           block_product<F>(rows_taken<F>(keys), padded_, depth, transposed_, depth, b_rows, b.stride, c.row(seen.begin), c.stride, how);
         } else {

@@ -9,8 +9,8 @@
 
 namespace relay::cpu {
 
-/// Bytes: an eighth of what the operating system says, since eight cores or more share it, between 4 MiB, where it says nothing, and 64 MiB,
-/// which from a large one come no faster than from memory.
+/// Bytes: an eighth of what the operating system says, since eight cores or more share it (a virtual machine may be told of all of it, and have a
+/// part), between 4 MiB, where it says nothing, and 64 MiB, which from a large one come hardly faster than from memory.
 inline long cache_of_a_core() {
   static const long bytes = [] {
     long whole = 0;

@@ -92,9 +92,10 @@ template <class F>
 [[gnu::always_inline]] inline void apart([[maybe_unused]] const Vector<Pair>& pairs, [[maybe_unused]] Vector<float> (&v)[2]) {
 #ifdef RELAY_CPU_BF16
   const auto both = __builtin_bit_cast(__m512i, pairs);
-  const __m256i halves[] = {_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1)};
+  const __m256i halves[] = {_mm512_castsi512_si256(both), _mm512_maskz_extracti64x4_epi64(0xff, both, 1)};  // (masked: see sqrt in simd.hpp)
 #pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) v[i] = __builtin_bit_cast(Vector<float>, _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves[i]), 16));
+  for (int i = 0; i < 2; ++i)
+    v[i] = __builtin_bit_cast(Vector<float>, _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, halves[i]), 16));
 #endif
 }
 

@@ -20,14 +20,14 @@ namespace detail {
 
 /// Rows of a strip: whole tiles, and few enough for it to stay in the L1 cache.
 template <class F>
-inline constexpr int strip_rows = uses_tiles<F> ? 64 : 8 * tile_rows;
+inline constexpr int strip_rows = uses_tiles<F> ? 32 : 8 * tile_rows;
 
-/// Rows of a block: as many as a product that sums over rows takes at once. For the matrix unit, few enough for what lies between its products to
-/// stay in the L2 cache, beside the weights; backward, where gradients of the weights are read and written once a block, twice as many.
+/// Rows of a block: as many as a product that sums over rows takes at once; forward, where none does, as many as the matrix unit goes through all
+/// panels with.
 template <class F>
-inline constexpr int forward_block_rows = uses_tiles<F> ? 2 * strip_rows<F> : panel_depth<F> * steps<F>;
+inline constexpr int block_rows = panel_depth<F>* steps<F>;
 template <class F>
-inline constexpr int backward_block_rows = uses_tiles<F> ? 4 * strip_rows<F> : panel_depth<F> * steps<F>;
+inline constexpr int forward_block_rows = uses_tiles<F> ? strip_rows<F> : block_rows<F>;
 
 /// h as forward keeps it for backward: rows of floats, or, for the matrix unit, of bf16, the rows of a strip and the columns of a panel together.
 template <class F, class S = SumOf<F>>
@@ -162,18 +162,57 @@ void activate_backward(int rows, const S* d, const S* h, const HiddenLayout<F>& 
 
 }  // namespace detail
 
-/// Whether `feed_forward` can do it: it wants weights that are laid out, hidden values that fill panels, and rows enough to be shared.
+/// Whether `feed_forward` can do it: it wants weights that are laid out, hidden values that fill panels, and rows: if h is not kept, enough to be
+/// shared. (How h is kept may not depend on threads.)
 template <class P, class S>
-bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down) {
-  const int threads = x.device().threads ? x.device().threads->count() : 1;
+bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
+  const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
   return x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
 
-/// Whether `feed_forward_backward` can do it, on one thread, after whoever kept h.
+/// Whether `feed_forward_backward` can do it, on one thread, with h as it was kept.
 template <class P, class S>
 bool has_feed_forward_backward(const Tensor<S>& dy, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down) {
-  return !dy.device().threads && has_feed_forward<P>(dy, up, down) && h.cols() == detail::HiddenLayout<Factors<P>>(up.rows()).columns();
+  return !dy.device().threads && has_feed_forward<P>(dy, up, down, false) && h.cols() == detail::HiddenLayout<Factors<P>>(up.rows()).columns();
+}
+
+/// h [rows, hidden] from one operation after the other, with the values that `feed_forward` would have kept.
+template <class P, class S>
+void round_hidden(Tensor<S>& h) {
+  using F = Factors<P>;
+  if constexpr (uses_tiles<F>) {
+    S* const elements = h.data();
+    for (long i = 0; i < h.size(); i += steps<F> * lanes<S>) {
+      const int left = static_cast<int>(std::min<long>(h.size() - i, steps<F> * lanes<S>)), second = std::max(0, left - lanes<S>);
+      Vector<S> v[steps<F>];
+      apart(load_factors<F>(elements + i, left), v);
+      store_first(elements + i, v[0], left - second);
+      if (second > 0) store_first(elements + i + lanes<S>, v[1], second);
+    }
+  }
+}
+
+/// What `feed_forward` kept as rows [rows, hidden] for one operation after the other; false, if it is that already.
+template <class P, class S>
+bool hidden_rows(const Tensor<S>& kept, int rows, int hidden, Tensor<S>& h) {
+  using F = Factors<P>;
+  if constexpr (uses_tiles<F>) {
+    const detail::HiddenLayout<F> layout(hidden);
+    if (kept.cols() == hidden) return false;
+    h.resize_like(kept, rows, hidden);
+    S* to = h.data();
+    for (int r = 0; r < rows; ++r)
+      for (int j = 0; j < hidden; j += detail::panel_columns<F>)
+        for (int c = 0; c < detail::panel_columns<F>; c += steps<F> * lanes<S>, to += steps<F> * lanes<S>) {
+          Vector<S> v[steps<F>];
+          apart(load(reinterpret_cast<const F*>(kept.data()) + layout.at(r, j) + c / steps<F>), v);
+          store(to, v[0]);
+          store(to + lanes<S>, v[1]);
+        }
+    return true;
+  }
+  return false;
 }
 
 /// x [rows, inputs], up [hidden, inputs], down [outputs, hidden] -> y [rows, outputs], and h (HiddenLayout), unless `forward_only`.
@@ -222,7 +261,7 @@ template <class P, class S>
 void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down, const Tensor<S>& dy, Tensor<S>& dx,
                            Tensor<S>& up_gradient, Tensor<S>& up_bias_gradient, Tensor<S>& down_gradient) {
   using F = Factors<P>;
-  constexpr int panel = detail::panel_columns<F>, block = detail::backward_block_rows<F>, strip_rows = detail::strip_rows<F>;
+  constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>, strip_rows = detail::strip_rows<F>;
   static_assert(strip_rows % steps<F> == 0, "neighbouring rows make pairs");
   constexpr const S* none = nullptr;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = factors<F>(hidden);
@@ -259,7 +298,7 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
         detail::multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strip, panel}, none);
         detail::activate_backward<F>(now, strip, h.data(), layout, first + r, j, dh, bias + j);
       }
-      for (F* columns : {dh_columns, activated}) std::fill(columns + static_cast<long>(least_factors<F>(rows)) * panel, columns + static_cast<long>(deep) * panel, F{});
+      for (F* columns : {dh_columns, activated}) detail::pad_factors(columns, rows, panel);
       if constexpr (uses_tiles<F>) detail::transpose_factors(dh_columns, panel, deep, panel, dh_transposed);
       constexpr Operand transposed = detail::as_packed<Operand::transposed, F>;
       constexpr bool as_rows = transposed == Operand::plain;

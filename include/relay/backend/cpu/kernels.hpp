@@ -79,6 +79,14 @@ struct Kernels {
     return RELAY_CPU_LEVEL::has_feed_forward_backward<P>(a...);
   }
   template <class P>
+  static void round_hidden(auto&&... a) {
+    RELAY_CPU_LEVEL::round_hidden<P>(a...);
+  }
+  template <class P>
+  static bool hidden_rows(auto&&... a) {
+    return RELAY_CPU_LEVEL::hidden_rows<P>(a...);
+  }
+  template <class P>
   static void feed_forward(auto&&... a) {
     RELAY_CPU_LEVEL::feed_forward<P>(a...);
   }

@@ -66,7 +66,8 @@ inline constexpr Level lowest = compiled<Level::base> ? Level::base : compiled<L
 
 namespace detail {
 
-/// Whether the CPU has AMX for bf16 and the operating system lets this process use it, for which Linux wants to be asked.
+/// Whether the CPU has AMX for bf16 and the operating system lets this process use it, for which Linux wants to be asked. (It refuses where a thread
+/// has a stack for signals too small for the unit's 8 KB, and afterwards refuses such stacks: so only those are asked for that multiply bf16.)
 inline bool may_use_amx() {
 #if defined(__x86_64__) && defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -81,8 +82,8 @@ inline bool may_use_amx() {
 
 }  // namespace detail
 
-/// What this machine and its operating system have.
-inline Level machine_level() {
+/// The highest level below AMX that this machine and its operating system have.
+inline Level vector_level() {
   static const Level level = [] {
 #ifdef __x86_64__
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi") ||
@@ -91,12 +92,17 @@ inline Level machine_level() {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512cd") ||
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
       return Level::avx2;
-    if (!__builtin_cpu_supports("avx512bf16")) return Level::avx512;
-    return detail::may_use_amx() ? Level::amx_bf16 : Level::avx512_bf16;
+    return __builtin_cpu_supports("avx512bf16") ? Level::avx512_bf16 : Level::avx512;
 #else
     return Level::base;
 #endif
   }();
+  return level;
+}
+
+/// The highest of all; asks for AMX.
+inline Level machine_level() {
+  static const Level level = vector_level() == Level::avx512_bf16 && detail::may_use_amx() ? Level::amx_bf16 : vector_level();
   return level;
 }
 
@@ -108,7 +114,7 @@ decltype(auto) run(auto&& f) {
     return f(typename KernelsAt<lowest>::type{});
   } else {
     if constexpr (compiled<at_most> && !std::is_same_v<S, double>)
-      if (at_most <= machine_level()) return f(typename KernelsAt<at_most>::type{});
+      if (at_most <= (at_most == Level::amx_bf16 ? machine_level() : vector_level())) return f(typename KernelsAt<at_most>::type{});
     return run<S, static_cast<Level>(static_cast<int>(at_most) - 1)>(f);
   }
 }

@@ -55,10 +55,9 @@ class Scratch {
 template <class F>
 inline constexpr int panel_columns = tile_vectors* lanes<F>;
 
-/// Rows of factors in a panel: 32 KiB of them at most; for the matrix unit, which waits no longer for the L2 cache, 128 KiB, so that sums go to
-/// memory and back less often.
+/// Rows of factors in a panel: 32 KiB of them at most.
 template <class F>
-inline constexpr int panel_depth = uses_tiles<F> ? 512 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
+inline constexpr int panel_depth = std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
 
 /// How the A of products of F is laid out: the matrix unit reads rows alone.
 template <Operand A, class F>
@@ -131,6 +130,12 @@ void pack_tiles(ConstMatrix<S> a, int depth, int rows, F* to) {
         by_vector<S>(count, [&](long c, auto n) { store(to + c, column_factors<F>(from + c, a.stride, depth - k, n)); });
     }
   }
+}
+
+/// Zeros behind the factors of `depth` rows [factors(depth), width] that were made one by one, where products read more of them.
+template <class F>
+void pad_factors(F* to, int depth, int width) {
+  std::fill(to + static_cast<long>(least_factors<F>(depth)) * width, to + static_cast<long>(factors<F>(depth)) * width, F{});
 }
 
 /// to [columns, rows] = from [rows, columns], rows `stride` apart; whole vectors of both.
@@ -244,10 +249,10 @@ void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F*
           by_vector<S>(columns, [&](long j, auto n) { f(to + static_cast<long>(r) * c.stride + j, buffer + r * padded + j, n); });
       };
       // The matrix unit adds to what is there from the first step of k on, so that it does not matter how k is cut.
-      const bool first = uses_tiles<F> && how == Store::add;
-      if (first) each_part([](const S* from, S* here, auto n) { store(here, load_first(from, n)); });
-      multiply_block<A>(count, padded, depth, rows, lda, panel, ldb, buffer, padded, first ? Store::add : Store::assign, start);
-      const bool add = how == Store::add && !first;
+      const bool adds_in_buffer = uses_tiles<F> && how == Store::add;
+      if (adds_in_buffer) each_part([](const S* from, S* here, auto n) { store(here, load_first(from, n)); });
+      multiply_block<A>(count, padded, depth, rows, lda, panel, ldb, buffer, padded, adds_in_buffer ? Store::add : Store::assign, start);
+      const bool add = how == Store::add && !adds_in_buffer;
       each_part([add](S* at, const S* here, auto n) { store_first(at, add ? load_first(at, n) + load(here) : load(here), n); });
     }
   }
@@ -293,8 +298,9 @@ void pack(int n, int k, ConstMatrix<SumOf<F>> b, F* packed) {
 
 namespace detail {
 
-/// Rows of A that the matrix unit goes through all panels with at once, so that they stay in the L2 cache beside B.
-inline constexpr int tile_product_rows = 128;
+/// Rows of A that the matrix unit goes through all panels with: they stay in the L1 cache, and B comes from the L2 cache for each of them. (The
+/// other way round, as vectors have it, twice as much would come from there.)
+inline constexpr int tile_product_rows = 32;
 
 /// Memory that a thread needs for its part of a product.
 template <Operand A, Operand B, class F>
@@ -397,7 +403,7 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
 template <Operand A, Operand B, class F>
 void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
                      const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, const ProductScratch<A, B, F>& need, F* scratch) {
-  if constexpr (uses_tiles<F>) return tile_product_columns<A, B, F>(m, n, k, first, last, a, b, packed, bias, c, how, need, scratch);
+  static_assert(!uses_tiles<F>);
   using S = SumOf<F>;
   constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
   constexpr bool in_place = ProductScratch<A, B, F>::a_in_place;
@@ -463,10 +469,16 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1;
   const bool by_panels = !by_rows && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
   const int parts = by_rows ? row_parts(device, m) : by_panels ? std::min(device.threads->count(), panels) : 1;
-  const int most_columns = by_rows ? n : (panels / parts + 1) * width;
+  const int most_columns = by_rows ? n : (panels + parts - 1) / parts * width;
   const detail::ProductScratch<A, B, F> need(by_rows ? m / parts + 1 : m, n, k, most_columns, b.stride, packed);
   detail::Scratch<F> memory(parts * need.size(), device);
   F* const scratch = memory.begin();
+  const auto columns = [](auto&&... arguments) {
+    if constexpr (uses_tiles<F>)
+      detail::tile_product_columns<A, B, F>(arguments...);
+    else
+      detail::product_columns<A, B, F>(arguments...);
+  };
   const auto part = [&](int i) {
     const auto edge = [&](int whole, int p) { return static_cast<int>(static_cast<long>(whole) * p / parts); };
     F* const own = scratch + i * need.size();
@@ -475,10 +487,10 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
     if (by_rows) {
       const ConstMatrix<S> a_rows{a.data + static_cast<long>(row) * a.stride, a.stride};
       const Matrix<S> c_rows{c.data + static_cast<long>(row) * c.stride, c.stride};
-      detail::product_columns<A, B, F>(rows, n, k, 0, n, a_rows, b, packed, bias, c_rows, how, need, own);
+      columns(rows, n, k, 0, n, a_rows, b, packed, bias, c_rows, how, need, own);
     } else {
       const int first = edge(panels, i) * width, last = std::min(n, edge(panels, i + 1) * width);
-      detail::product_columns<A, B, F>(m, n, k, first, last, a, b, packed, bias, c, how, need, own);
+      columns(m, n, k, first, last, a, b, packed, bias, c, how, need, own);
     }
   };
   if (parts == 1) return part(0);

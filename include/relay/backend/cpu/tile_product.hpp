@@ -23,11 +23,11 @@ inline constexpr int tile_side = 16;
 inline thread_local int unit_rows = 0;
 
 template <int Tile>
-[[gnu::always_inline]] inline void load_tile(const void* from, long stride_bytes) {
+[[gnu::always_inline]] inline void load_tile(const void* from, std::int64_t stride_bytes) {
   asm volatile("{tileloadd\t(%0,%1,1), %%tmm%c2|tileloadd\ttmm%c2, [%0+%1*1]}" ::"r"(from), "r"(stride_bytes), "i"(Tile) : "memory");
 }
 template <int Tile>
-[[gnu::always_inline]] inline void store_tile(void* to, long stride_bytes) {
+[[gnu::always_inline]] inline void store_tile(void* to, std::int64_t stride_bytes) {
   asm volatile("{tilestored\t%%tmm%c2, (%0,%1,1)|tilestored\t[%0+%1*1], tmm%c2}" ::"r"(to), "r"(stride_bytes), "i"(Tile) : "memory");
 }
 template <int Tile>
@@ -108,7 +108,7 @@ inline void tile_columns(int n, int k, auto&& a_tile, const Pair* b, int ldb, fl
 /// The last rows, fewer than a tile has, in copies: nothing is read or written beside them.
 inline void last_tile_rows(int m, int n, int k, const Pair* a, int lda, const Pair* b, int ldb, float* c, int ldc, Store how, const float* start) {
   constexpr int columns = 4 * tile_side;
-  alignas(64) Pair rows[2][tile_side * tile_side];  // of a tile, and of the one before, which may still be read; what is behind them, no row of C sees
+  alignas(64) Pair rows[2][tile_side * tile_side];  // of a tile, and of the one before, which need not be waited for; what is behind them, no row of C sees
   alignas(64) float sums[tile_side * columns];
   const auto a_tile = [&](int, int f) {
     Pair* const to = rows[f / tile_side % 2];
@@ -132,7 +132,7 @@ inline void last_tile_rows(int m, int n, int k, const Pair* a, int lda, const Pa
 /// As small_product<Operand::plain>, k in factors, a multiple of 16. The matrix unit is ready (MatrixUnit).
 inline void tile_product(int m, int n, int k, const Pair* a, int lda, const Pair* b, int ldb, float* c, int ldc, Store how, const float* start) {
   using detail::tile_side;
-  if (how == Store::add && start) {
+  if (how == Store::add && start) {  // which no layer asks for
     for (int i = 0; i < m; ++i)
       for (int j = 0; j < n; j += lanes<float>) store(c + i * static_cast<long>(ldc) + j, load(c + i * static_cast<long>(ldc) + j) + load(start + j));
     start = nullptr;
@@ -157,7 +157,8 @@ inline void tile_product(int m, int n, int k, const Pair* a, int lda, const Pair
 
 /// Makes the matrix unit, if products of F take it, ready for its thread, while it lives: for any number of rows, or for so many alone, if those
 /// are fewer than a tile has. (A thread keeps it no longer than for an operation: it may be configured otherwise by others, and its 8 KB are to be
-/// saved when threads change.)
+/// saved when threads change.) There is one at a time on a thread, and products by it have as many rows as it was made ready for, if that is fewer than
+/// a tile's.
 template <class F>
 struct MatrixUnit {
 #ifdef RELAY_CPU_AMX
