@@ -218,6 +218,7 @@ ConstMatrix<F> factor_rows(ConstMatrix<S> a, int depth, int rows, [[maybe_unused
   }
 }
 
+/// Whole vectors of columns, by whatever is fastest.
 template <Operand A, class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline void multiply_block(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start) {
   if constexpr (A == Operand::plain)
