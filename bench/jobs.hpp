@@ -232,7 +232,7 @@ void solve(const Job& job, const std::vector<Example>& problems, Threads& thread
     benchmark::DoNotOptimize(solve_looped(model, std::span<const Example>(problems), threads, placement));
     finish();
   };
-  if (on_gpu) once();
+  once();
   use(once);
 }
 

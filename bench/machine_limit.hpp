@@ -71,7 +71,7 @@ inline double bf16() {
 }
 #elif defined(RELAY_CPU_BF16)
 inline double bf16() {
-  Vector<relay::cpu::Pair> a = interleave(broadcast(1.0f), broadcast(1.0f));
+  Vector<relay::cpu::Pair> a = interleave<relay::cpu::Pair>(broadcast(1.0f), broadcast(1.0f));
   benchmark::DoNotOptimize(a);
   Vector<float> sum[sums];
   for (int i = 0; i < sums; ++i) sum[i] = broadcast(static_cast<float>(i));

@@ -260,11 +260,8 @@ struct Functions : ComposedOps<Self> {
  private:
   /// double exists to check gradients and takes Eigen's products: slower, and an independent judge of everything built on them.
   static constexpr bool own_products = !std::is_same_v<S, double>;
-  /// Only products of bf16 have anything from the level that is named after them.
-  static constexpr Level level = std::is_same_v<P, bf16> ? at_most : std::min(at_most, Level::avx512);
-
   /// What each operation goes through: the kernels of the level that this machine has.
-  static decltype(auto) run(auto&& f) { return cpu::run<S, level>(f); }
+  static decltype(auto) run(auto&& f) { return cpu::run<P, at_most>(f); }
 
   /// c (+)= op(a) op(b) + bias, the products of F
   template <Operand A, Operand B, class F = P>

@@ -264,7 +264,7 @@ void attention_of_heads(auto&& before_head, const Tensor<S>& qkv, const auto& ro
   out.resize_like(qkv, qkv.rows(), width);
   lse.resize_like(qkv, qkv.rows(), heads.count);
   S *const to = out.data(), *const kept = lse.data();
-  using F = Factors<P>;
+  using F = AttentionFactors<P>;
   const long room = Forward<F>::room(rows.longest(), size);
   const int parts = row_parts(qkv.device(), rows.count());
   Scratch<F> memory(room * parts, qkv.device());
@@ -290,8 +290,8 @@ template <class P, class S>
 void attention_backward_of_heads(auto&& after_head, const Tensor<S>& qkv, const Tensor<S>& lse, const Tensor<S>& dout, const auto& rows,
                                  const Heads& heads, S* dqkv) {
   const int width = qkv.cols() / 3, size = width / heads.count;
-  const MatrixUnit<Factors<P>> unit;
-  Backward<Factors<P>> backward(rows.longest(), size, qkv.device());
+  const MatrixUnit<AttentionFactors<P>> unit;
+  Backward<AttentionFactors<P>> backward(rows.longest(), size, qkv.device());
   for (int sequence = 0; sequence < rows.sequences(); ++sequence)
     for (int head = 0; head < heads.count; ++head) {
       if (const int next = head + 1 < heads.count ? sequence : sequence + 1; next < rows.sequences()) {

@@ -93,7 +93,7 @@ template <class S>
 template <class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline Vector<S> probability(const Vector<S>& score, S scale, S shift) {
 #ifdef RELAY_CPU_BF16
-  if constexpr (steps<F> == 2) {  // 2^t = 2^k 2^(t - k) by a cubic, off by a twentieth of what rounding takes
+  if constexpr (rounds_factors<F>) {  // 2^t = 2^k 2^(t - k) by a cubic, off by a twentieth of what rounding takes
     constexpr S log2_e = 1.44269504088896341f;
     const Vector<S> t = larger(broadcast(-126.0f), score * (scale * log2_e) - shift * log2_e);
     const Vector<S> k = _mm512_maskz_roundscale_ps(0xffff, t, 0), r = t - k;

@@ -41,7 +41,7 @@ class CacheLayout {
       for (int c = 0; c < padded_; c += lanes<S>) {
         const Vector<S> v = load_first(value + c, std::min(lanes<S>, size_ - c));
         // The second of a pair leaves the first, which lies below it, as it is.
-        const Vector<F> both = j % 2 == 0 ? interleave(v, Vector<S>{}) : (load(row + c) & 0xffff) | interleave(Vector<S>{}, v);
+        const Vector<F> both = j % 2 == 0 ? interleave<F>(v, Vector<S>{}) : (load(row + c) & 0xffff) | interleave<F>(Vector<S>{}, v);
         store(row + c, both);
       }
     }
@@ -54,7 +54,7 @@ class CacheLayout {
 /// An empty cache.
 template <class P, class S>
 void make_cache(int slots, int positions, int width, int heads, Device device, Tensor<S>& keys, Tensor<S>& values) {
-  const CacheLayout<Factors<P>> layout(width / heads);
+  const CacheLayout<AttentionFactors<P>> layout(width / heads);
   keys.resize(slots * heads, layout.keys(positions), device);
   values.resize(slots * heads, layout.values(positions), device);
 }
@@ -67,7 +67,7 @@ inline constexpr long shared_cache = 1 << 17;
 template <class P, class S, class Index>
 void attention_cached(const Tensor<S>& qkv, const auto& rows, const Index& slots, const Index& starts, int heads,
                       Tensor<S>& keys, Tensor<S>& values, Tensor<S>& out) {
-  using F = Factors<P>;
+  using F = AttentionFactors<P>;
   static_assert(sizeof(F) == sizeof(S));
   const int width = qkv.cols() / 3, size = width / heads;
   const S scale = S(1) / std::sqrt(static_cast<S>(size));

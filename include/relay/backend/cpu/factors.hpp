@@ -1,6 +1,14 @@
 // What products multiply: float or double as they are, or pairs of bf16, neighbours along k, whose two products are added to
 // a float at once: the instruction vdpbf16ps, of AVX512_BF16, or those of AMX, which take 16 pairs at a time (tile_product.hpp). Where both
 // are missing, bf16 is float.
+//
+// AMX multiplies floats, too, in three parts each, which is more than twice as fast as vectors of floats are:
+//
+//   x = x0 + x1 + x2 exactly, each a bf16        x y = x0 y0 + (x0 y1 + x1 y0) + (x0 y2 + x1 y1 + x2 y0), off by less than 2^-22 of itself
+//
+// What is left out of a sum is less than what float32 rounds away anyway. Source: Henry, Tang & Heinecke, Leveraging the bfloat16 artificial
+// intelligence datatype for higher-precision computations, 2019 (arXiv 1904.06376). A number of 3.39e38 or more, which is infinite as a bf16, gives
+// what is not a number; of those below 2^-110 the last bits are zeros.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
@@ -16,6 +24,21 @@ inline constexpr bool multiplies_bf16 = false;
 template <>
 struct VectorOf<Pair> : VectorOf<std::int32_t> {};
 
+/// Two floats in three parts each. They lie a vector at a time: the pairs of first parts, then of second and of third ones.
+struct Split {
+  static constexpr int parts = 3;
+  Pair pair[parts];
+};
+struct SplitVector {
+  Vector<Pair> part[Split::parts];
+};
+template <>
+struct VectorOf<Split> {
+  using type = SplitVector;
+};
+template <>
+inline constexpr int lanes<Split> = lanes<Pair>;
+
 /// What a backend named by S multiplies.
 template <class S>
 struct FactorsOf {
@@ -25,17 +48,42 @@ template <>
 struct FactorsOf<bf16> {
   using type = std::conditional_t<multiplies_bf16, Pair, float>;
 };
+#ifdef RELAY_CPU_AMX
+template <>
+struct FactorsOf<float> {
+  using type = Split;
+};
+#endif
 template <class S>
 using Factors = typename FactorsOf<S>::type;
 
+/// What a weight is laid out in for products of F: floats are split when they are multiplied, for so there is less to read.
+template <class F>
+using LaidOut = std::conditional_t<std::is_same_v<F, Split>, float, F>;
+
+/// Whether F holds two steps of k.
+template <class F>
+inline constexpr bool is_pair = std::is_same_v<F, Pair> || std::is_same_v<F, Split>;
+
 /// What products of F are summed up in, and what F is made from.
 template <class F>
-using SumOf = std::conditional_t<std::is_same_v<F, Pair>, float, F>;
+using SumOf = std::conditional_t<is_pair<F>, float, F>;
+
+template <class P>
+using AttentionFactors = LaidOut<Factors<P>>;
+
+/// Whether F are made from what `LaidOut` says only when they are multiplied.
+template <class F>
+inline constexpr bool split_late = !std::is_same_v<LaidOut<F>, F>;
+
+/// Whether factors are less exact than what they are made from.
+template <class F>
+inline constexpr bool rounds_factors = std::is_same_v<F, Pair>;
 
 /// Whether products of F go through the matrix unit.
 #ifdef RELAY_CPU_AMX
 template <class F>
-inline constexpr bool uses_tiles = std::is_same_v<F, Pair>;
+inline constexpr bool uses_tiles = is_pair<F>;
 #else
 template <class F>
 inline constexpr bool uses_tiles = false;
@@ -43,7 +91,7 @@ inline constexpr bool uses_tiles = false;
 
 /// Steps of k in one F.
 template <class F>
-inline constexpr int steps = std::is_same_v<F, Pair> ? 2 : 1;
+inline constexpr int steps = is_pair<F> ? 2 : 1;
 
 /// That hold k steps.
 template <class F>
@@ -78,14 +126,54 @@ template <class F>
   if constexpr (!std::is_same_v<F, Pair>) sum += row * factor;
 }
 
-/// Neighbours along k that lie in one row: elements 2i and 2i+1 of low and high put together.
-[[gnu::always_inline]] inline Vector<Pair> pair_up([[maybe_unused]] const Vector<float>& low,
-                                                   [[maybe_unused]] const Vector<float>& high) {
-#ifdef RELAY_CPU_BF16
-  return __builtin_bit_cast(Vector<Pair>, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, high), __builtin_bit_cast(__m512, low)));
-#else
-  return Vector<Pair>{};
+/// Two rows of floats as pairs of their parts, element by element. (The first part is rounded, so that what follows has either sign, and what
+/// products leave out adds up to nothing.)
+[[gnu::always_inline]] inline Vector<Split> split([[maybe_unused]] const Vector<float>& first, [[maybe_unused]] const Vector<float>& second) {
+  Vector<Split> to{};
+#ifdef RELAY_CPU_AMX
+  using Bits = Vector<std::int32_t>;
+  constexpr std::int32_t upper = ~0xffff, half = 0x8000;
+  Vector<float> rest[] = {first, second};
+#pragma GCC unroll 3
+  for (int p = 0; p < Split::parts; ++p) {
+    Bits bits[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      bits[i] = __builtin_bit_cast(Bits, rest[i]);
+      if (p == 0) bits[i] += half;
+      rest[i] -= __builtin_bit_cast(Vector<float>, bits[i] & upper);
+    }
+    constexpr int third_chooses = 0xe4;
+    to.part[p] = __builtin_bit_cast(Vector<Pair>, _mm512_ternarylogic_epi32(__builtin_bit_cast(__m512i, bits[1]), __builtin_bit_cast(__m512i, bits[0] >> 16),
+                                                                            _mm512_set1_epi32(upper), third_chooses));
+  }
 #endif
+  return to;
+}
+
+namespace detail {
+
+/// Elements First, First + 2, .. of a row's two vectors.
+template <int First, int... I>
+[[gnu::always_inline]] inline Vector<float> every_second(const Vector<float>& low, const Vector<float>& high, std::integer_sequence<int, I...>) {
+  return shuffled<float, (First + 2 * I)...>(low, high);
+}
+
+}  // namespace detail
+
+/// Neighbours along k that lie in one row: elements 2i and 2i+1 of low and high put together.
+template <class F>
+[[gnu::always_inline]] inline Vector<F> pair_up([[maybe_unused]] const Vector<float>& low, [[maybe_unused]] const Vector<float>& high) {
+  if constexpr (std::is_same_v<F, Split>) {
+    constexpr std::make_integer_sequence<int, lanes<float>> all{};
+    return split(detail::every_second<0>(low, high, all), detail::every_second<1>(low, high, all));
+  } else {
+#ifdef RELAY_CPU_BF16
+    return __builtin_bit_cast(Vector<Pair>, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, high), __builtin_bit_cast(__m512, low)));
+#else
+    return Vector<F>{};
+#endif
+  }
 }
 
 /// The other way: rounded as they were then.
@@ -100,16 +188,32 @@ template <class F>
 }
 
 /// Neighbours along k that lie in two rows: element i of `first` and of `second`.
-[[gnu::always_inline]] inline Vector<Pair> interleave([[maybe_unused]] const Vector<float>& first,
-                                                      [[maybe_unused]] const Vector<float>& second) {
+template <class F>
+[[gnu::always_inline]] inline Vector<F> interleave([[maybe_unused]] const Vector<float>& first, [[maybe_unused]] const Vector<float>& second) {
+  if constexpr (std::is_same_v<F, Split>) {
+    return split(first, second);
+  } else {
 #ifdef RELAY_CPU_BF16
-  alignas(64) static constexpr std::int16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const auto both = __builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, second), __builtin_bit_cast(__m512, first)));
-  return __builtin_bit_cast(Vector<Pair>, _mm512_permutexvar_epi16(_mm512_load_si512(order), both));
+    alignas(64) static constexpr std::int16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const auto both = __builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, second), __builtin_bit_cast(__m512, first)));
+    return __builtin_bit_cast(Vector<Pair>, _mm512_permutexvar_epi16(_mm512_load_si512(order), both));
 #else
-  return Vector<Pair>{};
+    return Vector<F>{};
 #endif
+  }
+}
+
+template <>
+[[gnu::always_inline]] inline void transpose<Split>(Square<Split>& square) {
+  for (int p = 0; p < Split::parts; ++p) {
+    Square<Pair> part;
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<Pair>; ++i) part.row[i] = square.row[i].part[p];
+    transpose<Pair>(part);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<Pair>; ++i) square.row[i].part[p] = part.row[i];
+  }
 }
 
 /// Vectors of a row, side by side, as factors: neighbours along the row.
@@ -118,7 +222,7 @@ template <class F, class S = SumOf<F>>
   if constexpr (steps<F> == 1)
     return v[0];
   else
-    return pair_up(v[0], v[1]);
+    return pair_up<F>(v[0], v[1]);
 }
 
 /// Vectors of rows, one below the other, as factors: neighbours along the column.
@@ -127,7 +231,7 @@ template <class F, class S = SumOf<F>>
   if constexpr (steps<F> == 1)
     return v[0];
   else
-    return interleave(v[0], v[1]);
+    return interleave<F>(v[0], v[1]);
 }
 
 /// The factors of the first `count` elements of a row, zeros behind them.
@@ -136,9 +240,9 @@ template <class F, class S = SumOf<F>>
   if constexpr (steps<F> == 1) {
     return count >= lanes<S> ? load(from) : load_first(from, count);
   } else {
-    if (count >= 2 * lanes<S>) return pair_up(load(from), load(from + lanes<S>));
-    if (count <= lanes<S>) return pair_up(load_first(from, count), Vector<S>{});
-    return pair_up(load(from), load_first(from + lanes<S>, count - lanes<S>));
+    if (count >= 2 * lanes<S>) return pair_up<F>(load(from), load(from + lanes<S>));
+    if (count <= lanes<S>) return pair_up<F>(load_first(from, count), Vector<S>{});
+    return pair_up<F>(load(from), load_first(from + lanes<S>, count - lanes<S>));
   }
 }
 

@@ -27,22 +27,30 @@ inline constexpr int strip_rows = uses_tiles<F> ? 32 : 8 * tile_rows;
 template <class F>
 inline constexpr int block_rows = panel_depth<F>* steps<F>;
 template <class F>
-inline constexpr int forward_block_rows = uses_tiles<F> ? strip_rows<F> : block_rows<F>;
+inline constexpr int forward_block_rows = uses_tiles<F> && !split_late<F> ? strip_rows<F> : block_rows<F>;
+
+/// From one row of factors to the next: for the matrix unit, which reads 16 rows at once, not a power of two, that the rows drive each other from the
+/// L1 cache by.
+template <class F>
+constexpr int row_stride(int columns) {
+  return factors<F>(columns) + (uses_tiles<F> ? lanes<F> : 0);
+}
 
 /// h as forward keeps it for backward: rows of floats, or, for the matrix unit, of bf16, the rows of a strip and the columns of a panel together.
 template <class F, class S = SumOf<F>>
 class HiddenLayout {
  public:
-  using Element = std::conditional_t<uses_tiles<F>, F, S>;  // a factor is as large as a float
-  static constexpr int step = uses_tiles<F> ? steps<F> : 1;
+  static constexpr bool of_factors = uses_tiles<F> && rounds_factors<F>;
+  using Element = std::conditional_t<of_factors, F, S>;  // a factor is as large as a float
+  static constexpr int step = of_factors ? steps<F> : 1;
 
   explicit HiddenLayout(int hidden) : hidden_(hidden) {}
 
-  static int rows(int count) { return uses_tiles<F> ? (count + strip_rows<F> - 1) / strip_rows<F> * strip_rows<F> : count; }
+  static int rows(int count) { return of_factors ? (count + strip_rows<F> - 1) / strip_rows<F> * strip_rows<F> : count; }
   int columns() const { return hidden_ / step; }
   /// The columns of a panel, from the j-th on, in row r.
   long at(int r, int j) const {
-    if constexpr (!uses_tiles<F>) return static_cast<long>(r) * hidden_ + j;
+    if constexpr (!of_factors) return static_cast<long>(r) * hidden_ + j;
     const long strip = static_cast<long>(r / strip_rows<F>) * hidden_ + j;
     return (strip * strip_rows<F> + r % strip_rows<F> * panel_columns<F>) / step;
   }
@@ -91,7 +99,7 @@ void activate(int rows, const S* h, S* kept, const HiddenLayout<F>& layout, int 
         activated[i] = gelu_of<F>(value[i]);
       }
       if (keep) {
-        if constexpr (uses_tiles<F>)
+        if constexpr (HiddenLayout<F>::of_factors)
           store(keep + c / steps<F>, along_row<F>(value));
         else
 #pragma GCC unroll 2
@@ -128,7 +136,7 @@ void activate_backward(int rows, const S* d, const S* h, const HiddenLayout<F>& 
         if (r + i == rows) break;
         Vector<S> row[steps<F>], hidden[steps<F>];
         const auto* const here = kept + layout.at(first + r + i, j) + c / HiddenLayout<F>::step;
-        if constexpr (uses_tiles<F>) {
+        if constexpr (HiddenLayout<F>::of_factors) {
           __builtin_prefetch(here + next_panel);  // the next panel's, which lies in memory since forward
           apart(load(here), hidden);
         } else {
@@ -167,7 +175,8 @@ void activate_backward(int rows, const S* d, const S* h, const HiddenLayout<F>& 
 template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
-  return x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
+  constexpr int fewest = split_late<Factors<P>> ? detail::rows_to_split_for : rows_of_a_part;
+  return x.rows() >= fewest * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
 
@@ -181,7 +190,7 @@ bool has_feed_forward_backward(const Tensor<S>& dy, const Tensor<S>& h, const Te
 template <class P, class S>
 void round_hidden(Tensor<S>& h) {
   using F = Factors<P>;
-  if constexpr (uses_tiles<F>) {
+  if constexpr (detail::HiddenLayout<F>::of_factors) {
     S* const elements = h.data();
     for (long i = 0; i < h.size(); i += steps<F> * lanes<S>) {
       const int left = static_cast<int>(std::min<long>(h.size() - i, steps<F> * lanes<S>)), second = std::max(0, left - lanes<S>);
@@ -197,7 +206,7 @@ void round_hidden(Tensor<S>& h) {
 template <class P, class S>
 bool hidden_rows(const Tensor<S>& kept, int rows, int hidden, Tensor<S>& h) {
   using F = Factors<P>;
-  if constexpr (uses_tiles<F>) {
+  if constexpr (detail::HiddenLayout<F>::of_factors) {
     const detail::HiddenLayout<F> layout(hidden);
     if (kept.cols() == hidden) return false;
     h.resize_like(kept, rows, hidden);
@@ -221,9 +230,7 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
                   Tensor<S>& h, Tensor<S>& y) {
   using F = Factors<P>;
   constexpr int panel = detail::panel_columns<F>, block = detail::forward_block_rows<F>, strip_rows = detail::strip_rows<F>;
-  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = factors<F>(hidden);
-  const F* const up_packed = layouts_of<P>(up)->transposed.template as<F>();
-  const F* const down_packed = layouts_of<P>(down)->transposed.template as<F>();
+  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = detail::row_stride<F>(hidden);
   y.resize_like(x, x.rows(), outputs);
   const detail::HiddenLayout<F> layout(hidden);
   if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
@@ -231,8 +238,11 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
 
   const int parts = row_parts(x.device(), x.rows()), most = std::min(block, x.rows() / parts + 1);
   const long x_room = detail::room_of_rows<F>(most, inputs), room = x_room + static_cast<long>(most) * stride;
-  detail::Scratch<F> memory(parts * room, x.device());
-  F* const scratch = memory.begin();
+  const long up_room = detail::room_of_packed<F>(hidden, inputs), down_room = detail::room_of_packed<F>(outputs, hidden);
+  detail::Scratch<F> memory(up_room + down_room + parts * room, x.device());
+  F *const up_place = memory.take(up_room), *const down_place = memory.take(down_room), *const scratch = memory.take(parts * room);
+  const F* const up_packed = detail::packed_factors<F>(layouts_of<P>(up)->transposed.template as<LaidOut<F>>(), hidden, inputs, up_place);
+  const F* const down_packed = detail::packed_factors<F>(layouts_of<P>(down)->transposed.template as<LaidOut<F>>(), outputs, hidden, down_place);
   const auto part = [&](int i) {
     const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
     const MatrixUnit<F> unit(edge(i + 1) - edge(i));
@@ -264,9 +274,7 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
   constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>, strip_rows = detail::strip_rows<F>;
   static_assert(strip_rows % steps<F> == 0, "neighbouring rows make pairs");
   constexpr const S* none = nullptr;
-  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = factors<F>(hidden);
-  const F* const up_packed = layouts_of<P>(up)->plain.template as<F>();
-  const F* const down_packed = layouts_of<P>(down)->plain.template as<F>();
+  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = detail::row_stride<F>(hidden);
   dx.resize_like(dy, dy.rows(), inputs);
   const detail::HiddenLayout<F> layout(hidden);
   S *const to = dx.data(), *const bias = up_bias_gradient.data();
@@ -275,8 +283,12 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
   const int most = std::min(block, dy.rows()), deepest = factors<F>(most);
   const long dy_room = detail::room_of_rows<F>(most, outputs), tile_room = detail::room_of_transposed<F>(outputs, most);
   const long x_room = packed_size<F>(inputs, most), dh_room = static_cast<long>(most) * stride, panel_room = static_cast<long>(deepest) * panel;
-  detail::Scratch<F> scratch(dy_room + tile_room + x_room + dh_room + (uses_tiles<F> ? 3 : 2) * panel_room, dy.device());
+  const long up_room = detail::room_of_packed<F>(inputs, hidden), down_room = detail::room_of_packed<F>(hidden, outputs);
+  detail::Scratch<F> scratch(up_room + down_room + dy_room + tile_room + x_room + dh_room + (uses_tiles<F> ? 3 : 2) * panel_room, dy.device());
   F *const dy_rows = scratch.take(dy_room), *const dy_tiles = scratch.take(tile_room), *const x_panels = scratch.take(x_room);
+  F *const up_place = scratch.take(up_room), *const down_place = scratch.take(down_room);
+  const F* const up_packed = detail::packed_factors<F>(layouts_of<P>(up)->plain.template as<LaidOut<F>>(), inputs, hidden, up_place);
+  const F* const down_packed = detail::packed_factors<F>(layouts_of<P>(down)->plain.template as<LaidOut<F>>(), hidden, outputs, down_place);
   F *const dh_rows = scratch.take(dh_room), *const dh_columns = scratch.take(panel_room), *const activated = scratch.take(panel_room);
   F* const dh_transposed = uses_tiles<F> ? scratch.take(panel_room) : dh_columns;  // as the A of dWu
   const MatrixUnit<F> unit;

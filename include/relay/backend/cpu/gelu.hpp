@@ -46,7 +46,7 @@ template <int N>
 /// GELU(x) for products of F.
 template <class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline Vector<S> gelu_of(const Vector<S>& x) {
-  if constexpr (steps<F> == 2)
+  if constexpr (rounds_factors<F>)
     return x * detail::rough_normal_distribution(x);
   else
     return x * detail::normal_distribution<S>(x);
@@ -59,7 +59,7 @@ struct GeluAndSlope {
 
 template <class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline GeluAndSlope<S> gelu_and_slope(const Vector<S>& x) {
-  if constexpr (steps<F> == 2) {
+  if constexpr (rounds_factors<F>) {
     return {gelu_of<F>(x), detail::rough_slope(x)};
   } else {
     constexpr S half_log_two_pi = S(0.91893853320467274);

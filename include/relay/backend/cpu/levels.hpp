@@ -106,16 +106,21 @@ inline Level machine_level() {
   return level;
 }
 
-/// f(kernels) with those of the highest level that the machine has, up to `at_most`. double exists to check gradients with, and has
-/// the lowest level alone.
-template <class S, Level at_most = highest>
+/// Whether a level has kernels of its own for products of P: double exists to check gradients with, and has the lowest level alone.
+template <class P>
+constexpr bool has_own(Level level) {
+  return level <= lowest || std::is_same_v<P, bf16> || (std::is_same_v<P, float> && level != Level::avx512_bf16);
+}
+
+/// f(kernels) with those of the highest level that the machine has, up to `at_most`, for products of P.
+template <class P, Level at_most = highest>
 decltype(auto) run(auto&& f) {
   if constexpr (at_most <= lowest) {
     return f(typename KernelsAt<lowest>::type{});
   } else {
-    if constexpr (compiled<at_most> && !std::is_same_v<S, double>)
+    if constexpr (compiled<at_most> && has_own<P>(at_most))
       if (at_most <= (at_most == Level::amx_bf16 ? machine_level() : vector_level())) return f(typename KernelsAt<at_most>::type{});
-    return run<S, static_cast<Level>(static_cast<int>(at_most) - 1)>(f);
+    return run<P, static_cast<Level>(static_cast<int>(at_most) - 1)>(f);
   }
 }
 

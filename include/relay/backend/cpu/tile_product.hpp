@@ -50,19 +50,32 @@ template <int N>
   each_constant(std::make_integer_sequence<int, N>(), f);
 }
 
+/// What a product of factors is the sum of: a part of A's by a part of B's, the smallest first.
+struct Term {
+  int a, b;
+};
+template <class F>
+inline constexpr Term terms[] = {{0, 0}};
+template <>
+inline constexpr Term terms<Split>[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};  // from one to the next a single tile changes, but for the last two
+
+/// Part p of the factors from `from` on: a tile's, or one row's of it.
+[[gnu::always_inline]] inline const void* part(const auto* from, int p) {
+  return reinterpret_cast<const Pair*>(from) + p * tile_side;
+}
+
 /// R by C tiles of a sum. a_tile(i, k) gives the place and the stride of A's tile of rows 16 i .. and factors k ... . `next` is the block of C
 /// that comes next, and is asked for meanwhile: a tile waits for each of its lines, to add to it and to write it as well.
-template <int R, int C>
-[[gnu::always_inline]] inline void tile_block(int k, auto&& a_tile, const Pair* b, long ldb, float* c, long ldc, const float* next, Store how,
-                                              const float* start) {
+template <int R, int C, class F>
+[[gnu::always_inline]] inline void tile_block(int k, auto&& a_tile, const F* b, long ldb, float* c, long ldc, const float* next, Store how, const float* start) {
   static_assert(R == 1 ? C <= 4 : R == 2 && C <= 2, "four tiles of sums, and four of factors");
-  constexpr long element = sizeof(float);
-  constexpr int rows_a_step = 4;
+  constexpr long element = sizeof(F), sum_element = sizeof(float);
+  constexpr int rows_a_step = 4, count = static_cast<int>(std::size(terms<F>));
   times<R>([&](auto i) {
     times<C>([&](auto j) {
       constexpr int sum = i() * C + j();
       if (how == Store::add)
-        load_tile<sum>(c + i() * tile_side * ldc + j() * tile_side, ldc * element);
+        load_tile<sum>(c + i() * tile_side * ldc + j() * tile_side, ldc * sum_element);
       else if (start)
         load_tile<sum>(start + j() * tile_side, 0);
       else
@@ -73,16 +86,20 @@ template <int R, int C>
   for (int f = 0; f < k; f += tile_side) {
     if constexpr (R == 1)  // for few rows all the time is reading B, which may lie in memory
       times<tile_side>([&](auto r) {
-        times<C>([&](auto j) { __builtin_prefetch(b + (f + 2 * tile_side + r()) * ldb + j() * tile_side); });
+        times<C>([&](auto j) {
+          times<sizeof(F) / sizeof(Pair)>([&](auto p) { __builtin_prefetch(part(b + (f + 2 * tile_side + r()) * ldb + j() * tile_side, p())); });
+        });
       });
-    times<R>([&](auto i) {
-      const auto [from, stride] = a_tile(i(), f);
-      load_tile<4 + i()>(from, stride * element);
-    });
-    times<C>([&](auto j) {
-      constexpr int factor = R == 1 ? 5 + j() % 3 : 6 + j();
-      load_tile<factor>(b + f * ldb + j() * tile_side, ldb * element);
-      times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor>(); });
+    std::pair<const F*, long> a[R];
+    times<R>([&](auto i) { a[i()] = a_tile(i(), f); });
+    times<count>([&](auto t) {
+      constexpr Term term = terms<F>[t()], before = terms<F>[t() == 0 ? 0 : t() - 1];
+      if constexpr (t() == 0 || term.a != before.a) times<R>([&](auto i) { load_tile<4 + i()>(part(a[i()].first, term.a), a[i()].second * element); });
+      times<C>([&](auto j) {
+        constexpr int factor = R == 1 ? 5 + j() % 3 : 6 + j();
+        if constexpr (t() == 0 || term.b != before.b || C > 3) load_tile<factor>(part(b + f * ldb + j() * tile_side, term.b), ldb * element);
+        times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor>(); });
+      });
     });
     if (next < last)
       times<rows_a_step>([&](auto) {
@@ -91,13 +108,13 @@ template <int R, int C>
       });
   }
   times<R>([&](auto i) {
-    times<C>([&](auto j) { store_tile<i() * C + j()>(c + i() * tile_side * ldc + j() * tile_side, ldc * element); });
+    times<C>([&](auto j) { store_tile<i() * C + j()>(c + i() * tile_side * ldc + j() * tile_side, ldc * sum_element); });
   });
 }
 
 /// All columns of R tiles of rows, up to `Most` tiles of columns at a time.
-template <int R, int Most>
-inline void tile_columns(int n, int k, auto&& a_tile, const Pair* b, int ldb, float* c, int ldc, const float* next_rows, Store how, const float* start) {
+template <int R, int Most, class F>
+inline void tile_columns(int n, int k, auto&& a_tile, const F* b, int ldb, float* c, int ldc, const float* next_rows, Store how, const float* start) {
   constexpr int whole = Most * tile_side;
   for (; n >= whole; n -= whole, b += whole, c += whole, start = start ? start + whole : start)
     tile_block<R, Most>(k, a_tile, b, ldb, c, ldc, n > whole ? c + whole : next_rows, how, start);
@@ -106,14 +123,15 @@ inline void tile_columns(int n, int k, auto&& a_tile, const Pair* b, int ldb, fl
 }
 
 /// The last rows, fewer than a tile has, in copies: nothing is read or written beside them.
-inline void last_tile_rows(int m, int n, int k, const Pair* a, int lda, const Pair* b, int ldb, float* c, int ldc, Store how, const float* start) {
+template <class F>
+inline void last_tile_rows(int m, int n, int k, const F* a, int lda, const F* b, int ldb, float* c, int ldc, Store how, const float* start) {
   constexpr int columns = 4 * tile_side;
-  alignas(64) Pair rows[2][tile_side * tile_side];  // of a tile, and of the one before, which need not be waited for; what is behind them, no row of C sees
+  alignas(64) F rows[2][tile_side * tile_side];  // of a tile, and of the one before, which need not be waited for; what is behind them, no row of C sees
   alignas(64) float sums[tile_side * columns];
   const auto a_tile = [&](int, int f) {
-    Pair* const to = rows[f / tile_side % 2];
+    F* const to = rows[f / tile_side % 2];
     for (int i = 0; i < m; ++i) store(to + i * tile_side, load(a + static_cast<long>(i) * lda + f));
-    return std::pair<const Pair*, long>(to, tile_side);
+    return std::pair<const F*, long>(to, tile_side);
   };
   for (int j = 0; j < n; j += columns) {
     const int now = std::min(columns, n - j);
@@ -130,7 +148,8 @@ inline void last_tile_rows(int m, int n, int k, const Pair* a, int lda, const Pa
 }  // namespace detail
 
 /// As small_product<Operand::plain>, k in factors, a multiple of 16. The matrix unit is ready (MatrixUnit).
-inline void tile_product(int m, int n, int k, const Pair* a, int lda, const Pair* b, int ldb, float* c, int ldc, Store how, const float* start) {
+template <class F>
+inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, float* c, int ldc, Store how, const float* start) {
   using detail::tile_side;
   if (how == Store::add && start) {  // which no layer asks for
     for (int i = 0; i < m; ++i)
@@ -138,13 +157,13 @@ inline void tile_product(int m, int n, int k, const Pair* a, int lda, const Pair
     start = nullptr;
   }
   if (m == detail::unit_rows && m < tile_side) {
-    const auto a_tile = [&](int, int f) { return std::pair<const Pair*, long>(a + f, lda); };
+    const auto a_tile = [&](int, int f) { return std::pair<const F*, long>(a + f, lda); };
     return detail::tile_columns<1, 4>(n, k, a_tile, b, ldb, c, ldc, c, how, start);
   }
   const auto rows = [&](auto count, auto most) {
     constexpr int whole = decltype(count)::value * tile_side;
     for (; m >= whole; m -= whole, a += static_cast<long>(whole) * lda, c += static_cast<long>(whole) * ldc) {
-      const auto a_tile = [&](int i, int f) { return std::pair<const Pair*, long>(a + static_cast<long>(i) * tile_side * lda + f, lda); };
+      const auto a_tile = [&](int i, int f) { return std::pair<const F*, long>(a + static_cast<long>(i) * tile_side * lda + f, lda); };
       detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, c, ldc, m > whole ? c + static_cast<long>(whole) * ldc : c, how, start);
     }
   };
