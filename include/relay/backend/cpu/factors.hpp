@@ -57,10 +57,6 @@ struct FactorsOf<float> {
 template <class S>
 using Factors = typename FactorsOf<S>::type;
 
-/// What a weight is laid out in for products of F: floats are split when they are multiplied, for so there is less to read.
-template <class F>
-using LaidOut = std::conditional_t<std::is_same_v<F, Split>, float, F>;
-
 /// Whether F holds two steps of k.
 template <class F>
 inline constexpr bool is_pair = std::is_same_v<F, Pair> || std::is_same_v<F, Split>;
@@ -69,12 +65,9 @@ inline constexpr bool is_pair = std::is_same_v<F, Pair> || std::is_same_v<F, Spl
 template <class F>
 using SumOf = std::conditional_t<is_pair<F>, float, F>;
 
+/// What attention multiplies.
 template <class P>
-using AttentionFactors = LaidOut<Factors<P>>;
-
-/// Whether F are made from what `LaidOut` says only when they are multiplied.
-template <class F>
-inline constexpr bool split_late = !std::is_same_v<LaidOut<F>, F>;
+using AttentionFactors = std::conditional_t<std::is_same_v<Factors<P>, Split>, float, Factors<P>>;
 
 /// Whether factors are less exact than what they are made from.
 template <class F>

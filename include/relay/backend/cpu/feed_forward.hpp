@@ -27,7 +27,7 @@ inline constexpr int strip_rows = uses_tiles<F> ? 32 : 8 * tile_rows;
 template <class F>
 inline constexpr int block_rows = panel_depth<F>* steps<F>;
 template <class F>
-inline constexpr int forward_block_rows = uses_tiles<F> && !split_late<F> ? strip_rows<F> : block_rows<F>;
+inline constexpr int forward_block_rows = uses_tiles<F> && rounds_factors<F> ? strip_rows<F> : block_rows<F>;
 
 /// From one row of factors to the next: for the matrix unit, which reads 16 rows at once, not a power of two, that the rows drive each other from the
 /// L1 cache by.
@@ -175,8 +175,7 @@ void activate_backward(int rows, const S* d, const S* h, const HiddenLayout<F>& 
 template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
-  constexpr int fewest = split_late<Factors<P>> ? detail::rows_to_split_for : rows_of_a_part;
-  return x.rows() >= fewest * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
+  return x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
 
@@ -231,6 +230,8 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
   using F = Factors<P>;
   constexpr int panel = detail::panel_columns<F>, block = detail::forward_block_rows<F>, strip_rows = detail::strip_rows<F>;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = detail::row_stride<F>(hidden);
+  const F* const up_packed = layouts_of<P>(up)->transposed.template as<F>();
+  const F* const down_packed = layouts_of<P>(down)->transposed.template as<F>();
   y.resize_like(x, x.rows(), outputs);
   const detail::HiddenLayout<F> layout(hidden);
   if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
@@ -238,11 +239,8 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
 
   const int parts = row_parts(x.device(), x.rows()), most = std::min(block, x.rows() / parts + 1);
   const long x_room = detail::room_of_rows<F>(most, inputs), room = x_room + static_cast<long>(most) * stride;
-  const long up_room = detail::room_of_packed<F>(hidden, inputs), down_room = detail::room_of_packed<F>(outputs, hidden);
-  detail::Scratch<F> memory(up_room + down_room + parts * room, x.device());
-  F *const up_place = memory.take(up_room), *const down_place = memory.take(down_room), *const scratch = memory.take(parts * room);
-  const F* const up_packed = detail::packed_factors<F>(layouts_of<P>(up)->transposed.template as<LaidOut<F>>(), hidden, inputs, up_place);
-  const F* const down_packed = detail::packed_factors<F>(layouts_of<P>(down)->transposed.template as<LaidOut<F>>(), outputs, hidden, down_place);
+  detail::Scratch<F> memory(parts * room, x.device());
+  F* const scratch = memory.begin();
   const auto part = [&](int i) {
     const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
     const MatrixUnit<F> unit(edge(i + 1) - edge(i));
@@ -275,6 +273,8 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
   static_assert(strip_rows % steps<F> == 0, "neighbouring rows make pairs");
   constexpr const S* none = nullptr;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = detail::row_stride<F>(hidden);
+  const F* const up_packed = layouts_of<P>(up)->plain.template as<F>();
+  const F* const down_packed = layouts_of<P>(down)->plain.template as<F>();
   dx.resize_like(dy, dy.rows(), inputs);
   const detail::HiddenLayout<F> layout(hidden);
   S *const to = dx.data(), *const bias = up_bias_gradient.data();
@@ -283,12 +283,8 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
   const int most = std::min(block, dy.rows()), deepest = factors<F>(most);
   const long dy_room = detail::room_of_rows<F>(most, outputs), tile_room = detail::room_of_transposed<F>(outputs, most);
   const long x_room = packed_size<F>(inputs, most), dh_room = static_cast<long>(most) * stride, panel_room = static_cast<long>(deepest) * panel;
-  const long up_room = detail::room_of_packed<F>(inputs, hidden), down_room = detail::room_of_packed<F>(hidden, outputs);
-  detail::Scratch<F> scratch(up_room + down_room + dy_room + tile_room + x_room + dh_room + (uses_tiles<F> ? 3 : 2) * panel_room, dy.device());
+  detail::Scratch<F> scratch(dy_room + tile_room + x_room + dh_room + (uses_tiles<F> ? 3 : 2) * panel_room, dy.device());
   F *const dy_rows = scratch.take(dy_room), *const dy_tiles = scratch.take(tile_room), *const x_panels = scratch.take(x_room);
-  F *const up_place = scratch.take(up_room), *const down_place = scratch.take(down_room);
-  const F* const up_packed = detail::packed_factors<F>(layouts_of<P>(up)->plain.template as<LaidOut<F>>(), inputs, hidden, up_place);
-  const F* const down_packed = detail::packed_factors<F>(layouts_of<P>(down)->plain.template as<LaidOut<F>>(), hidden, outputs, down_place);
   F *const dh_rows = scratch.take(dh_room), *const dh_columns = scratch.take(panel_room), *const activated = scratch.take(panel_room);
   F* const dh_transposed = uses_tiles<F> ? scratch.take(panel_room) : dh_columns;  // as the A of dWu
   const MatrixUnit<F> unit;

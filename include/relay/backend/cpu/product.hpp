@@ -55,9 +55,9 @@ class Scratch {
 template <class F>
 inline constexpr int panel_columns = tile_vectors* lanes<F>;
 
-/// Rows of factors in a panel: 32 KiB at most, as it is laid out.
+/// Rows of factors in a panel: 32 KiB of them at most, or 16 of each of three parts.
 template <class F>
-inline constexpr int panel_depth = std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(LaidOut<F>)))) * steps<LaidOut<F>> / steps<F>;
+inline constexpr int panel_depth = std::is_same_v<F, Split> ? 64 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
 
 /// How the A of products of F is laid out: the matrix unit reads rows alone.
 template <Operand A, class F>
@@ -299,41 +299,6 @@ void pack(int n, int k, ConstMatrix<SumOf<F>> b, F* packed) {
 
 namespace detail {
 
-/// A part of op(B), columns j .. j + columns - 1 in its block of k, `now` deep, from how all of it is laid out.
-template <class F>
-const LaidOut<F>* laid_out_panel(const LaidOut<F>* packed, int n, int k0, int now, int j) {
-  using L = LaidOut<F>;
-  return packed + static_cast<long>(k0 / steps<L>) * round_up<F>(n) + static_cast<long>(factors<L>(now)) * j;
-}
-
-/// The same as products read it.
-template <class F>
-void split_panel([[maybe_unused]] const LaidOut<F>* panel, [[maybe_unused]] int depth, [[maybe_unused]] int columns, [[maybe_unused]] F* to) {
-  if constexpr (split_late<F>) pack_panel<F>({panel, round_up<F>(columns)}, depth, columns, to);
-}
-
-/// All of it: where it lies, or made in so much room.
-template <class F>
-long room_of_packed(int n, int k) {
-  return split_late<F> ? packed_size<F>(n, k) : 0;
-}
-template <class F>
-const F* packed_factors(const LaidOut<F>* packed, int n, int k, [[maybe_unused]] F* room) {
-  if constexpr (split_late<F>) {
-    constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
-    F* to = room;
-    for (int k0 = 0; k0 < k; k0 += depth)
-      for (int j = 0; j < n; j += width) {
-        const int now = std::min(depth, k - k0), columns = std::min(width, n - j);
-        split_panel<F>(laid_out_panel<F>(packed, n, k0, now, j), now, columns, to);
-        to += static_cast<long>(factors<F>(now)) * round_up<F>(columns);
-      }
-    return room;
-  } else {
-    return packed;
-  }
-}
-
 /// Rows of A that the matrix unit goes through all panels with: they stay in the L1 cache, and B comes from the L2 cache for each of them. (The
 /// other way round, as vectors have it, twice as much would come from there.)
 inline constexpr int tile_product_rows = 32;
@@ -350,7 +315,7 @@ struct ProductScratch {
     if constexpr (uses_tiles<F>) {
       const int depth = std::min(panel_depth<F> * steps<F>, k);
       b_in_place = false;
-      panel = packed && !split_late<F> ? 0 : packed_size<F>(columns, depth);
+      panel = packed ? 0 : packed_size<F>(columns, depth);
       a = static_cast<long>(factors<F>(depth)) * std::min(m, tile_product_rows);
       return;
     }
@@ -404,7 +369,7 @@ void row_times_packed(int n, int k, int first, int last, const F* a, const F* pa
 
 /// The columns first .. last-1 of a product by the matrix unit; `first` is a multiple of a panel's width.
 template <Operand A, Operand B, class F>
-void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const LaidOut<F>* packed,
+void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
                           const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, const ProductScratch<A, B, F>& need, F* scratch) {
   using S = SumOf<F>;
   constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
@@ -413,17 +378,10 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
   alignas(64) S start[width] = {};
   for (int k0 = 0; k0 < k; k0 += depth) {
     const int now = std::min(depth, k - k0), deep = factors<F>(now);
-    const F* panels = made;
-    if constexpr (!split_late<F>)
-      if (packed) panels = laid_out_panel<F>(packed, n, k0, now, first);
-    if (panels == made)
-      for (int j = first; j < last; j += width) {
-        F* const to = made + static_cast<long>(deep) * (j - first);
-        if (packed)
-          split_panel<F>(laid_out_panel<F>(packed, n, k0, now, j), now, std::min(width, last - j), to);
-        else
-          pack_part<B, F>(b, k0, now, j, std::min(width, last - j), to);
-      }
+    const F* panels = packed ? packed + static_cast<long>(k0 / steps<F>) * round_up<F>(n) + static_cast<long>(deep) * first : made;
+    if (!packed)
+      for (int j = first; j < last; j += width)
+        pack_part<B, F>(b, k0, now, j, std::min(width, last - j), made + static_cast<long>(deep) * (j - first));
     for (int i = 0; i < m; i += tile_product_rows) {
       const int rows = std::min(tile_product_rows, m - i);
       if constexpr (A == Operand::transposed)
@@ -492,9 +450,6 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
   }
 }
 
-/// Rows of a thread that make up for splitting all that others split, too.
-inline constexpr int rows_to_split_for = 128;
-
 /// The fewest multiplications of a few rows that are worth another thread's while.
 inline constexpr long shared_product = 1 << 15;
 
@@ -505,14 +460,14 @@ inline constexpr long shared_product = 1 << 15;
 /// The device's threads share the rows of a plain A, where they are enough and B is laid out already, or else the panels, for
 /// each of which A is packed again, if need be. No bit depends on it.
 template <Operand A, Operand B, class F>
-void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const LaidOut<F>* packed,
+void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
              const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, Device device) {
   if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
   if (k == 0) return detail::add_nothing(m, n, bias, c, how);
   using S = SumOf<F>;
   constexpr int width = detail::panel_columns<F>;
   const int panels = (n + width - 1) / width;
-  const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1 && (!split_late<F> || m >= detail::rows_to_split_for * row_parts(device, m));
+  const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1;
   const bool by_panels = !by_rows && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
   const int parts = by_rows ? row_parts(device, m) : by_panels ? std::min(device.threads->count(), panels) : 1;
   const int most_columns = by_rows ? n : (panels + parts - 1) / parts * width;
@@ -550,7 +505,7 @@ inline constexpr char form_of = 0;
 /// The forms in which products of P read a weight [outputs, inputs], kept beside it.
 template <class P, class S>
 void lay_out(Tensor<S>& weight) {
-  using F = LaidOut<Factors<P>>;
+  using F = Factors<P>;
   weight.lay_out(&form_of<F>, [](const Tensor<S>& w, Layouts& to) {
     const ConstMatrix<S> elements{w.data(), w.cols()};
     pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<F>(packed_size<F>(w.rows(), w.cols())));
@@ -561,7 +516,7 @@ void lay_out(Tensor<S>& weight) {
 /// Those forms of a weight; null, where it is not laid out for products of P.
 template <class P, class S>
 const Layouts* layouts_of(const Tensor<S>& weight) {
-  return weight.layouts(&form_of<LaidOut<Factors<P>>>);
+  return weight.layouts(&form_of<Factors<P>>);
 }
 
 /// c (+)= op(a) op(b) + bias with products of P, of whole tensors. Scratch comes from where a lives, which is of a lane: c may be a
@@ -570,8 +525,7 @@ template <Operand A, Operand B, class P, class S>
 void product(const Tensor<S>& a, const Tensor<S>& b, const S* bias, Tensor<S>& c, Store how) {
   using F = Factors<P>;
   const Layouts* layouts = layouts_of<P>(b);
-  using L = LaidOut<F>;
-  const L* packed = !layouts ? nullptr : B == Operand::plain ? layouts->plain.as<L>() : layouts->transposed.as<L>();
+  const F* packed = !layouts ? nullptr : B == Operand::plain ? layouts->plain.as<F>() : layouts->transposed.as<F>();
   product<A, B, F>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()}, packed,
                    bias, {c.data(), c.cols()}, how, a.device());
 }
