@@ -175,6 +175,10 @@ struct Functions : ComposedOps<Self> {
     const long least = threads == 1 ? few : cpu::rows_of_a_part * threads;
     return static_cast<int>(std::clamp(threads * share / bytes, least, std::max(least, most)));
   }
+  static Device for_few_rows(Device device) {
+    device.few_rows = true;
+    return device;
+  }
   static void dropout(const Tensor& x, double rate, Key key, Tensor& y) {
     const Tensor* const base = nullptr;
     run([&](auto kernels) { kernels.dropout(x, rate, key, base, y); });

@@ -239,6 +239,9 @@ struct ComposedOps {
   static void repeat(Repeated&, int /*size*/, int /*times*/, const auto& /*device*/, auto&& f) { f(); }
   static int repeated_size(int size) { return size; }
 
+  /// The device for tensors that are multiplied by weights a few rows at a time.
+  static auto for_few_rows(const auto& device) { return device; }
+
   // A guess, for devices with many cores: nothing has been measured on one.
   static int rows_at_once(int /*width*/, const auto& /*device*/) { return 1 << 14; }
   static int sequences_at_once(long /*elements*/, const auto& /*device*/) { return 64; }

@@ -223,44 +223,56 @@ bool hidden_rows(const Tensor<S>& kept, int rows, int hidden, Tensor<S>& h) {
   return false;
 }
 
-/// x [rows, inputs], up [hidden, inputs], down [outputs, hidden] -> y [rows, outputs], and h (HiddenLayout), unless `forward_only`.
-template <class P, class S>
-void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_bias, const Tensor<S>& down, const Tensor<S>& down_bias, bool forward_only,
-                  Tensor<S>& h, Tensor<S>& y) {
-  using F = Factors<P>;
-  constexpr int panel = detail::panel_columns<F>, block = detail::forward_block_rows<F>, strip_rows = detail::strip_rows<F>;
-  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = detail::row_stride<F>(hidden);
-  const F* const up_packed = layouts_of<P>(up)->transposed.template as<F>();
-  const F* const down_packed = layouts_of<P>(down)->transposed.template as<F>();
+namespace detail {
+
+/// `feed_forward` with products of F.
+template <class P, class F, class S>
+void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_bias, const Tensor<S>& down, const Tensor<S>& down_bias, bool forward_only,
+                     Tensor<S>& h, Tensor<S>& y) {
+  constexpr int panel = panel_columns<F>, block = forward_block_rows<F>, at_once = strip_rows<F>;
+  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = row_stride<F>(hidden);
+  const F* const up_packed = packed_of<Operand::transposed, F>(layouts_of<P>(up));
+  const F* const down_packed = packed_of<Operand::transposed, F>(layouts_of<P>(down));
   y.resize_like(x, x.rows(), outputs);
-  const detail::HiddenLayout<F> layout(hidden);
+  const HiddenLayout<F> layout(hidden);
   if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
   S *const to = y.data(), *const kept = forward_only ? nullptr : h.data();
 
   const int parts = row_parts(x.device(), x.rows()), most = std::min(block, x.rows() / parts + 1);
-  const long x_room = detail::room_of_rows<F>(most, inputs), room = x_room + static_cast<long>(most) * stride;
-  detail::Scratch<F> memory(parts * room, x.device());
+  const long x_room = room_of_rows<F>(most, inputs), room = x_room + static_cast<long>(most) * stride;
+  Scratch<F> memory(parts * room, x.device());
   F* const scratch = memory.begin();
   const auto part = [&](int i) {
     const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
     const MatrixUnit<F> unit(edge(i + 1) - edge(i));
     F *const x_rows = scratch + i * room, *const activated = x_rows + x_room;
-    alignas(64) S strip[strip_rows * panel];
+    alignas(64) S strip[at_once * panel];
     for (int first = edge(i); first < edge(i + 1); first += block) {
       const int rows = std::min(block, edge(i + 1) - first);
-      const ConstMatrix<F> a = detail::factor_rows<F>({x.row(first), x.cols()}, inputs, rows, x_rows);
+      const ConstMatrix<F> a = factor_rows<F>({x.row(first), x.cols()}, inputs, rows, x_rows);
       for (int j = 0; j < hidden; j += panel)
-        for (int r = 0; r < rows; r += strip_rows) {
-          const int now = std::min(strip_rows, rows - r);
-          detail::multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strip, panel}, up_bias.data() + j);
-          detail::activate<F>(now, strip, kept, layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride);
+        for (int r = 0; r < rows; r += at_once) {
+          const int now = std::min(at_once, rows - r);
+          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strip, panel}, up_bias.data() + j);
+          activate<F>(now, strip, kept, layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride);
         }
       const Matrix<S> y_rows{to + static_cast<long>(first) * outputs, outputs};
-      detail::multiply_rows<F>(rows, {activated, stride}, hidden, down_packed, outputs, down_bias.data(), y_rows);
+      multiply_rows<F>(rows, {activated, stride}, hidden, down_packed, outputs, down_bias.data(), y_rows);
     }
   };
   if (parts == 1) return part(0);
   x.device().threads->run(parts, part);
+}
+
+}  // namespace detail
+
+/// x [rows, inputs], up [hidden, inputs], down [outputs, hidden] -> y [rows, outputs], and h (HiddenLayout), unless `forward_only`.
+template <class P, class S>
+void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_bias, const Tensor<S>& down, const Tensor<S>& down_bias, bool forward_only,
+                  Tensor<S>& h, Tensor<S>& y) {
+  if constexpr (!std::is_same_v<FewRowsFactors<Factors<P>>, Factors<P>>)
+    if (x.device().few_rows) return detail::feed_forward_of<P, FewRowsFactors<Factors<P>>>(x, up, up_bias, down, down_bias, forward_only, h, y);
+  detail::feed_forward_of<P, Factors<P>>(x, up, up_bias, down, down_bias, forward_only, h, y);
 }
 
 /// dy [rows, outputs], x and h as they were in forward -> dx [rows, inputs]; adds to the gradients of both weights and of bu (not of bd, which

@@ -11,6 +11,10 @@
 
 #include <relay/backend/cpu/tile_product.hpp>
 
+#include <relay/backend/cpu/packing.hpp>
+
+#include <relay/backend/cpu/tile_row.hpp>
+
 #include <relay/backend/cpu/product.hpp>
 
 #include <relay/backend/cpu/rotary.hpp>

@@ -13,210 +13,7 @@
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
 
-/// Rows of A, B and C are `stride` elements apart.
-template <class S>
-struct ConstMatrix {
-  const S* data;
-  int stride;
-  const S* row(int r) const { return data + static_cast<long>(r) * stride; }
-};
-template <class S>
-struct Matrix {
-  S* data;
-  int stride;
-  S* row(int r) const { return data + static_cast<long>(r) * stride; }
-};
-
 namespace detail {
-
-/// One piece of memory, handed out part by part.
-template <class S>
-class Scratch {
- public:
-  Scratch(long elements, Device device) {
-    require(elements <= std::numeric_limits<int>::max(), "an operation needs room for ", elements,
-            " intermediate values, more than can be had: give it shorter sequences or fewer rows at a time");
-    memory_.resize(1, static_cast<int>(elements), device);
-    next_ = memory_.data();
-  }
-  /// All of it; asked for before threads share it, for it marks the tensor as written.
-  S* begin() { return memory_.data(); }
-  S* take(long elements) {
-    S* here = next_;
-    next_ += elements;
-    return here;
-  }
-
- private:
-  Tensor<S> memory_;
-  S* next_;
-};
-
-template <class F>
-inline constexpr int panel_columns = tile_vectors* lanes<F>;
-
-/// Rows of factors in a panel: 32 KiB of them at most, or 16 of each of three parts.
-template <class F>
-inline constexpr int panel_depth = std::is_same_v<F, Split> ? 64 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
-
-/// How the A of products of F is laid out: the matrix unit reads rows alone.
-template <Operand A, class F>
-inline constexpr Operand as_packed = uses_tiles<F> ? Operand::plain : A;
-
-/// The first `count` columns' factors from a row and, in a pair, the next; `rows` is how many there are.
-template <class F, class S = SumOf<F>>
-[[gnu::always_inline]] inline Vector<F> column_factors(const S* row, [[maybe_unused]] int stride, int rows, auto count) {
-  if constexpr (steps<F> == 1)
-    return load_first(row, count);
-  else
-    return rows <= 0 ? Vector<F>{} : interleave<F>(load_first(row, count), rows > 1 ? load_first(row + stride, count) : Vector<S>{});
-}
-
-/// panel [factors(depth), columns'] = B [depth, columns], columns' = columns padded with zeros to whole vectors.
-template <class F, class S = SumOf<F>>
-void pack_panel(ConstMatrix<S> b, int depth, int columns, F* panel) {
-  const int padded = round_up<S>(columns), end = factors<F>(depth) * steps<F>;
-  for (int k = 0; k < end; k += steps<F>, panel += padded) {
-    const S* from = b.data + static_cast<long>(k) * b.stride;
-    by_vector<S>(columns, [&](long c, auto n) {
-      // Rows lie far apart, and a backward pass reads them for the first time since forward.
-      for (int i = 0; i < steps<F>; ++i) __builtin_prefetch(from + (8L + i) * b.stride + c);
-      store(panel + c, column_factors<F>(from + c, b.stride, depth - k, n));
-    });
-  }
-}
-
-/// The same panel from B^T [columns, depth]: square blocks of vectors are transposed in registers.
-template <class F, class S = SumOf<F>>
-void pack_panel_transposed(ConstMatrix<S> b, int depth, int columns, F* panel) {
-  const int padded = round_up<S>(columns), end = factors<F>(depth);
-  for (int c = 0; c < columns; c += lanes<S>) {
-    const int rows = std::min(lanes<S>, columns - c);
-    for (int k = 0; k < end; k += lanes<S>) {
-      Square<F> square;  // only constants index it, so that it is in registers
-      const S* from = b.data + static_cast<long>(c) * b.stride + k * steps<F>;
-      const int count = depth - k * steps<F>, kept = end - k;
-#pragma GCC unroll 16
-      for (int r = 0; r < lanes<S>; ++r)
-        square.row[r] = load_factors<F>(r < rows ? from + static_cast<long>(r) * b.stride : from, r < rows ? count : 0);
-      transpose<F>(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < lanes<S>; ++i)
-        if (i < kept) store(panel + (k + i) * padded + c, square.row[i]);
-    }
-  }
-}
-
-/// Rows of C whose factors of A^T are laid out together: whole tiles, and whole vectors to copy.
-template <class F>
-inline constexpr int tile_group = 3 * lanes<F>;
-
-/// to [rows / tile_group, factors(depth), tile_group] = A^T [depth, rows]: what one tile reads lies close together.
-template <class F, class S = SumOf<F>>
-void pack_tiles(ConstMatrix<S> a, int depth, int rows, F* to) {
-  constexpr int group = tile_group<F>;
-  static_assert(group % tile_rows == 0);
-  for (int first = 0; first < rows; first += group) {
-    const int count = std::min(group, rows - first);
-    for (int k = 0; k < depth; k += steps<F>, to += group) {
-      const S* from = a.data + static_cast<long>(k) * a.stride + first;
-      if (count == group)
-#pragma GCC unroll 3
-        for (int c = 0; c < group; c += lanes<S>) {
-          const std::integral_constant<int, lanes<S>> all;
-          store(to + c, column_factors<F>(from + c, a.stride, depth - k, all));
-        }
-      else
-        by_vector<S>(count, [&](long c, auto n) { store(to + c, column_factors<F>(from + c, a.stride, depth - k, n)); });
-    }
-  }
-}
-
-/// Zeros behind the factors of `depth` rows [factors(depth), width] that were made one by one, where products read more of them.
-template <class F>
-void pad_factors(F* to, int depth, int width) {
-  std::fill(to + static_cast<long>(least_factors<F>(depth)) * width, to + static_cast<long>(factors<F>(depth)) * width, F{});
-}
-
-/// to [columns, rows] = from [rows, columns], rows `stride` apart; whole vectors of both.
-template <class F>
-void transpose_factors(const F* from, int stride, int rows, int columns, F* to) {
-  for (int c = 0; c < columns; c += lanes<F>)
-    for (int r = 0; r < rows; r += lanes<F>) {
-      Square<F> square;
-#pragma GCC unroll 16
-      for (int i = 0; i < lanes<F>; ++i) square.row[i] = load(from + static_cast<long>(r + i) * stride + c);
-      transpose<F>(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < lanes<F>; ++i) store(to + static_cast<long>(c + i) * rows + r, square.row[i]);
-    }
-}
-
-/// to [rows, factors(depth)] = A^T [depth, rows]: the same for the matrix unit.
-template <class F, class S = SumOf<F>>
-void pack_transposed_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
-  const int end = factors<F>(depth);
-  for (int k = 0; k < end; k += lanes<F>) {
-    for (int first = 0; first < rows; first += lanes<S>) {
-      const int count = std::min(lanes<S>, rows - first);
-      Square<F> square;
-      const int left = depth - k * steps<F>;
-      const S* const from = a.data + static_cast<long>(k) * steps<F> * a.stride + first;
-      const auto load_all = [&](auto n) {
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes<F>; ++i)
-          square.row[i] = column_factors<F>(from + static_cast<long>(i) * steps<F> * a.stride, a.stride, left - i * steps<F>, n);
-      };
-      if (count == lanes<S>)
-        load_all(std::integral_constant<int, lanes<S>>());
-      else
-        load_all(count);
-      transpose<F>(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < lanes<F>; ++i)
-        if (i < count) store(to + static_cast<long>(first + i) * end + k, square.row[i]);
-    }
-  }
-}
-
-/// A^T [depth, rows] as products read it.
-template <class F>
-long room_of_transposed(int rows, int depth) {
-  constexpr int group = uses_tiles<F> ? 1 : tile_group<F>;
-  return static_cast<long>(factors<F>(depth)) * ((rows + group - 1) / group * group);
-}
-template <class F, class S = SumOf<F>>
-void pack_transposed(ConstMatrix<S> a, int depth, int rows, F* to) {
-  if constexpr (uses_tiles<F>)
-    pack_transposed_rows<F>(a, depth, rows, to);
-  else
-    pack_tiles<F>(a, depth, rows, to);
-}
-
-/// to [rows, factors(depth)] = A [rows, depth]
-template <class F, class S = SumOf<F>>
-void pack_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
-  const int end = factors<F>(depth);
-  for (int r = 0; r < rows; ++r, to += end)
-    by_vector<S>(end, [&](long k, auto n) {
-      store_first(to + k, load_factors<F>(a.data + static_cast<long>(r) * a.stride + k * steps<F>, depth - static_cast<int>(k) * steps<F>), n);
-    });
-}
-
-/// Rows of A [rows, depth] as factors: where they lie, or made in so much room.
-template <class F>
-long room_of_rows(int rows, int depth) {
-  return steps<F> == 1 ? 0 : static_cast<long>(rows) * padded_factors<F>(depth);
-}
-template <class F, class S = SumOf<F>>
-ConstMatrix<F> factor_rows(ConstMatrix<S> a, int depth, int rows, [[maybe_unused]] F* room) {
-  if constexpr (steps<F> == 1) {
-    return a;
-  } else {
-    pack_rows<F>(a, depth, rows, room);
-    return {room, factors<F>(depth)};
-  }
-}
 
 /// Whole vectors of columns, by whatever is fastest.
 template <Operand A, class F, class S = SumOf<F>>
@@ -269,36 +66,6 @@ void add_nothing(int m, int n, const S* bias, Matrix<S> c, Store how) {
   }
 }
 
-/// One panel of op(B): rows k .. k+depth-1, columns j .. j+columns-1.
-template <Operand B, class F, class S = SumOf<F>>
-void pack_part(ConstMatrix<S> b, int k, int depth, int j, int columns, F* panel) {
-  if constexpr (B == Operand::plain)
-    pack_panel<F>({b.data + static_cast<long>(k) * b.stride + j, b.stride}, depth, columns, panel);
-  else
-    pack_panel_transposed<F>({b.data + static_cast<long>(j) * b.stride + k, b.stride}, depth, columns, panel);
-}
-
-}  // namespace detail
-
-/// The factors of a whole op(B) [k, n] laid out as products read it: block after block of k, panel after panel in each.
-template <class F>
-long packed_size(int n, int k) {
-  return static_cast<long>(round_up<F>(n)) * factors<F>(k);
-}
-
-template <Operand B, class F>
-void pack(int n, int k, ConstMatrix<SumOf<F>> b, F* packed) {
-  constexpr int width = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
-  for (int k0 = 0; k0 < k; k0 += depth)
-    for (int j = 0; j < n; j += width) {
-      const int now = std::min(depth, k - k0), columns = std::min(width, n - j);
-      detail::pack_part<B, F>(b, k0, now, j, columns, packed);
-      packed += static_cast<long>(factors<F>(now)) * round_up<F>(columns);
-    }
-}
-
-namespace detail {
-
 /// Rows of A that the matrix unit goes through all panels with: they stay in the L1 cache, and B comes from the L2 cache for each of them. (The
 /// other way round, as vectors have it, twice as much would come from there.)
 inline constexpr int tile_product_rows = 32;
@@ -313,6 +80,10 @@ struct ProductScratch {
   /// `columns`: the most that a part has.
   ProductScratch(int m, int n, int k, int columns, int b_stride, bool packed) {
     if constexpr (uses_tiles<F>) {
+      if (m == 1 && packed) {  // single_row_product wants it whole
+        panel = 0, a = 3L * factors<F>(k);
+        return;
+      }
       const int depth = std::min(panel_depth<F> * steps<F>, k);
       b_in_place = false;
       panel = packed ? 0 : packed_size<F>(columns, depth);
@@ -484,6 +255,11 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
     const auto edge = [&](int whole, int p) { return static_cast<int>(static_cast<long>(whole) * p / parts); };
     F* const own = scratch + i * need.size();
     const int row = by_rows ? edge(m, i) : 0, rows = by_rows ? edge(m, i + 1) - row : m;
+#ifdef RELAY_CPU_AMX
+    if constexpr (std::is_same_v<F, Pair> && A == Operand::plain)
+      if (m == 1 && packed && how == Store::assign)
+        return detail::single_row_product(n, k, edge(panels, i) * width, std::min(n, edge(panels, i + 1) * width), a.data, packed, bias, c.data, own);
+#endif
     const MatrixUnit<F> unit(rows);
     if (by_rows) {
       const ConstMatrix<S> a_rows{a.data + static_cast<long>(row) * a.stride, a.stride};
@@ -502,6 +278,11 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
 template <class F>
 inline constexpr char form_of = 0;
 
+/// What products of few rows multiply in the place of F (Device): floats as they are, since they are read in two thirds of the time that their parts
+/// take.
+template <class F>
+using FewRowsFactors = std::conditional_t<std::is_same_v<F, Split>, float, F>;
+
 /// The forms in which products of P read a weight [outputs, inputs], kept beside it.
 template <class P, class S>
 void lay_out(Tensor<S>& weight) {
@@ -510,6 +291,8 @@ void lay_out(Tensor<S>& weight) {
     const ConstMatrix<S> elements{w.data(), w.cols()};
     pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<F>(packed_size<F>(w.rows(), w.cols())));
     pack<Operand::plain>(w.cols(), w.rows(), elements, to.plain.resize<F>(packed_size<F>(w.cols(), w.rows())));
+    if constexpr (!std::is_same_v<FewRowsFactors<F>, F>)
+      pack<Operand::transposed>(w.rows(), w.cols(), elements, to.for_few_rows.resize<float>(packed_size<float>(w.rows(), w.cols())));
   });
 }
 
@@ -519,15 +302,28 @@ const Layouts* layouts_of(const Tensor<S>& weight) {
   return weight.layouts(&form_of<Factors<P>>);
 }
 
+/// op(weight) as factors G; null, if there are no layouts.
+template <Operand B, class G>
+const G* packed_of(const Layouts* layouts) {
+  if (!layouts) return nullptr;
+  if constexpr (B == Operand::plain) return layouts->plain.as<G>();
+  const bool other = std::is_same_v<FewRowsFactors<Split>, G> && uses_tiles<Split>;
+  return other ? layouts->for_few_rows.as<G>() : layouts->transposed.as<G>();
+}
+
 /// c (+)= op(a) op(b) + bias with products of P, of whole tensors. Scratch comes from where a lives, which is of a lane: c may be a
 /// gradient, which has no memory of its own to keep any.
 template <Operand A, Operand B, class P, class S>
 void product(const Tensor<S>& a, const Tensor<S>& b, const S* bias, Tensor<S>& c, Store how) {
   using F = Factors<P>;
-  const Layouts* layouts = layouts_of<P>(b);
-  const F* packed = !layouts ? nullptr : B == Operand::plain ? layouts->plain.as<F>() : layouts->transposed.as<F>();
-  product<A, B, F>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()}, packed,
-                   bias, {c.data(), c.cols()}, how, a.device());
+  const auto multiply = [&](auto factor) {
+    using G = decltype(factor);
+    product<A, B, G>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()},
+                     packed_of<B, G>(layouts_of<P>(b)), bias, {c.data(), c.cols()}, how, a.device());
+  };
+  if constexpr (!std::is_same_v<FewRowsFactors<F>, F> && A == Operand::plain && B == Operand::transposed)
+    if (a.device().few_rows) return multiply(FewRowsFactors<F>());
+  multiply(F());
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL
