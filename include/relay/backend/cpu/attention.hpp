@@ -178,7 +178,7 @@ class Backward {
         const Store how = one_block ? Store::assign : Store::add;
         if constexpr (uses_tiles<F>) {
           pad_factors(columns, count, padded);
-          transpose_factors(columns, padded, depth, padded, transposed_);
+          transpose_factors(columns, padded, depth, padded, transposed_, depth);
           block_product<F>(rows_taken<F>(keys), padded_, depth, transposed_, depth, b_rows, b.stride, c.row(seen.begin), c.stride, how);
         } else {
           small_product<Operand::transposed>(keys, padded_, depth, columns, padded, b_rows, b.stride, c.row(seen.begin), c.stride, how);

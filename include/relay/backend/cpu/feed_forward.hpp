@@ -48,6 +48,8 @@ class HiddenLayout {
 
   static int rows(int count) { return of_factors ? (count + strip_rows<F> - 1) / strip_rows<F> * strip_rows<F> : count; }
   int columns() const { return hidden_ / step; }
+  /// From one row of a panel to the next in a strip.
+  int row() const { return of_factors ? panel_columns<F> / step : hidden_; }
   /// The columns of a panel, from the j-th on, in row r.
   long at(int r, int j) const {
     if constexpr (!of_factors) return static_cast<long>(r) * hidden_ + j;
@@ -61,13 +63,14 @@ class HiddenLayout {
 
 /// C [rows, columns] = A [rows, k] B + start, of the columns j .. of a B [k, n] that is laid out; a panel begins with j.
 template <class F, class S = SumOf<F>>
-void multiply_columns(int rows, ConstMatrix<F> a, int k, const F* packed, int n, int j, int columns, Matrix<S> c, const S* start) {
+void multiply_columns(int rows, ConstMatrix<F> a, int k, const F* packed, int n, int j, int columns, Matrix<S> c, const S* start,
+                      auto&& meanwhile) {
   const int end = factors<F>(k), padded = round_up<F>(columns);
   for (int k0 = 0; k0 < end; k0 += panel_depth<F>) {
     const int deep = std::min(panel_depth<F>, end - k0);
     const F* const panel = packed + static_cast<long>(k0) * round_up<F>(n) + static_cast<long>(deep) * j;
     const Store how = k0 == 0 ? Store::assign : Store::add;
-    multiply_panel<Operand::plain, F>(rows, columns, deep, a.data + k0, a.stride, panel, padded, c, how, k0 == 0 ? start : nullptr);
+    multiply_panel<Operand::plain, F>(rows, columns, deep, a.data + k0, a.stride, panel, padded, c, how, k0 == 0 ? start : nullptr, meanwhile);
   }
 }
 
@@ -78,37 +81,46 @@ void multiply_rows(int rows, ConstMatrix<F> a, int k, const F* packed, int n, co
   for (int j = 0; j < n; j += panel_columns<F>) {
     const int columns = std::min(panel_columns<F>, n - j);
     if (bias) std::copy_n(bias + j, columns, start);
-    multiply_columns<F>(rows, a, k, packed, n, j, columns, {c.data + j, c.stride}, bias ? start : nullptr);
+    multiply_columns<F>(rows, a, k, packed, n, j, columns, {c.data + j, c.stride}, bias ? start : nullptr, NothingMeanwhile());
   }
 }
 
-/// GELU of a strip of h [rows, panel_columns] as rows of factors, `stride` apart. h itself goes to `kept`, unless that is null: what
-/// HiddenLayout says of row `first` and column j.
+/// GELU of a strip of h [rows, panel_columns] as rows of factors, `stride` apart, row by row. h itself goes to `kept`, unless that is null.
 template <class F, class S = SumOf<F>>
-void activate(int rows, const S* h, S* kept, const HiddenLayout<F>& layout, int first, int j, F* to, int stride) {
-  constexpr int columns = steps<F> * lanes<S>;
-  static_assert(panel_columns<F> % columns == 0);
+struct Activation {
   using Kept = typename HiddenLayout<F>::Element;
-  for (int r = 0; r < rows; ++r, h += panel_columns<F>, to += stride) {
-    Kept* const keep = kept ? reinterpret_cast<Kept*>(kept) + layout.at(first + r, j) : nullptr;
+
+  const S* h;
+  Kept* kept;
+  int kept_stride;
+  F* to;
+  int stride;
+
+  [[gnu::always_inline]] void operator()(int r) const {
+    constexpr int columns = steps<F> * lanes<S>;
+    static_assert(panel_columns<F> % columns == 0);
+    const S* const from = h + r * panel_columns<F>;
+    Kept* const keep = kept + static_cast<long>(r) * kept_stride;
+    F* const row = to + static_cast<long>(r) * stride;
+#pragma GCC unroll 4
     for (int c = 0; c < panel_columns<F>; c += columns) {
       Vector<S> value[steps<F>], activated[steps<F>];
 #pragma GCC unroll 2
       for (int i = 0; i < steps<F>; ++i) {
-        value[i] = load(h + c + i * lanes<S>);
+        value[i] = load(from + c + i * lanes<S>);
         activated[i] = gelu_of<F>(value[i]);
       }
-      if (keep) {
+      if (kept) {
         if constexpr (HiddenLayout<F>::of_factors)
           store(keep + c / steps<F>, along_row<F>(value));
         else
 #pragma GCC unroll 2
           for (int i = 0; i < steps<F>; ++i) store(keep + c + i * lanes<S>, value[i]);
       }
-      store(to + c / steps<F>, along_row<F>(activated));
+      store(row + c / steps<F>, along_row<F>(activated));
     }
   }
-}
+};
 
 /// Where a strip's values go on the way back, each as the product reads them that it is for.
 template <class F>
@@ -122,14 +134,26 @@ struct HiddenGradient {
 /// From a strip of dy Wd [rows, panel_columns], and h, whose row `first` and column j it begins with. The sums of dh's columns are added to
 /// bias [panel_columns].
 template <class F, class S = SumOf<F>>
-void activate_backward(int rows, const S* d, const S* h, const HiddenLayout<F>& layout, int first, int j, const HiddenGradient<F>& to, S* bias) {
-  const auto* const kept = reinterpret_cast<const typename HiddenLayout<F>::Element*>(h);
-  const long next_panel = layout.at(first, j + panel_columns<F>) - layout.at(first, j);
-  for (int c = 0; c < panel_columns<F>; c += steps<F> * lanes<S>) {
+struct ActivationBackward {
+  static constexpr int columns = steps<F> * lanes<S>;
+  static constexpr int rows_of_piece = uses_tiles<F> ? steps<F> : strip_rows<F>;  // sums stay in registers, where nothing is done meanwhile
+  static constexpr int pieces(int rows) { return panel_columns<F> / columns * ((rows + rows_of_piece - 1) / rows_of_piece); }
+
+  int rows;
+  const S *d, *h;
+  HiddenLayout<F> layout;
+  int first, j;
+  HiddenGradient<F> to;
+  S* bias;
+
+  [[gnu::always_inline]] void operator()(int piece) const {
+    const int of_column = (rows + rows_of_piece - 1) / rows_of_piece, begin = piece % of_column * rows_of_piece, c = piece / of_column * columns;
+    const auto* const kept = reinterpret_cast<const typename HiddenLayout<F>::Element*>(h);
+    const long next_panel = layout.at(first, j + panel_columns<F>) - layout.at(first, j);
     Vector<S> sums[steps<F>];
 #pragma GCC unroll 2
     for (int v = 0; v < steps<F>; ++v) sums[v] = load(bias + c + v * lanes<S>);
-    for (int r = 0; r < rows; r += steps<F>) {
+    for (int r = begin; r < std::min(begin + rows_of_piece, rows); r += steps<F>) {
       Vector<S> dh[steps<F>][steps<F>] = {}, activated[steps<F>][steps<F>] = {};  // of a vector, of a row; behind an odd row are zeros
 #pragma GCC unroll 2
       for (int i = 0; i < steps<F>; ++i) {
@@ -166,7 +190,7 @@ void activate_backward(int rows, const S* d, const S* h, const HiddenLayout<F>& 
 #pragma GCC unroll 2
     for (int v = 0; v < steps<F>; ++v) store(bias + c + v * lanes<S>, sums[v]);
   }
-}
+};
 
 }  // namespace detail
 
@@ -246,16 +270,26 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
     const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
     const MatrixUnit<F> unit(edge(i + 1) - edge(i));
     F *const x_rows = scratch + i * room, *const activated = x_rows + x_room;
-    alignas(64) S strip[at_once * panel];
+    alignas(64) S strips[2][at_once * panel];  // one is activated while the next is made
     for (int first = edge(i); first < edge(i + 1); first += block) {
       const int rows = std::min(block, edge(i + 1) - first);
       const ConstMatrix<F> a = factor_rows<F>({x.row(first), x.cols()}, inputs, rows, x_rows);
+      const auto activation = [&](int rows_there, const S* strip, int r, int j) {
+        auto* const keep = kept ? reinterpret_cast<typename Activation<F>::Kept*>(kept) + layout.at(first + r, j) : nullptr;
+        const Activation<F> row{strip, keep, layout.row(), activated + static_cast<long>(r) * stride + j / steps<F>, stride};
+        return Meanwhile(rows_there, unit_steps(at_once, panel, factors<F>(inputs)), row);
+      };
+      auto before = activation(0, strips[0], 0, 0);
+      int at = 0;
       for (int j = 0; j < hidden; j += panel)
-        for (int r = 0; r < rows; r += at_once) {
+        for (int r = 0; r < rows; r += at_once, at ^= 1) {
           const int now = std::min(at_once, rows - r);
-          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strip, panel}, up_bias.data() + j);
-          activate<F>(now, strip, kept, layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride);
+          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strips[at], panel}, up_bias.data() + j, before);
+          before.finish();
+          before = activation(now, strips[at], r, j);
+          if constexpr (!std::is_same_v<F, Split>) before.finish();
         }
+      before.finish();
       const Matrix<S> y_rows{to + static_cast<long>(first) * outputs, outputs};
       multiply_rows<F>(rows, {activated, stride}, hidden, down_packed, outputs, down_bias.data(), y_rows);
     }
@@ -300,7 +334,7 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
   F *const dh_rows = scratch.take(dh_room), *const dh_columns = scratch.take(panel_room), *const activated = scratch.take(panel_room);
   F* const dh_transposed = uses_tiles<F> ? scratch.take(panel_room) : dh_columns;  // as the A of dWu
   const MatrixUnit<F> unit;
-  alignas(64) S strip[strip_rows * panel];
+  alignas(64) S strips[2][strip_rows * panel];  // one is taken back through GELU while the next is made
 
   for (int first = 0; first < dy.rows(); first += block) {
     const int rows = std::min(block, dy.rows() - first), deep = factors<F>(rows);
@@ -308,27 +342,43 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
     detail::pack_transposed<F>({dy.row(first), outputs}, rows, outputs, dy_tiles);
     pack<Operand::plain>(inputs, rows, ConstMatrix<S>{x.row(first), inputs}, x_panels);
     for (int j = 0; j < hidden; j += panel) {
-      for (int r = 0; r < rows; r += strip_rows) {
-        const int now = std::min(strip_rows, rows - r);
+      const auto activation = [&](int now, const S* strip, int r) {
         const long below = static_cast<long>(r / steps<F>) * panel;
         const detail::HiddenGradient<F> dh{.rows = dh_rows + static_cast<long>(r) * stride + j / steps<F>,
                                            .stride = stride,
                                            .columns = dh_columns + below,
                                            .activated = activated + below};
-        detail::multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strip, panel}, none);
-        detail::activate_backward<F>(now, strip, h.data(), layout, first + r, j, dh, bias + j);
+        const detail::ActivationBackward<F> pieces{now, strip, h.data(), layout, first + r, j, dh, bias + j};
+        return Meanwhile(pieces.pieces(now), unit_steps(strip_rows, panel, factors<F>(outputs)), pieces);
+      };
+      auto before = activation(0, strips[0], 0);
+      int at = 0;
+      for (int r = 0; r < rows; r += strip_rows, at ^= 1) {
+        const int now = std::min(strip_rows, rows - r);
+        detail::multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strips[at], panel}, none, before);
+        before.finish();
+        before = activation(now, strips[at], r);
+        if constexpr (!uses_tiles<F>) before.finish();
       }
+      before.finish();
       for (F* columns : {dh_columns, activated}) detail::pad_factors(columns, rows, panel);
-      if constexpr (uses_tiles<F>) detail::transpose_factors(dh_columns, panel, deep, panel, dh_transposed);
       constexpr Operand transposed = detail::as_packed<Operand::transposed, F>;
       constexpr bool as_rows = transposed == Operand::plain;
       const Matrix<S> dwd_columns{dwd.data + j, dwd.stride};
-      detail::multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : detail::tile_group<F>, activated, panel, dwd_columns, Store::add, none);
+      const int squares = uses_tiles<F> ? panel / lanes<F> * (deep / lanes<F>) : 0;
+      const auto transpose_square = [&](int i) {
+        const int c = i % (panel / lanes<F>) * lanes<F>, r = i / (panel / lanes<F>) * lanes<F>;
+        if constexpr (uses_tiles<F>)
+          detail::transpose_factors(dh_columns + static_cast<long>(r) * panel + c, panel, lanes<F>, lanes<F>, dh_transposed + static_cast<long>(c) * deep + r, deep);
+      };
+      Meanwhile transposition(squares, unit_steps(outputs, panel, deep), transpose_square);
+      detail::multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : detail::tile_group<F>, activated, panel, dwd_columns, Store::add, none, transposition);
+      transposition.finish();
       for (int c = 0; c < inputs; c += panel) {
         const int columns = std::min(panel, inputs - c);
         const F* const x_panel = x_panels + static_cast<long>(deep) * c;
         const Matrix<S> dwu_part{dwu.row(j) + c, dwu.stride};
-        detail::multiply_panel<transposed, F>(panel, columns, deep, dh_transposed, as_rows ? deep : panel, x_panel, round_up<F>(columns), dwu_part, Store::add, none);
+        detail::multiply_panel<transposed, F>(panel, columns, deep, dh_transposed, as_rows ? deep : panel, x_panel, round_up<F>(columns), dwu_part, Store::add, none, NothingMeanwhile());
       }
     }
     const Matrix<S> dx_rows{to + static_cast<long>(first) * inputs, inputs};

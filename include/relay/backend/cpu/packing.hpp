@@ -131,9 +131,9 @@ void pad_factors(F* to, int depth, int width) {
   std::fill(to + static_cast<long>(least_factors<F>(depth)) * width, to + static_cast<long>(factors<F>(depth)) * width, F{});
 }
 
-/// to [columns, rows] = from [rows, columns], rows `stride` apart; whole vectors of both.
+/// to [columns, rows] = from [rows, columns], rows `stride` apart, and so many of `to`; whole vectors of both.
 template <class F>
-void transpose_factors(const F* from, int stride, int rows, int columns, F* to) {
+void transpose_factors(const F* from, int stride, int rows, int columns, F* to, int to_stride) {
   for (int c = 0; c < columns; c += lanes<F>)
     for (int r = 0; r < rows; r += lanes<F>) {
       Square<F> square;
@@ -141,35 +141,35 @@ void transpose_factors(const F* from, int stride, int rows, int columns, F* to) 
       for (int i = 0; i < lanes<F>; ++i) square.row[i] = load(from + static_cast<long>(r + i) * stride + c);
       transpose<F>(square);
 #pragma GCC unroll 16
-      for (int i = 0; i < lanes<F>; ++i) store(to + static_cast<long>(c + i) * rows + r, square.row[i]);
+      for (int i = 0; i < lanes<F>; ++i) store(to + static_cast<long>(c + i) * to_stride + r, square.row[i]);
     }
 }
 
-/// to [rows, factors(depth)] = A^T [depth, rows]: the same for the matrix unit.
+/// to [rows, factors(depth)] = A^T [depth, rows]: the same for the matrix unit, so many steps of k from `begin`, and rows from `first`, on.
+template <class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline void pack_transposed_square(ConstMatrix<S> a, int depth, int rows, int begin, int first, F* to) {
+  const int end = factors<F>(depth), count = std::min(lanes<S>, rows - first);
+  const int k = begin, left = depth - k * steps<F>;
+  const S* const from = a.data + static_cast<long>(k) * steps<F> * a.stride + first;
+  Square<F> square;
+  const auto load_all = [&](auto n) {
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<F>; ++i)
+      square.row[i] = column_factors<F>(from + static_cast<long>(i) * steps<F> * a.stride, a.stride, left - i * steps<F>, n);
+  };
+  if (count == lanes<S>)
+    load_all(std::integral_constant<int, lanes<S>>());
+  else
+    load_all(count);
+  transpose<F>(square);
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<F>; ++i)
+    if (i < count) store(to + static_cast<long>(first + i) * end + k, square.row[i]);
+}
 template <class F, class S = SumOf<F>>
 void pack_transposed_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
-  const int end = factors<F>(depth);
-  for (int k = 0; k < end; k += lanes<F>) {
-    for (int first = 0; first < rows; first += lanes<S>) {
-      const int count = std::min(lanes<S>, rows - first);
-      Square<F> square;
-      const int left = depth - k * steps<F>;
-      const S* const from = a.data + static_cast<long>(k) * steps<F> * a.stride + first;
-      const auto load_all = [&](auto n) {
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes<F>; ++i)
-          square.row[i] = column_factors<F>(from + static_cast<long>(i) * steps<F> * a.stride, a.stride, left - i * steps<F>, n);
-      };
-      if (count == lanes<S>)
-        load_all(std::integral_constant<int, lanes<S>>());
-      else
-        load_all(count);
-      transpose<F>(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < lanes<F>; ++i)
-        if (i < count) store(to + static_cast<long>(first + i) * end + k, square.row[i]);
-    }
-  }
+  for (int k = 0; k < factors<F>(depth); k += lanes<F>)
+    for (int first = 0; first < rows; first += lanes<S>) pack_transposed_square<F>(a, depth, rows, k, first, to);
 }
 
 /// A^T [depth, rows] as products read it.
@@ -186,14 +186,18 @@ void pack_transposed(ConstMatrix<S> a, int depth, int rows, F* to) {
     pack_tiles<F>(a, depth, rows, to);
 }
 
+/// to [factors(depth)] = from [depth]
+template <class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline void pack_row(const S* from, int depth, F* to) {
+  by_vector<S>(factors<F>(depth), [&](long k, auto n) {
+    store_first(to + k, load_factors<F>(from + k * steps<F>, depth - static_cast<int>(k) * steps<F>), n);
+  });
+}
+
 /// to [rows, factors(depth)] = A [rows, depth]
 template <class F, class S = SumOf<F>>
 void pack_rows(ConstMatrix<S> a, int depth, int rows, F* to) {
-  const int end = factors<F>(depth);
-  for (int r = 0; r < rows; ++r, to += end)
-    by_vector<S>(end, [&](long k, auto n) {
-      store_first(to + k, load_factors<F>(a.data + static_cast<long>(r) * a.stride + k * steps<F>, depth - static_cast<int>(k) * steps<F>), n);
-    });
+  for (int r = 0; r < rows; ++r, to += factors<F>(depth)) pack_row<F>(a.row(r), depth, to);
 }
 
 /// Rows of A [rows, depth] as factors: where they lie, or made in so much room.

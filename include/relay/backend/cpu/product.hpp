@@ -17,9 +17,10 @@ namespace detail {
 
 /// Whole vectors of columns, by whatever is fastest.
 template <Operand A, class F, class S = SumOf<F>>
-[[gnu::always_inline]] inline void multiply_block(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start) {
+[[gnu::always_inline]] inline void multiply_block(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start,
+                                                  [[maybe_unused]] auto&& meanwhile) {
   if constexpr (A == Operand::plain)
-    block_product(m, n, k, a, lda, b, ldb, c, ldc, how, start);
+    block_product(m, n, k, a, lda, b, ldb, c, ldc, how, start, meanwhile);
   else
     small_product<A>(m, n, k, a, lda, b, ldb, c, ldc, how, start);
 }
@@ -27,12 +28,12 @@ template <Operand A, class F, class S = SumOf<F>>
 /// The columns of C that one panel gives; a transposed A comes in groups of tiles, lda rows in each. Where the columns do not
 /// fill whole vectors, tiles go through a buffer.
 template <Operand A, class F, class S = SumOf<F>>
-void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F* panel, int ldb, Matrix<S> c, Store how,
-                    const S* start) {
+void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F* panel, int ldb, Matrix<S> c, Store how, const S* start,
+                    auto&& meanwhile) {
   const int padded = round_up<S>(columns);
   const bool whole = padded == columns;
   if (whole && A == Operand::plain)
-    return multiply_block<A>(m, columns, depth, a, lda, panel, ldb, c.data, c.stride, how, start);
+    return multiply_block<A>(m, columns, depth, a, lda, panel, ldb, c.data, c.stride, how, start, meanwhile);
   constexpr int at_once = uses_tiles<F> ? 32 : tile_rows;
   alignas(64) S buffer[at_once * panel_columns<F>];
   for (int i = 0; i < m; i += at_once) {
@@ -40,7 +41,7 @@ void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F*
     const F* rows = A == Operand::plain ? a + static_cast<long>(i) * lda : a + static_cast<long>(i / lda) * lda * depth + i % lda;
     S* to = c.data + static_cast<long>(i) * c.stride;
     if (whole) {
-      multiply_block<A>(count, columns, depth, rows, lda, panel, ldb, to, c.stride, how, start);
+      multiply_block<A>(count, columns, depth, rows, lda, panel, ldb, to, c.stride, how, start, meanwhile);
     } else {
       const auto each_part = [&](auto&& f) {
         for (int r = 0; r < count; ++r)
@@ -49,7 +50,7 @@ void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F*
       // The matrix unit adds to what is there from the first step of k on, so that it does not matter how k is cut.
       const bool adds_in_buffer = uses_tiles<F> && how == Store::add;
       if (adds_in_buffer) each_part([](const S* from, S* here, auto n) { store(here, load_first(from, n)); });
-      multiply_block<A>(count, padded, depth, rows, lda, panel, ldb, buffer, padded, adds_in_buffer ? Store::add : Store::assign, start);
+      multiply_block<A>(count, padded, depth, rows, lda, panel, ldb, buffer, padded, adds_in_buffer ? Store::add : Store::assign, start, meanwhile);
       const bool add = how == Store::add && !adds_in_buffer;
       each_part([add](S* at, const S* here, auto n) { store_first(at, add ? load_first(at, n) + load(here) : load(here), n); });
     }
@@ -87,7 +88,7 @@ struct ProductScratch {
       const int depth = std::min(panel_depth<F> * steps<F>, k);
       b_in_place = false;
       panel = packed ? 0 : packed_size<F>(columns, depth);
-      a = static_cast<long>(factors<F>(depth)) * std::min(m, tile_product_rows);
+      a = 2L * factors<F>(depth) * std::min(m, tile_product_rows);
       return;
     }
     const bool single = m == 1 && packed && A == Operand::plain;  // row_times_packed wants it whole
@@ -145,7 +146,7 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
   using S = SumOf<F>;
   constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
   F* const made = scratch;
-  F* const packed_a = scratch + need.panel;
+  F* const packed_a[] = {scratch + need.panel, scratch + need.panel + need.a / 2};
   alignas(64) S start[width] = {};
   for (int k0 = 0; k0 < k; k0 += depth) {
     const int now = std::min(depth, k - k0), deep = factors<F>(now);
@@ -153,20 +154,31 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
     if (!packed)
       for (int j = first; j < last; j += width)
         pack_part<B, F>(b, k0, now, j, std::min(width, last - j), made + static_cast<long>(deep) * (j - first));
-    for (int i = 0; i < m; i += tile_product_rows) {
+    // Rows of A are packed while those before them are multiplied.
+    const auto packing = [&](int i, F* to) {
+      const int rows = std::clamp(m - i, 0, tile_product_rows), squares = (rows + lanes<S> - 1) / lanes<S>;
+      const int pieces = A == Operand::plain ? rows : squares * (deep / lanes<F>), unit = unit_steps(tile_product_rows, last - first, deep);
+      return Meanwhile(pieces, unit, [=](int piece) {
+        if constexpr (A == Operand::plain)
+          pack_row<F>(a.row(i + piece) + k0, now, to + static_cast<long>(piece) * deep);
+        else
+          pack_transposed_square<F>(ConstMatrix<S>{a.data + static_cast<long>(k0) * a.stride + i, a.stride}, now, rows, piece / squares * lanes<F>, piece % squares * lanes<S>, to);
+      });
+    };
+    int at = 0;
+    packing(0, packed_a[at]).finish();
+    for (int i = 0; i < m; i += tile_product_rows, at ^= 1) {
       const int rows = std::min(tile_product_rows, m - i);
-      if constexpr (A == Operand::transposed)
-        pack_transposed<F>({a.data + static_cast<long>(k0) * a.stride + i, a.stride}, now, rows, packed_a);
-      else
-        pack_rows<F>({a.data + static_cast<long>(i) * a.stride + k0, a.stride}, now, rows, packed_a);
+      auto next = packing(i + tile_product_rows, packed_a[at ^ 1]);
       for (int j = first; j < last; j += width) {
         const int columns = std::min(width, last - j);
         const S* begin = bias && k0 == 0 ? start : nullptr;
         if (begin) std::copy_n(bias + j, columns, start);
         const Matrix<S> to{c.data + static_cast<long>(i) * c.stride + j, c.stride};
-        multiply_panel<Operand::plain, F>(rows, columns, deep, packed_a, deep, panels + static_cast<long>(deep) * (j - first), round_up<F>(columns), to,
-                                          k0 == 0 ? how : Store::add, begin);
+        multiply_panel<Operand::plain, F>(rows, columns, deep, packed_a[at], deep, panels + static_cast<long>(deep) * (j - first), round_up<F>(columns), to,
+                                          k0 == 0 ? how : Store::add, begin, next);
       }
+      next.finish();
     }
   }
 }
@@ -213,9 +225,9 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
       const Matrix<S> to{c.data + j, c.stride};
       const int ldb = round_up<F>(columns);
       if constexpr (in_place)
-        multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, ldb, to, store_as, begin);
+        multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, ldb, to, store_as, begin, NothingMeanwhile());
       else
-        multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : tile_group<F>, panel, ldb, to, store_as, begin);
+        multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : tile_group<F>, panel, ldb, to, store_as, begin, NothingMeanwhile());
     }
     if (packed) packed += static_cast<long>(deep) * round_up<F>(n);
   }

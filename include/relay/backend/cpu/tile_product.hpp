@@ -13,6 +13,31 @@
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
 
+/// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, in so many of its steps: for the most of a step vectors would wait
+/// for it. What is left, finish() does.
+template <class F>
+class Meanwhile {
+ public:
+  Meanwhile(int total, int steps, F piece) : total_(total), each_((total + steps - 1) / std::max(1, steps)), piece_(piece) {}
+  [[gnu::always_inline]] void operator()() {
+    for (const int end = std::min(total_, done_ + each_); done_ < end; ++done_) piece_(done_);
+  }
+  void finish() {
+    for (; done_ < total_; ++done_) piece_(done_);
+  }
+
+ private:
+  int total_, each_, done_ = 0;
+  F piece_;
+};
+
+struct NothingMeanwhile {
+  void operator()() const {}
+};
+
+/// Steps of the matrix unit in a product of so many rows, columns and factors.
+constexpr int unit_steps(int rows, int columns, int factors) { return ((rows + 31) / 32) * ((columns + 31) / 32) * (factors / 16); }
+
 #ifdef RELAY_CPU_AMX
 
 namespace detail {
@@ -75,7 +100,7 @@ struct Ahead {
 /// some rows of the B that lies behind this one (Ahead).
 template <int R, int C, class F>
 [[gnu::always_inline]] inline void tile_block(int k, auto&& a_tile, const F* b, long ldb, const Ahead& ahead, float* c, long ldc, const float* next, Store how,
-                                              const float* start) {
+                                              const float* start, auto&& meanwhile) {
   static_assert(R == 1 ? C <= 4 : R == 2 && C <= 2, "four tiles of sums, and four of factors");
   constexpr long element = sizeof(F), sum_element = sizeof(float);
   constexpr int rows_a_step = 4, count = static_cast<int>(std::size(terms<F>));
@@ -114,6 +139,7 @@ template <int R, int C, class F>
         times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor>(); });
       });
     });
+    meanwhile();
     if (next < last)
       times<rows_a_step>([&](auto) {
         times<C>([&](auto j) { __builtin_prefetch(next + j() * tile_side, 1, 2); });
@@ -127,12 +153,13 @@ template <int R, int C, class F>
 
 /// All columns of R tiles of rows, up to `Most` tiles of columns at a time.
 template <int R, int Most, class F>
-inline void tile_columns(int n, int k, auto&& a_tile, const F* b, int ldb, const Ahead& ahead, float* c, int ldc, const float* next_rows, Store how, const float* start) {
+inline void tile_columns(int n, int k, auto&& a_tile, const F* b, int ldb, const Ahead& ahead, float* c, int ldc, const float* next_rows, Store how, const float* start,
+                         auto&& meanwhile) {
   constexpr int whole = Most * tile_side;
   for (; n >= whole; n -= whole, b += whole, c += whole, start = start ? start + whole : start)
-    tile_block<R, Most>(k, a_tile, b, ldb, ahead, c, ldc, n > whole ? c + whole : next_rows, how, start);
+    tile_block<R, Most>(k, a_tile, b, ldb, ahead, c, ldc, n > whole ? c + whole : next_rows, how, start, meanwhile);
   if constexpr (Most > 1)
-    if (n > 0) tile_columns<R, Most / 2>(n, k, a_tile, b, ldb, ahead, c, ldc, next_rows, how, start);
+    if (n > 0) tile_columns<R, Most / 2>(n, k, a_tile, b, ldb, ahead, c, ldc, next_rows, how, start, meanwhile);
 }
 
 /// The last rows, fewer than a tile has, in copies: nothing is read or written beside them.
@@ -153,7 +180,7 @@ inline void last_tile_rows(int m, int n, int k, const F* a, int lda, const F* b,
         for (int x = 0; x < now; x += lanes<float>) f(c + static_cast<long>(i) * ldc + j + x, sums + i * columns + x);
     };
     if (how == Store::add) over_rows_of_c([](const float* from, float* to) { store(to, load(from)); });
-    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, {}, sums, columns, sums, how, start ? start + j : start);
+    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, {}, sums, columns, sums, how, start ? start + j : start, NothingMeanwhile());
     over_rows_of_c([](float* to, const float* from) { store(to, load(from)); });
   }
 }
@@ -162,7 +189,8 @@ inline void last_tile_rows(int m, int n, int k, const F* a, int lda, const F* b,
 
 /// As small_product<Operand::plain>, k in factors, a multiple of 16. The matrix unit is ready (MatrixUnit).
 template <class F>
-inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, float* c, int ldc, Store how, const float* start) {
+inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, float* c, int ldc, Store how, const float* start,
+                         auto&& meanwhile) {
   using detail::tile_side;
   if (how == Store::add && start) {  // which no layer asks for
     for (int i = 0; i < m; ++i)
@@ -171,7 +199,7 @@ inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, i
   }
   if (m == detail::unit_rows && m < tile_side) {
     const auto a_tile = [&](int, int f) { return std::pair<const F*, long>(a + f, lda); };
-    return detail::tile_columns<1, 4>(n, k, a_tile, b, ldb, {}, c, ldc, c, how, start);
+    return detail::tile_columns<1, 4>(n, k, a_tile, b, ldb, {}, c, ldc, c, how, start, meanwhile);
   }
   const auto rows = [&](auto count, auto most) {
     constexpr int whole = decltype(count)::value * tile_side;
@@ -179,9 +207,9 @@ inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, i
     const int rounds = m / whole;
     detail::Ahead ahead{.distance = static_cast<long>(k) * ldb};
     for (int round = 0; m >= whole; ++round, m -= whole, a += static_cast<long>(whole) * lda, c += static_cast<long>(whole) * ldc) {
-      if (rounds > 1) ahead.begin = round * tile_side / rounds, ahead.end = (round + 1) * tile_side / rounds;
+      if (std::is_same_v<F, Split> && rounds > 1) ahead.begin = round * tile_side / rounds, ahead.end = (round + 1) * tile_side / rounds;
       const auto a_tile = [&](int i, int f) { return std::pair<const F*, long>(a + static_cast<long>(i) * tile_side * lda + f, lda); };
-      detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, ahead, c, ldc, m > whole ? c + static_cast<long>(whole) * ldc : c, how, start);
+      detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, ahead, c, ldc, m > whole ? c + static_cast<long>(whole) * ldc : c, how, start, meanwhile);
     }
   };
   rows(std::integral_constant<int, 2>(), std::integral_constant<int, 2>());
@@ -221,13 +249,18 @@ struct MatrixUnit {
   MatrixUnit& operator=(const MatrixUnit&) = delete;
 };
 
-/// small_product of a plain A by whatever is fastest at this level.
+/// small_product of a plain A by whatever is fastest at this level. Vectors may do some of another work meanwhile (Meanwhile).
 template <class F, class S = SumOf<F>>
-[[gnu::always_inline]] inline void block_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start = nullptr) {
+[[gnu::always_inline]] inline void block_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start,
+                                                 [[maybe_unused]] auto&& meanwhile) {
 #ifdef RELAY_CPU_AMX
-  if constexpr (uses_tiles<F>) return tile_product(m, n, k, a, lda, b, ldb, c, ldc, how, start);
+  if constexpr (uses_tiles<F>) return tile_product(m, n, k, a, lda, b, ldb, c, ldc, how, start, meanwhile);
 #endif
   if constexpr (!uses_tiles<F>) small_product<Operand::plain>(m, n, k, a, lda, b, ldb, c, ldc, how, start);
+}
+template <class F, class S = SumOf<F>>
+[[gnu::always_inline]] inline void block_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start = nullptr) {
+  block_product(m, n, k, a, lda, b, ldb, c, ldc, how, start, NothingMeanwhile());
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL
