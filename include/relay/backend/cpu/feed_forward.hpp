@@ -199,7 +199,10 @@ struct ActivationBackward {
 template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
-  return x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
+  const auto is_split = [&](const Tensor<S>& w) {
+    return with_factors<P>(w.rows(), w.cols(), false, [](auto factor) { return std::is_same_v<decltype(factor), Split>; });
+  };
+  return is_split(up) == is_split(down) && x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
 
@@ -255,8 +258,8 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
                      Tensor<S>& h, Tensor<S>& y) {
   constexpr int panel = panel_columns<F>, block = forward_block_rows<F>, at_once = strip_rows<F>;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = row_stride<F>(hidden);
-  const F* const up_packed = packed_of<Operand::transposed, F>(layouts_of<P>(up));
-  const F* const down_packed = packed_of<Operand::transposed, F>(layouts_of<P>(down));
+  const F* const up_packed = packed_of<Operand::transposed, P, F>(up);
+  const F* const down_packed = packed_of<Operand::transposed, P, F>(down);
   y.resize_like(x, x.rows(), outputs);
   const HiddenLayout<F> layout(hidden);
   if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
@@ -304,86 +307,97 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
 template <class P, class S>
 void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_bias, const Tensor<S>& down, const Tensor<S>& down_bias, bool forward_only,
                   Tensor<S>& h, Tensor<S>& y) {
-  if constexpr (!std::is_same_v<FewRowsFactors<Factors<P>>, Factors<P>>)
-    if (x.device().few_rows) return detail::feed_forward_of<P, FewRowsFactors<Factors<P>>>(x, up, up_bias, down, down_bias, forward_only, h, y);
-  detail::feed_forward_of<P, Factors<P>>(x, up, up_bias, down, down_bias, forward_only, h, y);
+  with_factors<P>(up.rows(), up.cols(), x.device().few_rows,
+                  [&](auto factor) { detail::feed_forward_of<P, decltype(factor)>(x, up, up_bias, down, down_bias, forward_only, h, y); });
 }
 
-/// dy [rows, outputs], x and h as they were in forward -> dx [rows, inputs]; adds to the gradients of both weights and of bu (not of bd, which
-/// depends on dy alone).
-template <class P, class S>
-void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down, const Tensor<S>& dy, Tensor<S>& dx,
-                           Tensor<S>& up_gradient, Tensor<S>& up_bias_gradient, Tensor<S>& down_gradient) {
-  using F = Factors<P>;
-  constexpr int panel = detail::panel_columns<F>, block = detail::block_rows<F>, strip_rows = detail::strip_rows<F>;
-  static_assert(strip_rows % steps<F> == 0, "neighbouring rows make pairs");
+namespace detail {
+
+/// `feed_forward_backward` with products of F.
+template <class P, class F, class S>
+void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down, const Tensor<S>& dy, Tensor<S>& dx,
+                              Tensor<S>& up_gradient, Tensor<S>& up_bias_gradient, Tensor<S>& down_gradient) {
+  constexpr int panel = panel_columns<F>, block = block_rows<F>, at_once = strip_rows<F>;
+  static_assert(at_once % steps<F> == 0, "neighbouring rows make pairs");
   constexpr const S* none = nullptr;
-  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = detail::row_stride<F>(hidden);
-  const F* const up_packed = layouts_of<P>(up)->plain.template as<F>();
-  const F* const down_packed = layouts_of<P>(down)->plain.template as<F>();
+  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), stride = row_stride<F>(hidden);
+  const F* const up_packed = packed_of<Operand::plain, P, F>(up);
+  const F* const down_packed = packed_of<Operand::plain, P, F>(down);
   dx.resize_like(dy, dy.rows(), inputs);
-  const detail::HiddenLayout<F> layout(hidden);
+  const HiddenLayout<F> layout(hidden);
   S *const to = dx.data(), *const bias = up_bias_gradient.data();
   const Matrix<S> dwu{up_gradient.data(), inputs}, dwd{down_gradient.data(), hidden};
 
   const int most = std::min(block, dy.rows()), deepest = factors<F>(most);
-  const long dy_room = detail::room_of_rows<F>(most, outputs), tile_room = detail::room_of_transposed<F>(outputs, most);
+  const long dy_room = room_of_rows<F>(most, outputs), tile_room = room_of_transposed<F>(outputs, most);
   const long x_room = packed_size<F>(inputs, most), dh_room = static_cast<long>(most) * stride, panel_room = static_cast<long>(deepest) * panel;
-  detail::Scratch<F> scratch(dy_room + tile_room + x_room + dh_room + (uses_tiles<F> ? 3 : 2) * panel_room, dy.device());
+  Scratch<F> scratch(dy_room + tile_room + x_room + dh_room + (uses_tiles<F> ? 3 : 2) * panel_room, dy.device());
   F *const dy_rows = scratch.take(dy_room), *const dy_tiles = scratch.take(tile_room), *const x_panels = scratch.take(x_room);
   F *const dh_rows = scratch.take(dh_room), *const dh_columns = scratch.take(panel_room), *const activated = scratch.take(panel_room);
   F* const dh_transposed = uses_tiles<F> ? scratch.take(panel_room) : dh_columns;  // as the A of dWu
   const MatrixUnit<F> unit;
-  alignas(64) S strips[2][strip_rows * panel];  // one is taken back through GELU while the next is made
+  alignas(64) S strips[2][at_once * panel];  // one is taken back through GELU while the next is made
 
   for (int first = 0; first < dy.rows(); first += block) {
     const int rows = std::min(block, dy.rows() - first), deep = factors<F>(rows);
-    const ConstMatrix<F> a = detail::factor_rows<F>({dy.row(first), outputs}, outputs, rows, dy_rows);
-    detail::pack_transposed<F>({dy.row(first), outputs}, rows, outputs, dy_tiles);
+    const ConstMatrix<F> a = factor_rows<F>({dy.row(first), outputs}, outputs, rows, dy_rows);
+    pack_transposed<F>({dy.row(first), outputs}, rows, outputs, dy_tiles);
     pack<Operand::plain>(inputs, rows, ConstMatrix<S>{x.row(first), inputs}, x_panels);
     for (int j = 0; j < hidden; j += panel) {
       const auto activation = [&](int now, const S* strip, int r) {
         const long below = static_cast<long>(r / steps<F>) * panel;
-        const detail::HiddenGradient<F> dh{.rows = dh_rows + static_cast<long>(r) * stride + j / steps<F>,
+        const HiddenGradient<F> dh{.rows = dh_rows + static_cast<long>(r) * stride + j / steps<F>,
                                            .stride = stride,
                                            .columns = dh_columns + below,
                                            .activated = activated + below};
-        const detail::ActivationBackward<F> pieces{now, strip, h.data(), layout, first + r, j, dh, bias + j};
-        return Meanwhile(pieces.pieces(now), unit_steps(strip_rows, panel, factors<F>(outputs)), pieces);
+        const ActivationBackward<F> pieces{now, strip, h.data(), layout, first + r, j, dh, bias + j};
+        return Meanwhile(pieces.pieces(now), unit_steps(at_once, panel, factors<F>(outputs)), pieces);
       };
       auto before = activation(0, strips[0], 0);
       int at = 0;
-      for (int r = 0; r < rows; r += strip_rows, at ^= 1) {
-        const int now = std::min(strip_rows, rows - r);
-        detail::multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strips[at], panel}, none, before);
+      for (int r = 0; r < rows; r += at_once, at ^= 1) {
+        const int now = std::min(at_once, rows - r);
+        multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strips[at], panel}, none, before);
         before.finish();
         before = activation(now, strips[at], r);
         if constexpr (!uses_tiles<F>) before.finish();
       }
       before.finish();
-      for (F* columns : {dh_columns, activated}) detail::pad_factors(columns, rows, panel);
-      constexpr Operand transposed = detail::as_packed<Operand::transposed, F>;
+      for (F* columns : {dh_columns, activated}) pad_factors(columns, rows, panel);
+      constexpr Operand transposed = as_packed<Operand::transposed, F>;
       constexpr bool as_rows = transposed == Operand::plain;
       const Matrix<S> dwd_columns{dwd.data + j, dwd.stride};
       const int squares = uses_tiles<F> ? panel / lanes<F> * (deep / lanes<F>) : 0;
       const auto transpose_square = [&](int i) {
         const int c = i % (panel / lanes<F>) * lanes<F>, r = i / (panel / lanes<F>) * lanes<F>;
         if constexpr (uses_tiles<F>)
-          detail::transpose_factors(dh_columns + static_cast<long>(r) * panel + c, panel, lanes<F>, lanes<F>, dh_transposed + static_cast<long>(c) * deep + r, deep);
+          transpose_factors(dh_columns + static_cast<long>(r) * panel + c, panel, lanes<F>, lanes<F>, dh_transposed + static_cast<long>(c) * deep + r, deep);
       };
       Meanwhile transposition(squares, unit_steps(outputs, panel, deep), transpose_square);
-      detail::multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : detail::tile_group<F>, activated, panel, dwd_columns, Store::add, none, transposition);
+      multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : tile_group<F>, activated, panel, dwd_columns, Store::add, none, transposition);
       transposition.finish();
       for (int c = 0; c < inputs; c += panel) {
         const int columns = std::min(panel, inputs - c);
         const F* const x_panel = x_panels + static_cast<long>(deep) * c;
         const Matrix<S> dwu_part{dwu.row(j) + c, dwu.stride};
-        detail::multiply_panel<transposed, F>(panel, columns, deep, dh_transposed, as_rows ? deep : panel, x_panel, round_up<F>(columns), dwu_part, Store::add, none, NothingMeanwhile());
+        multiply_panel<transposed, F>(panel, columns, deep, dh_transposed, as_rows ? deep : panel, x_panel, round_up<F>(columns), dwu_part, Store::add, none, NothingMeanwhile());
       }
     }
     const Matrix<S> dx_rows{to + static_cast<long>(first) * inputs, inputs};
-    detail::multiply_rows<F>(rows, {dh_rows, stride}, hidden, up_packed, inputs, none, dx_rows);
+    multiply_rows<F>(rows, {dh_rows, stride}, hidden, up_packed, inputs, none, dx_rows);
   }
+}
+
+}  // namespace detail
+
+/// dy [rows, outputs], x and h as they were in forward -> dx [rows, inputs]; adds to the gradients of both weights and of bu (not of bd, which
+/// depends on dy alone).
+template <class P, class S>
+void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down, const Tensor<S>& dy, Tensor<S>& dx,
+                           Tensor<S>& up_gradient, Tensor<S>& up_bias_gradient, Tensor<S>& down_gradient) {
+  with_factors<P>(up.rows(), up.cols(), false, [&](auto factor) {
+    detail::feed_forward_backward_of<P, decltype(factor)>(x, h, up, down, dy, dx, up_gradient, up_bias_gradient, down_gradient);
+  });
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL

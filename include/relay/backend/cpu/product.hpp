@@ -290,21 +290,28 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
 template <class F>
 inline constexpr char form_of = 0;
 
-/// What products of few rows multiply in the place of F (Device): floats as they are, since they are read in two thirds of the time that their parts
-/// take.
-template <class F>
-using FewRowsFactors = std::conditional_t<std::is_same_v<F, Split>, float, F>;
+/// f(factors) of those that products of P with a weight [outputs, inputs] multiply. Floats are split for the matrix unit only where that pays: not for
+/// small weights, nor for few rows (Device), which wait for the weights, and floats are read in two thirds of the time that their parts take.
+template <class P>
+decltype(auto) with_factors(int outputs, int inputs, bool few_rows, auto&& f) {
+  constexpr int least = 128;
+  if constexpr (std::is_same_v<Factors<P>, Split>)
+    if (few_rows || std::min(outputs, inputs) < least) return f(float());
+  return f(Factors<P>());
+}
 
 /// The forms in which products of P read a weight [outputs, inputs], kept beside it.
 template <class P, class S>
 void lay_out(Tensor<S>& weight) {
-  using F = Factors<P>;
-  weight.lay_out(&form_of<F>, [](const Tensor<S>& w, Layouts& to) {
+  weight.lay_out(&form_of<Factors<P>>, [](const Tensor<S>& w, Layouts& to) {
     const ConstMatrix<S> elements{w.data(), w.cols()};
-    pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<F>(packed_size<F>(w.rows(), w.cols())));
-    pack<Operand::plain>(w.cols(), w.rows(), elements, to.plain.resize<F>(packed_size<F>(w.cols(), w.rows())));
-    if constexpr (!std::is_same_v<FewRowsFactors<F>, F>)
-      pack<Operand::transposed>(w.rows(), w.cols(), elements, to.for_few_rows.resize<float>(packed_size<float>(w.rows(), w.cols())));
+    with_factors<P>(w.rows(), w.cols(), false, [&](auto factor) {
+      using F = decltype(factor);
+      pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<F>(packed_size<F>(w.rows(), w.cols())));
+      pack<Operand::plain>(w.cols(), w.rows(), elements, to.plain.resize<F>(packed_size<F>(w.cols(), w.rows())));
+      if constexpr (std::is_same_v<F, Split>)
+        pack<Operand::transposed>(w.rows(), w.cols(), elements, to.for_few_rows.resize<S>(packed_size<S>(w.rows(), w.cols())));
+    });
   });
 }
 
@@ -314,28 +321,26 @@ const Layouts* layouts_of(const Tensor<S>& weight) {
   return weight.layouts(&form_of<Factors<P>>);
 }
 
-/// op(weight) as factors G; null, if there are no layouts.
-template <Operand B, class G>
-const G* packed_of(const Layouts* layouts) {
+/// op(weight) as factors F; null, if it is not laid out.
+template <Operand B, class P, class F, class S>
+const F* packed_of(const Tensor<S>& weight) {
+  const Layouts* const layouts = layouts_of<P>(weight);
   if (!layouts) return nullptr;
-  if constexpr (B == Operand::plain) return layouts->plain.as<G>();
-  const bool other = std::is_same_v<FewRowsFactors<Split>, G> && uses_tiles<Split>;
-  return other ? layouts->for_few_rows.as<G>() : layouts->transposed.as<G>();
+  const bool split = with_factors<P>(weight.rows(), weight.cols(), false, [](auto factor) { return std::is_same_v<decltype(factor), Split>; });
+  if (split && !std::is_same_v<F, Split>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
+  return B == Operand::transposed ? layouts->transposed.template as<F>() : layouts->plain.template as<F>();
 }
 
 /// c (+)= op(a) op(b) + bias with products of P, of whole tensors. Scratch comes from where a lives, which is of a lane: c may be a
 /// gradient, which has no memory of its own to keep any.
 template <Operand A, Operand B, class P, class S>
 void product(const Tensor<S>& a, const Tensor<S>& b, const S* bias, Tensor<S>& c, Store how) {
-  using F = Factors<P>;
-  const auto multiply = [&](auto factor) {
-    using G = decltype(factor);
-    product<A, B, G>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()},
-                     packed_of<B, G>(layouts_of<P>(b)), bias, {c.data(), c.cols()}, how, a.device());
-  };
-  if constexpr (!std::is_same_v<FewRowsFactors<F>, F> && A == Operand::plain && B == Operand::transposed)
-    if (a.device().few_rows) return multiply(FewRowsFactors<F>());
-  multiply(F());
+  const Tensor<S>& weight = A == Operand::transposed ? c : b;  // or its gradient
+  with_factors<P>(weight.rows(), weight.cols(), a.device().few_rows, [&](auto factor) {
+    using F = decltype(factor);
+    product<A, B, F>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()}, packed_of<B, P, F>(b), bias,
+                     {c.data(), c.cols()}, how, a.device());
+  });
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL
