@@ -27,7 +27,7 @@ static_assert(cpu::lowest == cpu::Level::RELAY_TEST_LOWEST);
 
 // float: exp and erf within a few ulp and sums in any order. double: the standard library's functions.
 TEST_CASE_TEMPLATE("Cpu<float> conforms at every level", L, At<cpu::Level::base>, At<cpu::Level::avx2>,
-                   At<cpu::Level::avx512>) {
+                   At<cpu::Level::avx512>, At<cpu::Level::amx_bf16>) {
   conforms<Cpu<float, L::value>, L::value>(1e-6);
 }
 TEST_CASE_TEMPLATE("Cpu<bf16> conforms: operands of products keep 8 bits, where there are such products", L, At<cpu::Level::avx2>,

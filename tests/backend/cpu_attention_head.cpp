@@ -21,7 +21,7 @@ namespace relay::cpu::RELAY_CPU_LEVEL {
 constexpr at_level here(Level::RELAY_CPU_LEVEL);
 
 TEST_CASE_TEMPLATE("e^(scale score - shift)" * here, P, float, double, bf16) {
-  using F = Factors<P>;
+  using F = AttentionFactors<P>;
   using S = SumOf<F>;
   const double tolerance = steps<F> == 2 ? 1.1e-4 : std::is_same_v<S, float> ? 3e-7 : 1e-15;
   const S scale = S(0.25), shift = S(3);
@@ -41,7 +41,7 @@ TEST_CASE_TEMPLATE("e^(scale score - shift)" * here, P, float, double, bf16) {
 }
 
 TEST_CASE_TEMPLATE("exponentials of the keys a mask allows, in the place of the scores too" * here, P, float, double, bf16) {
-  using F = Factors<P>;
+  using F = AttentionFactors<P>;
   using S = SumOf<F>;
   for (const int padded : {1, 2, 3, 4, 5})
     for (const auto& [begin, end] : {std::pair{0, padded * lanes<S>}, {0, 1}, {1, padded * lanes<S> - 1}, {padded * lanes<S> - 1, padded * lanes<S>}}) {

@@ -1,6 +1,8 @@
 // backend/cpu/tile_product.hpp: products of bf16 by whatever is fastest at a level, for every number of rows, and the matrix unit's state.
 #ifndef RELAY_CPU_LEVEL
 
+#include <cmath>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -8,6 +10,8 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include <relay/backend/cpu.hpp>
 
 #include "level.hpp"
 
@@ -147,6 +151,114 @@ TEST_CASE("each thread has its own unit" * here) {
     CHECK(c == x.expected(Store::assign, false));
   }
 }
+
+#ifdef RELAY_CPU_AMX
+
+namespace {
+
+std::vector<float> drawn(int count, Random& random) {
+  std::vector<float> v(static_cast<std::size_t>(count));
+  for (float& x : v) x = static_cast<float>(random.normal() * std::exp(2 * random.normal()));
+  return v;
+}
+
+/// C [m, n] = A [m, k] B [n, k]^T, the products of F.
+template <class F>
+std::vector<float> product_of(int m, int n, int k, const std::vector<float>& a, const std::vector<float>& b) {
+  std::vector<float> c(static_cast<std::size_t>(m * n));
+  product<Operand::plain, Operand::transposed, F>(m, n, k, {a.data(), k}, {b.data(), k}, nullptr, nullptr, {c.data(), n}, Store::assign, Device{});
+  return c;
+}
+
+}  // namespace
+
+TEST_CASE("a float is the sum of its three parts, each a bf16" * here) {
+  Random random(Key(6));
+  alignas(64) std::uint32_t bits[2][16], parts[Split::parts][16];
+  for (int n = 0; n < 10000; ++n) {
+    for (auto& row : bits)
+      for (std::uint32_t& x : row) x = static_cast<std::uint32_t>(random.below(1u << 31)) * 2 + static_cast<std::uint32_t>(random.below(2));
+    for (auto& row : bits)
+      for (std::uint32_t& x : row)  // exponents from 2^-110 up to the largest that a bf16 has
+        x = (x & 0x807fffff) | (17 + (x >> 23 & 0xff) % 237) << 23;
+    Vector<float> first, second;
+    std::memcpy(&first, bits[0], sizeof first);
+    std::memcpy(&second, bits[1], sizeof second);
+    const Vector<Split> split_up = split(first, second);
+    std::memcpy(parts, &split_up, sizeof parts);
+    for (int i = 0; i < 16; ++i)
+      for (int which = 0; which < 2; ++which) {
+        double sum = 0;
+        for (const auto& part : parts) sum += static_cast<double>(__builtin_bit_cast(float, which == 0 ? part[i] << 16 : part[i] & 0xffff0000));
+        CHECK(sum == static_cast<double>(which == 0 ? first[i] : second[i]));
+      }
+  }
+}
+
+TEST_CASE("products of floats in parts are as exact as those of floats" * here) {
+  Random random(Key(7));
+  const int m = 40, n = 70;
+  for (const int k : {3, 32, 256, 1000}) {
+    CAPTURE(k);
+    const auto a = drawn(m * k, random), b = drawn(n * k, random);
+    const auto in_parts = product_of<Split>(m, n, k, a, b), as_they_are = product_of<float>(m, n, k, a, b);
+    double error_in_parts = 0, error_as_they_are = 0;  // mean squares, of what absolute values would add up to
+    for (int i = 0; i < m; ++i)
+      for (int j = 0; j < n; ++j) {
+        double exact = 0, size = 0;
+        for (int l = 0; l < k; ++l) {
+          const double term = static_cast<double>(a[static_cast<std::size_t>(i * k + l)]) * static_cast<double>(b[static_cast<std::size_t>(j * k + l)]);
+          exact += term, size += std::abs(term);
+        }
+        const auto at = static_cast<std::size_t>(i * n + j);
+        const auto square = [&](float value) { return std::pow((static_cast<double>(value) - exact) / size, 2) / (m * n); };
+        error_in_parts += square(in_parts[at]), error_as_they_are += square(as_they_are[at]);
+      }
+    MESSAGE("errors of ", std::sqrt(error_in_parts), " and ", std::sqrt(error_as_they_are));
+    CHECK(error_in_parts < 1.5 * error_as_they_are);
+    CHECK(std::sqrt(error_in_parts) < 1e-7);
+  }
+}
+
+TEST_CASE("what is not a number, or too large for a bf16, spoils its own rows and columns alone" * here) {
+  Random random(Key(8));
+  const int m = 5, n = 20, k = 40;
+  auto a = drawn(m * k, random);
+  const auto b = drawn(n * k, random);
+  const auto before = product_of<Split>(m, n, k, a, b);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::max()}) {
+    a[2 * k + 7] = bad;
+    const auto after = product_of<Split>(m, n, k, a, b);
+    for (int i = 0; i < m * n; ++i) CHECK((i / n == 2 ? std::isnan(after[static_cast<std::size_t>(i)]) : after[static_cast<std::size_t>(i)] == before[static_cast<std::size_t>(i)]));
+  }
+}
+
+TEST_CASE("products of few rows multiply floats as they are, laid out or not, with the bits of the level below" * here) {
+  using B = Cpu<float, Level::RELAY_CPU_LEVEL>;
+  using Below = Cpu<float, Level::avx512>;
+  Random random(Key(9));
+  for (const int inputs : {64, 130, 300})
+    for (const int rows : {1, 3, 40}) {
+      CAPTURE(inputs);
+      CAPTURE(rows);
+      const int outputs = 150;
+      Tensor<float> x(rows, inputs, B::for_few_rows({})), many(rows, inputs), weight(outputs, inputs), bias(1, outputs), y, expected;
+      for (auto* t : {&x, &weight, &bias})
+        for (long i = 0; i < t->size(); ++i) t->data()[i] = static_cast<float>(random.normal());
+      std::copy_n(x.data(), x.size(), many.data());
+      const auto same = [&] { return std::equal(expected.data(), expected.data() + expected.size(), y.data()); };
+      Below::linear(many, weight, bias, expected);
+      B::linear(x, weight, bias, y);
+      CHECK(same());
+      B::linear(many, weight, bias, y);
+      CHECK(same() == !splits<float>(outputs, inputs));
+      B::prepare(weight);
+      B::linear(x, weight, bias, y);
+      CHECK(same());
+    }
+}
+
+#endif
 
 #endif
 

@@ -48,8 +48,6 @@ class HiddenLayout {
 
   static int rows(int count) { return of_factors ? (count + strip_rows<F> - 1) / strip_rows<F> * strip_rows<F> : count; }
   int columns() const { return hidden_ / step; }
-  /// From one row of a panel to the next in a strip.
-  int row() const { return of_factors ? panel_columns<F> / step : hidden_; }
   /// The columns of a panel, from the j-th on, in row r.
   long at(int r, int j) const {
     if constexpr (!of_factors) return static_cast<long>(r) * hidden_ + j;
@@ -85,14 +83,16 @@ void multiply_rows(int rows, ConstMatrix<F> a, int k, const F* packed, int n, co
   }
 }
 
-/// GELU of a strip of h [rows, panel_columns] as rows of factors, `stride` apart, row by row. h itself goes to `kept`, unless that is null.
+/// GELU of a strip of h [rows, panel_columns] as rows of factors, `stride` apart, row by row. h itself goes to `kept`, unless that is null: what
+/// HiddenLayout says of row `first` and column j.
 template <class F, class S = SumOf<F>>
 struct Activation {
   using Kept = typename HiddenLayout<F>::Element;
 
   const S* h;
   Kept* kept;
-  int kept_stride;
+  HiddenLayout<F> layout;
+  int first, j;
   F* to;
   int stride;
 
@@ -100,7 +100,7 @@ struct Activation {
     constexpr int columns = steps<F> * lanes<S>;
     static_assert(panel_columns<F> % columns == 0);
     const S* const from = h + r * panel_columns<F>;
-    Kept* const keep = kept + static_cast<long>(r) * kept_stride;
+    Kept* const keep = kept ? kept + layout.at(first + r, j) : nullptr;
     F* const row = to + static_cast<long>(r) * stride;
 #pragma GCC unroll 4
     for (int c = 0; c < panel_columns<F>; c += columns) {
@@ -110,7 +110,7 @@ struct Activation {
         value[i] = load(from + c + i * lanes<S>);
         activated[i] = gelu_of<F>(value[i]);
       }
-      if (kept) {
+      if (keep) {
         if constexpr (HiddenLayout<F>::of_factors)
           store(keep + c / steps<F>, along_row<F>(value));
         else
@@ -194,15 +194,13 @@ struct ActivationBackward {
 
 }  // namespace detail
 
-/// Whether `feed_forward` can do it: it wants weights that are laid out, hidden values that fill panels, and rows: if h is not kept, enough to be
+/// Whether `feed_forward` can do it: it wants weights that are laid out, for the same factors, hidden values that fill panels, and rows: if h is not kept, enough to be
 /// shared. (How h is kept may not depend on threads.)
 template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
-  const auto is_split = [&](const Tensor<S>& w) {
-    return with_factors<P>(w.rows(), w.cols(), false, [](auto factor) { return std::is_same_v<decltype(factor), Split>; });
-  };
-  return is_split(up) == is_split(down) && x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
+  const bool alike = splits<P>(up.rows(), up.cols()) == splits<P>(down.rows(), down.cols());
+  return alike && x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
 
@@ -278,8 +276,7 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
       const int rows = std::min(block, edge(i + 1) - first);
       const ConstMatrix<F> a = factor_rows<F>({x.row(first), x.cols()}, inputs, rows, x_rows);
       const auto activation = [&](int rows_there, const S* strip, int r, int j) {
-        auto* const keep = kept ? reinterpret_cast<typename Activation<F>::Kept*>(kept) + layout.at(first + r, j) : nullptr;
-        const Activation<F> row{strip, keep, layout.row(), activated + static_cast<long>(r) * stride + j / steps<F>, stride};
+        const Activation<F> row{strip, reinterpret_cast<typename Activation<F>::Kept*>(kept), layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride};
         return Meanwhile(rows_there, unit_steps(at_once, panel, factors<F>(inputs)), row);
       };
       auto before = activation(0, strips[0], 0, 0);

@@ -290,13 +290,18 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
 template <class F>
 inline constexpr char form_of = 0;
 
-/// f(factors) of those that products of P with a weight [outputs, inputs] multiply. Floats are split for the matrix unit only where that pays: not for
-/// small weights, nor for few rows (Device), which wait for the weights, and floats are read in two thirds of the time that their parts take.
+/// Whether products of P with a weight [outputs, inputs] split floats for the matrix unit: small ones are as fast as floats.
+template <class P>
+constexpr bool splits(int outputs, int inputs) {
+  return std::is_same_v<Factors<P>, Split> && std::min(outputs, inputs) >= 128;
+}
+
+/// f(factors) of those that products of P with a weight [outputs, inputs] multiply. Those of few rows (Device) wait for the weight, and floats are read
+/// in two thirds of the time that their parts take.
 template <class P>
 decltype(auto) with_factors(int outputs, int inputs, bool few_rows, auto&& f) {
-  constexpr int least = 128;
   if constexpr (std::is_same_v<Factors<P>, Split>)
-    if (few_rows || std::min(outputs, inputs) < least) return f(float());
+    if (few_rows || !splits<P>(outputs, inputs)) return f(float());
   return f(Factors<P>());
 }
 
@@ -326,8 +331,7 @@ template <Operand B, class P, class F, class S>
 const F* packed_of(const Tensor<S>& weight) {
   const Layouts* const layouts = layouts_of<P>(weight);
   if (!layouts) return nullptr;
-  const bool split = with_factors<P>(weight.rows(), weight.cols(), false, [](auto factor) { return std::is_same_v<decltype(factor), Split>; });
-  if (split && !std::is_same_v<F, Split>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
+  if (splits<P>(weight.rows(), weight.cols()) && !std::is_same_v<F, Split>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
   return B == Operand::transposed ? layouts->transposed.template as<F>() : layouts->plain.template as<F>();
 }
 
