@@ -200,7 +200,8 @@ template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
   const bool alike = splits<P>(up.rows(), up.cols()) == splits<P>(down.rows(), down.cols());
-  return alike && x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
+  const int fewest = threads > 1 && splits<P>(up.rows(), up.cols()) ? detail::rows_of_a_thread<Factors<P>> : rows_of_a_part;
+  return alike && x.rows() >= fewest * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
 

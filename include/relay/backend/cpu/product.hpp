@@ -233,6 +233,11 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
   }
 }
 
+/// Fewer rows are not worth it for a thread to read all of B, whose parts are three times as many as those of bf16, and multiplied in no more than six
+/// times the time.
+template <class F>
+inline constexpr int rows_of_a_thread = std::is_same_v<F, Split> ? 64 : rows_of_a_part;
+
 /// The fewest multiplications of a few rows that are worth another thread's while.
 inline constexpr long shared_product = 1 << 15;
 
@@ -250,7 +255,7 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   using S = SumOf<F>;
   constexpr int width = detail::panel_columns<F>;
   const int panels = (n + width - 1) / width;
-  const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1;
+  const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1 && m >= detail::rows_of_a_thread<F> * device.threads->count();
   const bool by_panels = !by_rows && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
   const int parts = by_rows ? row_parts(device, m) : by_panels ? std::min(device.threads->count(), panels) : 1;
   const int most_columns = by_rows ? n : (panels + parts - 1) / parts * width;
