@@ -104,7 +104,11 @@ int main_of_jobs(int argc, char** argv) {
   register_reading(level >= cpu::Level::avx512 ? read_all<cpu::Level::avx512>
                    : level >= cpu::Level::avx2 && cpu::lowest <= cpu::Level::avx2 ? read_all<cpu::Level::avx2>
                                                                                    : read_all<cpu::lowest>);
-  register_limit("float32", level >= cpu::Level::avx512 ? float32_products<cpu::Level::avx512>
+  // (With AMX, floats in three parts are six products of bf16: the higher limit of the two.)
+  if (level == cpu::Level::amx_bf16)
+    register_limit("float32", [] { return bf16_products<cpu::Level::amx_bf16>() / 6; });
+  else
+    register_limit("float32", level >= cpu::Level::avx512 ? float32_products<cpu::Level::avx512>
                             : level >= cpu::Level::avx2 && cpu::lowest <= cpu::Level::avx2 ? float32_products<cpu::Level::avx2>
                                                                                             : float32_products<cpu::lowest>);
   if (level >= cpu::Level::avx512_bf16)

@@ -179,7 +179,7 @@ class Conformance {
 
   /// A prepared weight gives the bits of the weight alone, whatever it held when it was prepared before.
   void prepared() {
-    for (const auto& [n, inputs, outputs] : {std::array{1, 7, 3}, {33, 70, 150}}) {
+    for (const auto& [n, inputs, outputs] : {std::array{1, 7, 3}, {33, 70, 150}, {33, 130, 150}}) {
       const Matrix x = random(n, inputs), dy = random(n, outputs), first = random(outputs, inputs), second = random(outputs, inputs);
       Tensor weight = put(first), plain, back, y, dx;
       const auto same_as = [&](const Matrix& m) {

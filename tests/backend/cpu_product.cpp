@@ -95,7 +95,7 @@ TEST_CASE_TEMPLATE("C (+)= op(A) op(B) + bias" * here, P, float, bf16, double) {
   Random random(Key(5));
   const double unit = std::is_same_v<S, float> ? 1e-6 : 1e-15;
   const int columns = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
-  for (const int m : {1, 5, 6, 7, 13})
+  for (const int m : {1, 5, 6, 7, 13, 70})
     for (const int n : {1, lanes<S> - 1, lanes<S>, columns - 1, columns, columns + 1, 2 * columns + lanes<S> + 3})
       for (const int k : {0, 1, lanes<S>, lanes<S> + 5, depth - 1, depth, 2 * depth + 1}) {
         CAPTURE(m);

@@ -1,10 +1,12 @@
-// backend/cpu/tile_product.hpp: products of bf16 by whatever is fastest at a level, for every number of rows, and the matrix unit's state.
+// backend/cpu/tile_product.hpp and tile_row.hpp: products by whatever is fastest at a level, for every number of rows, of bf16 and of floats in parts,
+// and the matrix unit's state.
 #ifndef RELAY_CPU_LEVEL
 
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -179,8 +181,8 @@ TEST_CASE("a float is the sum of its three parts, each a bf16" * here) {
     for (auto& row : bits)
       for (std::uint32_t& x : row) x = static_cast<std::uint32_t>(random.below(1u << 31)) * 2 + static_cast<std::uint32_t>(random.below(2));
     for (auto& row : bits)
-      for (std::uint32_t& x : row)  // exponents from 2^-110 up to the largest that a bf16 has
-        x = (x & 0x807fffff) | (17 + (x >> 23 & 0xff) % 237) << 23;
+      for (std::uint32_t& x : row)  // exponents from 2^-103 up to the largest that a bf16 has
+        x = (x & 0x807fffff) | (24 + (x >> 23 & 0xff) % 230) << 23;
     Vector<float> first, second;
     std::memcpy(&first, bits[0], sizeof first);
     std::memcpy(&second, bits[1], sizeof second);
@@ -189,7 +191,11 @@ TEST_CASE("a float is the sum of its three parts, each a bf16" * here) {
     for (int i = 0; i < 16; ++i)
       for (int which = 0; which < 2; ++which) {
         double sum = 0;
-        for (const auto& part : parts) sum += static_cast<double>(__builtin_bit_cast(float, which == 0 ? part[i] << 16 : part[i] & 0xffff0000));
+        for (const auto& part : parts) {
+          const float value = __builtin_bit_cast(float, which == 0 ? part[i] << 16 : part[i] & 0xffff0000);
+          CHECK((value == 0 || std::abs(value) >= std::numeric_limits<float>::min()));
+          sum += static_cast<double>(value);
+        }
         CHECK(sum == static_cast<double>(which == 0 ? first[i] : second[i]));
       }
   }
@@ -223,14 +229,44 @@ TEST_CASE("products of floats in parts are as exact as those of floats" * here) 
 TEST_CASE("what is not a number, or too large for a bf16, spoils its own rows and columns alone" * here) {
   Random random(Key(8));
   const int m = 5, n = 20, k = 40;
-  auto a = drawn(m * k, random);
-  const auto b = drawn(n * k, random);
+  const auto a = drawn(m * k, random), b = drawn(n * k, random);
   const auto before = product_of<Split>(m, n, k, a, b);
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::max()}) {
-    a[2 * k + 7] = bad;
-    const auto after = product_of<Split>(m, n, k, a, b);
-    for (int i = 0; i < m * n; ++i) CHECK((i / n == 2 ? std::isnan(after[static_cast<std::size_t>(i)]) : after[static_cast<std::size_t>(i)] == before[static_cast<std::size_t>(i)]));
+    auto bad_a = a, bad_b = b;
+    bad_a[2 * k + 7] = bad_b[3 * k + 9] = bad;
+    const auto row = product_of<Split>(m, n, k, bad_a, b), column = product_of<Split>(m, n, k, a, bad_b);
+    for (int i = 0; i < m * n; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      CHECK((i / n == 2 ? std::isnan(row[at]) : row[at] == before[at]));
+      CHECK((i % n == 3 ? std::isnan(column[at]) : column[at] == before[at]));
+    }
   }
+}
+
+TEST_CASE("a single row of bf16 has the unit's bits where numbers are subnormal, too, and leaves the processor as it was" * here) {
+  Random random(Key(10));
+  const int m = 3, n = 70, k = 100;
+  auto a = drawn(m * k, random), b = drawn(n * k, random), bias = drawn(n, random);
+  for (auto* v : {&a, &b})
+    for (float& x : *v) x *= random.below(2) == 0 ? 0x1p-64f : 0x1p-66f;
+  for (float& x : bias) x *= random.below(2) == 0 ? 0x1p-130f : 0x1p-125f;
+  std::vector<Pair> packed(static_cast<std::size_t>(packed_size<Pair>(n, k)));
+  pack<Operand::transposed, Pair>(n, k, {b.data(), k}, packed.data());
+  std::vector<float> all(static_cast<std::size_t>(m * n)), one(static_cast<std::size_t>(n));
+  const auto compute = [&](int first, int rows, std::vector<float>& c) {
+    product<Operand::plain, Operand::transposed, Pair>(rows, n, k, {a.data() + first * k, k}, {b.data(), k}, packed.data(), bias.data(), {c.data(), n}, Store::assign,
+                                                       Device{});
+  };
+  compute(0, m, all);
+  const unsigned before = _mm_getcsr();
+  int subnormal = 0;
+  for (int i = 0; i < m; ++i) {
+    compute(i, 1, one);
+    CHECK(std::memcmp(one.data(), all.data() + i * n, one.size() * sizeof(float)) == 0);
+  }
+  for (const float x : all) subnormal += x == 0;
+  CHECK(subnormal < m * n / 2);
+  CHECK((_mm_getcsr() & ~0x3fu) == (before & ~0x3fu));  // but for what has happened
 }
 
 TEST_CASE("products of few rows multiply floats as they are, laid out or not, with the bits of the level below" * here) {
@@ -252,9 +288,12 @@ TEST_CASE("products of few rows multiply floats as they are, laid out or not, wi
       CHECK(same());
       B::linear(many, weight, bias, y);
       CHECK(same() == !splits<float>(outputs, inputs));
+      const Tensor<float> unprepared = y;
       B::prepare(weight);
       B::linear(x, weight, bias, y);
       CHECK(same());
+      B::linear(many, weight, bias, y);
+      CHECK(std::equal(y.data(), y.data() + y.size(), unprepared.data()));
     }
 }
 

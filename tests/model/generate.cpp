@@ -246,3 +246,17 @@ TEST_CASE("what the first block makes of a token, looked up: the same states, bi
     position += each;
   }
 }
+
+TEST_CASE("texts are written with products of floats as they are, whatever training does with weights of this size") {
+  const auto probabilities = []<class Backend>(Backend*, bool prepared, int batch) {
+    CausalTransformer<Backend> model({.width = 128, .layers = 2, .heads = 2, .positions = 64}, vocabulary, Seed{9});
+    if (prepared) prepare(model);
+    std::vector<std::vector<double>> found;
+    generate(model, std::span<const Text>(prompts_of(5)).first(5), {.batch = batch, .new_tokens = 9, .stop = -1}, {}, nullptr, &found);
+    return found;
+  };
+  const auto expected = probabilities(static_cast<Cpu<float, cpu::Level::avx512>*>(nullptr), true, 1);
+  REQUIRE(expected.size() == 5);
+  for (const bool prepared : {false, true})
+    for (const int batch : {1, 5}) CHECK(probabilities(static_cast<B*>(nullptr), prepared, batch) == expected);
+}

@@ -16,7 +16,7 @@ using namespace relay;
 namespace {
 
 const Arithmetic task{.modulus = 5};
-constexpr TransformerConfig config{.width = 64, .layers = 2, .heads = 4, .dropout = 0.1, .directional_heads = 2, .positions = 256};
+TransformerConfig config{.width = 64, .layers = 2, .heads = 4, .dropout = 0.1, .directional_heads = 2, .positions = 256};
 constexpr int batch = 13;
 
 Example largest() {
@@ -58,8 +58,9 @@ void check(auto&& make, auto&& objective_of) {
       CHECK(plan.moments == 2 * parameters);
       std::size_t weights = 0;
       for_each_parameter([&](const auto& t) { weights += t.rows() > 1 ? static_cast<std::size_t>(t.size()) * sizeof(float) : 0; }, model);
+      const bool splits = config.width >= 128 && cpu::machine_level() == cpu::Level::amx_bf16;
       CHECK(plan.laid_out >= 2 * weights);
-      CHECK(static_cast<double>(plan.laid_out) <= 2.6 * static_cast<double>(weights));  // what size classes round up
+      CHECK(static_cast<double>(plan.laid_out) <= (splits ? 4.6 : 2.6) * static_cast<double>(weights));  // what size classes round up
       CHECK(plan.total() == plan.laid_out + plan.activations + (3 + static_cast<std::size_t>(lanes)) * parameters);
 
       auto trained = make(static_cast<Real*>(nullptr), Real::Device{});
@@ -67,9 +68,9 @@ void check(auto&& make, auto&& objective_of) {
       Threads threads(1);
       Trainer trainer(trained, objective, {}, {.steps = 100}, Seed{5}, threads, lanes);
       trainer.reserve(largest(), batch);
-      // Within 1 % and 256 KiB a lane: what an operation packs for itself is an estimate.
+      // Within 2 % and 256 KiB a lane: what an operation packs for itself is an estimate.
       const double planned = static_cast<double>(plan.activations), taken = static_cast<double>(trainer.bytes());
-      CHECK(std::abs(taken - planned) <= 0.01 * planned + lanes * 262144.0);
+      CHECK(std::abs(taken - planned) <= 0.02 * planned + lanes * 262144.0);
       trainer.step(std::vector<Example>(batch, largest()));
       CHECK(static_cast<double>(trainer.bytes()) == taken);
     }
@@ -96,6 +97,15 @@ TEST_CASE("a looped model, stored and recomputed") {
 TEST_CASE("a causal model") {
   check([]<class B>(B*, typename B::Device device) { return causal<B>(device); },
         [](const auto& model) { return next_token<std::remove_cvref_t<decltype(model)>>(); });
+}
+
+TEST_CASE("models whose weights AMX multiplies in parts, where there is AMX") {
+  config.width = 128;
+  check([]<class B>(B*, typename B::Device device) { return looped<B>(device); },
+        [&](const auto& model) { return loop_objective(model, Aligned{}, {}, {}, 0, Keep::everything); });
+  check([]<class B>(B*, typename B::Device device) { return causal<B>(device); },
+        [](const auto& model) { return next_token<std::remove_cvref_t<decltype(model)>>(); });
+  config.width = 64;
 }
 
 TEST_CASE("recomputing needs less, more iterations and examples need more") {

@@ -16,7 +16,8 @@ struct Keeping {
   int parts = 0;  // of sums over rows, which are also of all iterations then
 };
 
-/// As the CPU does: everything is Scalars, and weights are laid out in two forms.
+/// As the CPU does: everything is Scalars, and weights are laid out in two forms (with AMX in more, which is known when a program runs:
+/// backend/shapes.hpp).
 template <class Scalar>
 inline constexpr Keeping keeping_on_cpu{.between = sizeof(Scalar), .laid_out = 2 * sizeof(Scalar)};
 

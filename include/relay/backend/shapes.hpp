@@ -18,9 +18,11 @@
 #include <utility>
 #include <vector>
 
+#include <relay/backend/cpu/level.hpp>
 #include <relay/backend/keeping.hpp>
 #include <relay/backend/memory.hpp>
 #include <relay/backend/ops.hpp>
+#include <relay/core/bf16.hpp>
 #include <relay/core/ragged.hpp>
 #include <relay/core/require.hpp>
 #include <relay/core/threads.hpp>
@@ -198,12 +200,15 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   static void add_outer_product(const Tensor& dy, const Tensor& x, Tensor&) {
     if (on_gpu)
       convert(x);
+    else if (splits(dy.cols(), x.cols()))
+      scratch(parts * (64L * x.cols() + 64L * 64), dy);
     else
       scratch(128L * (std::max(dy.cols(), x.cols()) + 64), dy);
   }
 
   static void prepare(Tensor& weight) {
-    if (weight.rows() > 1) weight.lay_out(keeping.laid_out * static_cast<std::size_t>(weight.size()));
+    const std::size_t bytes = splits(weight.rows(), weight.cols()) ? 2 * parts * sizeof(bf16) + sizeof(float) : keeping.laid_out;
+    if (weight.rows() > 1) weight.lay_out(bytes * static_cast<std::size_t>(weight.size()));
   }
 
   // What a loop keeps of all its iterations.
@@ -285,13 +290,17 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward(x, up, down, forward_only, hidden, activated, y);
     y.resize_like(x, x.rows(), down.weight.rows());
     if (!forward_only) hidden.resize_like(x, x.rows(), up.weight.rows());
-    scratch(std::min(x.rows(), block) * static_cast<long>(up.weight.rows()), x);
+    const long rows = std::min(x.rows(), block), inner = up.weight.rows();
+    scratch(splits(up.weight.rows(), up.weight.cols()) ? rows * parts * (inner + x.cols() + 32) / 2 : rows * inner, x);
   }
   static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
                                     Tensor& dx, auto& dup, auto& ddown) {
     if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward_backward(x, hidden, activated, up, down, dy, dx, dup, ddown);
     dx.resize_like(x, x.rows(), x.cols());
-    scratch(std::min(x.rows(), block) * (up.weight.rows() + x.cols() + (dy.cols() + tile - 1) / tile * tile + 128L), x);
+    const long rows = std::min(x.rows(), block), inner = up.weight.rows();
+    scratch(splits(up.weight.rows(), up.weight.cols()) ? rows * parts * (inner + x.cols() + 2L * dy.cols() + 224) / 2
+                                                        : rows * (inner + x.cols() + (dy.cols() + tile - 1) / tile * tile + 128L),
+            x);
   }
   static void rotate(Tensor&, const Rows<Shapes>&, int, int, const Tensor&, int, const Indices& = {}) {}
   static void attention(const Tensor& qkv, const Rows<Shapes>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
@@ -332,6 +341,12 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   /// any level of the instruction set (backend/cpu/feed_forward.hpp); without it, it takes twice as many.
   static constexpr int block = 128, tile = 48;  // tile: the rows of a weight gradient that are laid out together
   static bool in_blocks(const Tensor& x, const Tensor& up) { return !on_gpu && std::is_same_v<S, float> && x.rows() >= 8 && up.rows() % 64 == 0; }
+
+  /// Whether the CPU splits such a weight for AMX, each element into so many parts of a bf16 (backend/cpu/product.hpp).
+  static constexpr int parts = 3;
+  static bool splits(int outputs, int inputs) {
+    return !on_gpu && std::is_same_v<S, float> && std::min(outputs, inputs) >= 128 && cpu::machine_level() == cpu::Level::amx_bf16;
+  }
 
   static constexpr int eights(int count) { return (count + 7) / 8 * 8; }
 

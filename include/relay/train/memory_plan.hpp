@@ -3,7 +3,7 @@
 // A plan runs the objective once, on the largest share of a batch that a lane is dealt, with a model of the backend Shapes
 // (backend/shapes.hpp): shapes are made as in a training, nothing is computed, and what the memory counted is the plan. It holds for any
 // model, layer or objective, and is what Trainer::reserve then takes, within some hundred KiB a lane: what an operation of the CPU
-// packs for itself is an estimate, of products with AVX-512; products of bf16 pack up to 512 bytes a row besides. Lists of the host are not in it.
+// packs for itself is an estimate, of products with AVX-512, or AMX, where this machine has it; products of bf16 pack up to 512 bytes a row besides. Lists of the host are not in it.
 //
 // Shapes<Scalar> is the CPU; Shapes<Scalar, keeping_of<Backend>()> is any backend, with what a GPU keeps besides: GELU's results, and of each
 // linear layer of a loop the gradients of all iterations (backend/keeping.hpp). There some MiB a lane are not in it (tens, where a lane has 100,000 rows), of sums over rows and

@@ -1,6 +1,6 @@
 // Attention to a key-value cache, for generation: how the CPU lays a cache out, and one query at a time against it. Operands are
-// factors (factors.hpp), so a cache of bf16 has half the size. Prompts go through attention.hpp, in one pass, and so through the matrix unit where
-// there is one; a single query is a product by vectors, for all it does is read the cache.
+// factors (factors.hpp), so a cache of bf16 has half the size. Prompts go through attention.hpp, in one pass, and so in bf16 through the matrix unit
+// where there is one; a single query is a product by vectors, for all it does is read the cache.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else

@@ -8,7 +8,7 @@
 //
 // What is left out of a sum is less than what float32 rounds away anyway. Source: Henry, Tang & Heinecke, Leveraging the bfloat16 artificial
 // intelligence datatype for higher-precision computations, 2019 (arXiv 1904.06376). A number of 3.39e38 or more, which is infinite as a bf16, gives
-// what is not a number; of those below 2^-110 the last bits are zeros.
+// what is not a number; of those below 2^-103 the last bits are lost, since the unit reads parts below 2^-126 as zeros.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
@@ -65,7 +65,7 @@ inline constexpr bool is_pair = std::is_same_v<F, Pair> || std::is_same_v<F, Spl
 template <class F>
 using SumOf = std::conditional_t<is_pair<F>, float, F>;
 
-/// What attention multiplies.
+/// What attention multiplies: floats as they are, since its operands are made anew for few products each.
 template <class P>
 using AttentionFactors = std::conditional_t<std::is_same_v<Factors<P>, Split>, float, Factors<P>>;
 
@@ -124,8 +124,8 @@ template <class F>
 [[gnu::always_inline]] inline Vector<Split> split([[maybe_unused]] const Vector<float>& first, [[maybe_unused]] const Vector<float>& second) {
   Vector<Split> to{};
 #ifdef RELAY_CPU_AMX
-  using Bits = Vector<std::int32_t>;
-  constexpr std::int32_t upper = ~0xffff, half = 0x8000;
+  using Bits [[gnu::vector_size(vector_bytes)]] = std::uint32_t;
+  constexpr std::uint32_t upper = 0xffff0000, half = 0x8000;
   Vector<float> rest[] = {first, second};
 #pragma GCC unroll 3
   for (int p = 0; p < Split::parts; ++p) {
@@ -138,7 +138,7 @@ template <class F>
     }
     constexpr int third_chooses = 0xe4;
     to.part[p] = __builtin_bit_cast(Vector<Pair>, _mm512_ternarylogic_epi32(__builtin_bit_cast(__m512i, bits[1]), __builtin_bit_cast(__m512i, bits[0] >> 16),
-                                                                            _mm512_set1_epi32(upper), third_chooses));
+                                                                            _mm512_set1_epi32(static_cast<int>(upper)), third_chooses));
   }
 #endif
   return to;

@@ -9,7 +9,7 @@
 // rows of factors as A, a panel of factors as B. Only h goes to memory, for backward, and comes from there again.
 //
 // Every sum is taken in the order of ComposedOps, which has one operation after the other: the results have the same bits. But where the matrix
-// unit does the products, memory is what takes the time, and h is kept as bf16, which GELU and its slope in backward are then of.
+// unit does products of bf16, memory is what takes the time, and h is kept as bf16, which GELU and its slope in backward are then of.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
@@ -22,8 +22,8 @@ namespace detail {
 template <class F>
 inline constexpr int strip_rows = uses_tiles<F> ? 32 : 8 * tile_rows;
 
-/// Rows of a block: as many as a product that sums over rows takes at once; forward, where none does, as many as the matrix unit goes through all
-/// panels with.
+/// Rows of a block: as many as a product that sums over rows takes at once; forward, where none does, products of bf16 by the matrix unit take as
+/// many as it goes through all panels with.
 template <class F>
 inline constexpr int block_rows = panel_depth<F>* steps<F>;
 template <class F>
@@ -36,7 +36,7 @@ constexpr int row_stride(int columns) {
   return factors<F>(columns) + (uses_tiles<F> ? lanes<F> : 0);
 }
 
-/// h as forward keeps it for backward: rows of floats, or, for the matrix unit, of bf16, the rows of a strip and the columns of a panel together.
+/// h as forward keeps it for backward: rows of floats, or, for the matrix unit's products of bf16, of bf16, the rows of a strip and the columns of a panel together.
 template <class F, class S = SumOf<F>>
 class HiddenLayout {
  public:
@@ -200,7 +200,7 @@ template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
   const bool alike = splits<P>(up.rows(), up.cols()) == splits<P>(down.rows(), down.cols());
-  const int fewest = threads > 1 && splits<P>(up.rows(), up.cols()) ? detail::rows_of_a_thread<Factors<P>> : rows_of_a_part;
+  const int fewest = threads > 1 && splits<P>(up.rows(), up.cols()) && !x.device().few_rows ? detail::rows_of_a_thread<Factors<P>> : rows_of_a_part;
   return alike && x.rows() >= fewest * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
@@ -272,7 +272,8 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
     const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
     const MatrixUnit<F> unit(edge(i + 1) - edge(i));
     F *const x_rows = scratch + i * room, *const activated = x_rows + x_room;
-    alignas(64) S strips[2][at_once * panel];  // one is activated while the next is made
+    constexpr bool meanwhile = std::is_same_v<F, Split>;  // GELU of bf16 takes longer than its products
+    alignas(64) S strips[meanwhile ? 2 : 1][at_once * panel];  // one is activated while the next is made
     for (int first = edge(i); first < edge(i + 1); first += block) {
       const int rows = std::min(block, edge(i + 1) - first);
       const ConstMatrix<F> a = factor_rows<F>({x.row(first), x.cols()}, inputs, rows, x_rows);
@@ -283,12 +284,12 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
       auto before = activation(0, strips[0], 0, 0);
       int at = 0;
       for (int j = 0; j < hidden; j += panel)
-        for (int r = 0; r < rows; r += at_once, at ^= 1) {
+        for (int r = 0; r < rows; r += at_once, at ^= meanwhile) {
           const int now = std::min(at_once, rows - r);
           multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strips[at], panel}, up_bias.data() + j, before);
           before.finish();
           before = activation(now, strips[at], r, j);
-          if constexpr (!std::is_same_v<F, Split>) before.finish();
+          if constexpr (!meanwhile) before.finish();
         }
       before.finish();
       const Matrix<S> y_rows{to + static_cast<long>(first) * outputs, outputs};
@@ -334,7 +335,8 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
   F *const dh_rows = scratch.take(dh_room), *const dh_columns = scratch.take(panel_room), *const activated = scratch.take(panel_room);
   F* const dh_transposed = uses_tiles<F> ? scratch.take(panel_room) : dh_columns;  // as the A of dWu
   const MatrixUnit<F> unit;
-  alignas(64) S strips[2][at_once * panel];  // one is taken back through GELU while the next is made
+  constexpr bool meanwhile = std::is_same_v<F, Split>;  // as forward
+  alignas(64) S strips[meanwhile ? 2 : 1][at_once * panel];  // one is taken back through GELU while the next is made
 
   for (int first = 0; first < dy.rows(); first += block) {
     const int rows = std::min(block, dy.rows() - first), deep = factors<F>(rows);
@@ -353,12 +355,12 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
       };
       auto before = activation(0, strips[0], 0);
       int at = 0;
-      for (int r = 0; r < rows; r += at_once, at ^= 1) {
+      for (int r = 0; r < rows; r += at_once, at ^= meanwhile) {
         const int now = std::min(at_once, rows - r);
         multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strips[at], panel}, none, before);
         before.finish();
         before = activation(now, strips[at], r);
-        if constexpr (!uses_tiles<F>) before.finish();
+        if constexpr (!meanwhile) before.finish();
       }
       before.finish();
       for (F* columns : {dh_columns, activated}) pad_factors(columns, rows, panel);

@@ -131,7 +131,7 @@ void pad_factors(F* to, int depth, int width) {
   std::fill(to + static_cast<long>(least_factors<F>(depth)) * width, to + static_cast<long>(factors<F>(depth)) * width, F{});
 }
 
-/// to [columns, rows] = from [rows, columns], rows `stride` apart, and so many of `to`; whole vectors of both.
+/// to [columns, rows] = from [rows, columns], rows `stride` apart, those of `to` `to_stride`; whole vectors of both.
 template <class F>
 void transpose_factors(const F* from, int stride, int rows, int columns, F* to, int to_stride) {
   for (int c = 0; c < columns; c += lanes<F>)
@@ -145,7 +145,8 @@ void transpose_factors(const F* from, int stride, int rows, int columns, F* to, 
     }
 }
 
-/// to [rows, factors(depth)] = A^T [depth, rows]: the same for the matrix unit, so many steps of k from `begin`, and rows from `first`, on.
+/// to [rows, factors(depth)] = A^T [depth, rows]: the same for the matrix unit; of it a vector of factors from `begin` on, of as many
+/// rows from `first` on.
 template <class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline void pack_transposed_square(ConstMatrix<S> a, int depth, int rows, int begin, int first, F* to) {
   const int end = factors<F>(depth), count = std::min(lanes<S>, rows - first);

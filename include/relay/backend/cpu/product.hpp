@@ -4,7 +4,7 @@
 //
 // B is cut into panels of a tile's width and of a depth that fits the L1 cache, each copied together once (transposed, if need
 // be, and padded to whole vectors) and then read by every row of A: a weight, which many products read, may be laid out so
-// beforehand. A is read where it lies, or, transposed or rounded to bf16, copied. Goto & van de Geijn 2008 is the source of
+// beforehand. A is read where it lies, or, transposed, rounded to bf16 or split into parts, copied. Goto & van de Geijn 2008 is the source of
 // the scheme. As in small_product.hpp, an element is summed over k in an order that depends on k alone: a row of C has the same
 // bits whatever other rows there are.
 #ifndef RELAY_CPU_LEVEL
@@ -81,12 +81,12 @@ struct ProductScratch {
   /// `columns`: the most that a part has.
   ProductScratch(int m, int n, int k, int columns, int b_stride, bool packed) {
     if constexpr (uses_tiles<F>) {
-      if (m == 1 && packed) {  // single_row_product wants it whole
+      b_in_place = false;
+      if (m == 1 && packed) {  // single_row_product wants it whole, and as floats besides
         panel = 0, a = 3L * factors<F>(k);
         return;
       }
       const int depth = std::min(panel_depth<F> * steps<F>, k);
-      b_in_place = false;
       panel = packed ? 0 : packed_size<F>(columns, depth);
       a = 2L * factors<F>(depth) * std::min(m, tile_product_rows);
       return;
@@ -233,8 +233,7 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
   }
 }
 
-/// Fewer rows are not worth it for a thread to read all of B, whose parts are three times as many as those of bf16, and multiplied in no more than six
-/// times the time.
+/// Fewer rows are multiplied in less time than a thread takes to read all of B from the last cache: threads then share its panels.
 template <class F>
 inline constexpr int rows_of_a_thread = std::is_same_v<F, Split> ? 64 : rows_of_a_part;
 
@@ -335,8 +334,9 @@ const Layouts* layouts_of(const Tensor<S>& weight) {
 template <Operand B, class P, class F, class S>
 const F* packed_of(const Tensor<S>& weight) {
   const Layouts* const layouts = layouts_of<P>(weight);
-  if (!layouts) return nullptr;
-  if (splits<P>(weight.rows(), weight.cols()) && !std::is_same_v<F, Split>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
+  const bool split = splits<P>(weight.rows(), weight.cols());
+  if (!layouts || (std::is_same_v<F, Split> && !split)) return nullptr;  // (it may be what another weight's gradient is the product of)
+  if (split && !std::is_same_v<F, Split>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
   return B == Operand::transposed ? layouts->transposed.template as<F>() : layouts->plain.template as<F>();
 }
 

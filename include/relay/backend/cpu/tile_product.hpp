@@ -2,7 +2,7 @@
 // of bf16 by another and adds to one of floats, 16 times the work of a vector instruction.
 //
 // A's tile is 16 rows of 16 factors (32 steps of k) and B's 16 factors of 16 columns: what small_product reads, if k is padded with zeros
-// (`factors`). Within 32 steps the unit adds up even and odd ones apart, always in the same order, and numbers below 2^-126 are zeros to it. Every
+// (`factors`). Of floats in parts (Split) it is such tiles of each part, and a product is six of these. Within 32 steps the unit adds up even and odd ones apart, always in the same order, and numbers below 2^-126 are zeros to it. Every
 // number of rows goes through it, so that a row has the same bits whatever other rows there are.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volumes 1 (chapter 18) and 2 (TDPBF16PS). Assembly, since compilers'
@@ -13,7 +13,7 @@
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
 
-/// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, in so many of its steps: for the most of a step vectors would wait
+/// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, in so many of its steps: most of a step, vectors wait
 /// for it. What is left, finish() does.
 template <class F>
 class Meanwhile {
@@ -75,14 +75,14 @@ template <int N>
   each_constant(std::make_integer_sequence<int, N>(), f);
 }
 
-/// What a product of factors is the sum of: a part of A's by a part of B's, the smallest first.
+/// What a product of factors is the sum of: a part of A's by a part of B's, the largest last; from one to the next only one of them changes.
 struct Term {
   int a, b;
 };
 template <class F>
 inline constexpr Term terms[] = {{0, 0}};
 template <>
-inline constexpr Term terms<Split>[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};  // from one to the next a single tile changes, but for the last two
+inline constexpr Term terms<Split>[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};
 
 /// Part p of the factors from `from` on: a tile's, or one row's of it.
 [[gnu::always_inline]] inline const void* part(const auto* from, int p) {

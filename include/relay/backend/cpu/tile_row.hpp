@@ -14,7 +14,10 @@ namespace detail {
 /// Subnormal numbers are zeros to vectors of this thread, as to the matrix unit, while it lives.
 class FlushSubnormals {
  public:
-  FlushSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  FlushSubnormals() : before_(_mm_getcsr()) {
+    constexpr unsigned to_nearest_without_exceptions = 0x1f80, flush_and_read_as_zeros = 0x8040;  // as the unit, whatever the caller has set
+    _mm_setcsr(to_nearest_without_exceptions | flush_and_read_as_zeros);
+  }
   ~FlushSubnormals() { _mm_setcsr(before_); }
   FlushSubnormals(const FlushSubnormals&) = delete;
   FlushSubnormals& operator=(const FlushSubnormals&) = delete;
@@ -23,7 +26,8 @@ class FlushSubnormals {
   unsigned before_;
 };
 
-/// sums[v] += x B over `deep` factors, whose rows are V vectors; x holds two floats for each.
+/// sums[v] += x B over `deep` factors, whose rows are V vectors; x holds two floats for each. (Not inlined: nothing of it may be computed before
+/// FlushSubnormals.)
 template <int V>
 [[gnu::noinline]] void add_row_product(int deep, const float* x, const Pair* b, Vector<float>* sums) {
   for (int f = 0; f < deep; f += tile_side) {
@@ -41,10 +45,7 @@ template <int V>
   }
 }
 
-/// Room that it takes for the row, as factors and as floats.
-inline long room_of_single_row(int k) { return 3L * factors<Pair>(k); }
-
-/// c, columns first .. last-1 of a [1, k] B [k, n] + bias; `first` is a multiple of a panel's width.
+/// c, columns first .. last-1 of a [1, k] B [k, n] + bias; `first` is a multiple of a panel's width. There is room for 3 factors(k).
 inline void single_row_product(int n, int k, int first, int last, const float* a, const Pair* packed, const float* bias, float* c, Pair* room) {
   constexpr int width = panel_columns<Pair>, depth = panel_depth<Pair> * steps<Pair>;
   const int end = factors<Pair>(k);
