@@ -89,21 +89,14 @@ inline constexpr Term terms<Split>[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, 
   return reinterpret_cast<const Pair*>(from) + p * tile_side;
 }
 
-/// Of every tile of B, rows begin .. end-1 of the one that lies `distance` factors behind it.
-struct Ahead {
-  long distance = 0;
-  int begin = 0, end = 0;
-};
-
 /// R by C tiles of a sum. a_tile(i, k) gives the place and the stride of A's tile of rows 16 i .. and factors k ... . `next` is the block of C
-/// that comes next, and is asked for meanwhile: a tile waits for each of its lines, to add to it and to write it as well. So are
-/// some rows of the B that lies behind this one (Ahead).
+/// that comes next, and is asked for meanwhile: a tile waits for each of its lines, to add to it and to write it as well.
 template <int R, int C, class F>
-[[gnu::always_inline]] inline void tile_block(int k, auto&& a_tile, const F* b, long ldb, const Ahead& ahead, float* c, long ldc, const float* next, Store how,
+[[gnu::always_inline]] inline void tile_block(int k, auto&& a_tile, const F* b, long ldb, float* c, long ldc, const float* next, Store how,
                                               const float* start, auto&& meanwhile) {
   static_assert(R == 1 ? C <= 4 : R == 2 && C <= 2, "four tiles of sums, and four of factors");
   constexpr long element = sizeof(F), sum_element = sizeof(float);
-  constexpr int rows_a_step = 4, count = static_cast<int>(std::size(terms<F>));
+  constexpr int rows_a_step = std::is_same_v<F, Split> ? 8 : 4, count = static_cast<int>(std::size(terms<F>));
   times<R>([&](auto i) {
     times<C>([&](auto j) {
       constexpr int sum = i() * C + j();
@@ -123,11 +116,6 @@ template <int R, int C, class F>
           times<sizeof(F) / sizeof(Pair)>([&](auto p) { __builtin_prefetch(part(b + (f + 2 * tile_side + r()) * ldb + j() * tile_side, p())); });
         });
       });
-    if constexpr (R > 1)
-      for (int r = ahead.begin; r < ahead.end; ++r)
-        times<C>([&](auto j) {
-          times<sizeof(F) / sizeof(Pair)>([&](auto p) { __builtin_prefetch(part(b + ahead.distance + (f + r) * ldb + j() * tile_side, p()), 0, 2); });
-        });
     std::pair<const F*, long> a[R];
     times<R>([&](auto i) { a[i()] = a_tile(i(), f); });
     times<count>([&](auto t) {
@@ -153,13 +141,13 @@ template <int R, int C, class F>
 
 /// All columns of R tiles of rows, up to `Most` tiles of columns at a time.
 template <int R, int Most, class F>
-inline void tile_columns(int n, int k, auto&& a_tile, const F* b, int ldb, const Ahead& ahead, float* c, int ldc, const float* next_rows, Store how, const float* start,
+inline void tile_columns(int n, int k, auto&& a_tile, const F* b, int ldb, float* c, int ldc, const float* next_rows, Store how, const float* start,
                          auto&& meanwhile) {
   constexpr int whole = Most * tile_side;
   for (; n >= whole; n -= whole, b += whole, c += whole, start = start ? start + whole : start)
-    tile_block<R, Most>(k, a_tile, b, ldb, ahead, c, ldc, n > whole ? c + whole : next_rows, how, start, meanwhile);
+    tile_block<R, Most>(k, a_tile, b, ldb, c, ldc, n > whole ? c + whole : next_rows, how, start, meanwhile);
   if constexpr (Most > 1)
-    if (n > 0) tile_columns<R, Most / 2>(n, k, a_tile, b, ldb, ahead, c, ldc, next_rows, how, start, meanwhile);
+    if (n > 0) tile_columns<R, Most / 2>(n, k, a_tile, b, ldb, c, ldc, next_rows, how, start, meanwhile);
 }
 
 /// The last rows, fewer than a tile has, in copies: nothing is read or written beside them.
@@ -180,7 +168,7 @@ inline void last_tile_rows(int m, int n, int k, const F* a, int lda, const F* b,
         for (int x = 0; x < now; x += lanes<float>) f(c + static_cast<long>(i) * ldc + j + x, sums + i * columns + x);
     };
     if (how == Store::add) over_rows_of_c([](const float* from, float* to) { store(to, load(from)); });
-    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, {}, sums, columns, sums, how, start ? start + j : start, NothingMeanwhile());
+    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, sums, columns, sums, how, start ? start + j : start, NothingMeanwhile());
     over_rows_of_c([](float* to, const float* from) { store(to, load(from)); });
   }
 }
@@ -199,17 +187,13 @@ inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, i
   }
   if (m == detail::unit_rows && m < tile_side) {
     const auto a_tile = [&](int, int f) { return std::pair<const F*, long>(a + f, lda); };
-    return detail::tile_columns<1, 4>(n, k, a_tile, b, ldb, {}, c, ldc, c, how, start, meanwhile);
+    return detail::tile_columns<1, 4>(n, k, a_tile, b, ldb, c, ldc, c, how, start, meanwhile);
   }
   const auto rows = [&](auto count, auto most) {
     constexpr int whole = decltype(count)::value * tile_side;
-    // Where B is read several times, the next one is asked for meanwhile.
-    const int rounds = m / whole;
-    detail::Ahead ahead{.distance = static_cast<long>(k) * ldb};
-    for (int round = 0; m >= whole; ++round, m -= whole, a += static_cast<long>(whole) * lda, c += static_cast<long>(whole) * ldc) {
-      if (std::is_same_v<F, Split> && rounds > 1) ahead.begin = round * tile_side / rounds, ahead.end = (round + 1) * tile_side / rounds;
+    for (; m >= whole; m -= whole, a += static_cast<long>(whole) * lda, c += static_cast<long>(whole) * ldc) {
       const auto a_tile = [&](int i, int f) { return std::pair<const F*, long>(a + static_cast<long>(i) * tile_side * lda + f, lda); };
-      detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, ahead, c, ldc, m > whole ? c + static_cast<long>(whole) * ldc : c, how, start, meanwhile);
+      detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, c, ldc, m > whole ? c + static_cast<long>(whole) * ldc : c, how, start, meanwhile);
     }
   };
   rows(std::integral_constant<int, 2>(), std::integral_constant<int, 2>());
