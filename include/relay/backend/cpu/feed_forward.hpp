@@ -194,8 +194,8 @@ struct ActivationBackward {
 
 }  // namespace detail
 
-/// Whether `feed_forward` can do it: it wants weights that are laid out, for the same factors, hidden values that fill panels, and rows: if h is not kept, enough to be
-/// shared. (How h is kept may not depend on threads.)
+/// Whether `feed_forward` can do it: it wants weights that are laid out, for the same factors, hidden values that fill panels, and rows: if h is not
+/// kept, enough to be shared. (How h is kept may not depend on threads.)
 template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
@@ -278,7 +278,8 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
       const int rows = std::min(block, edge(i + 1) - first);
       const ConstMatrix<F> a = factor_rows<F>({x.row(first), x.cols()}, inputs, rows, x_rows);
       const auto activation = [&](int rows_there, const S* strip, int r, int j) {
-        const Activation<F> row{strip, reinterpret_cast<typename Activation<F>::Kept*>(kept), layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride};
+        F* const as_factors = activated + static_cast<long>(r) * stride + j / steps<F>;
+        const Activation<F> row{strip, reinterpret_cast<typename Activation<F>::Kept*>(kept), layout, first + r, j, as_factors, stride};
         return Meanwhile(rows_there, unit_steps(at_once, panel, factors<F>(inputs)), row);
       };
       auto before = activation(0, strips[0], 0, 0);
@@ -380,7 +381,8 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
         const int columns = std::min(panel, inputs - c);
         const F* const x_panel = x_panels + static_cast<long>(deep) * c;
         const Matrix<S> dwu_part{dwu.row(j) + c, dwu.stride};
-        multiply_panel<transposed, F>(panel, columns, deep, dh_transposed, as_rows ? deep : panel, x_panel, round_up<F>(columns), dwu_part, Store::add, none, NothingMeanwhile());
+        multiply_panel<transposed, F>(panel, columns, deep, dh_transposed, as_rows ? deep : panel, x_panel, round_up<F>(columns), dwu_part, Store::add, none,
+                                      NothingMeanwhile());
       }
     }
     const Matrix<S> dx_rows{to + static_cast<long>(first) * inputs, inputs};

@@ -162,7 +162,8 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
         if constexpr (A == Operand::plain)
           pack_row<F>(a.row(i + piece) + k0, now, to + static_cast<long>(piece) * deep);
         else
-          pack_transposed_square<F>(ConstMatrix<S>{a.data + static_cast<long>(k0) * a.stride + i, a.stride}, now, rows, piece / squares * lanes<F>, piece % squares * lanes<S>, to);
+          pack_transposed_square<F>(ConstMatrix<S>{a.data + static_cast<long>(k0) * a.stride + i, a.stride}, now, rows, piece / squares * lanes<F>,
+                                    piece % squares * lanes<S>, to);
       });
     };
     int at = 0;

@@ -2,8 +2,9 @@
 // of bf16 by another and adds to one of floats, 16 times the work of a vector instruction.
 //
 // A's tile is 16 rows of 16 factors (32 steps of k) and B's 16 factors of 16 columns: what small_product reads, if k is padded with zeros
-// (`factors`). Of floats in parts (Split) it is such tiles of each part, and a product is six of these. Within 32 steps the unit adds up even and odd ones apart, always in the same order, and numbers below 2^-126 are zeros to it. Every
-// number of rows goes through it, so that a row has the same bits whatever other rows there are.
+// (`factors`). Of floats in parts (Split) there are such tiles of each part, and a product is six of these. Within 32 steps the unit adds up even and
+// odd ones apart, always in the same order, and numbers below 2^-126 are zeros to it. Every number of rows goes through it, so that a row has the same
+// bits whatever other rows there are.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volumes 1 (chapter 18) and 2 (TDPBF16PS). Assembly, since compilers'
 // own functions do not say that they read memory.
@@ -193,7 +194,8 @@ inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, i
     constexpr int whole = decltype(count)::value * tile_side;
     for (; m >= whole; m -= whole, a += static_cast<long>(whole) * lda, c += static_cast<long>(whole) * ldc) {
       const auto a_tile = [&](int i, int f) { return std::pair<const F*, long>(a + static_cast<long>(i) * tile_side * lda + f, lda); };
-      detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, c, ldc, m > whole ? c + static_cast<long>(whole) * ldc : c, how, start, meanwhile);
+      const float* const next_rows = m > whole ? c + static_cast<long>(whole) * ldc : c;
+      detail::tile_columns<decltype(count)::value, decltype(most)::value>(n, k, a_tile, b, ldb, c, ldc, next_rows, how, start, meanwhile);
     }
   };
   rows(std::integral_constant<int, 2>(), std::integral_constant<int, 2>());
