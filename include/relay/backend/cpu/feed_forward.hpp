@@ -62,7 +62,7 @@ class HiddenLayout {
 /// C [rows, columns] = A [rows, k] B + start, of the columns j .. of a B [k, n] that is laid out; a panel begins with j.
 template <class F, class S = SumOf<F>>
 void multiply_columns(int rows, ConstMatrix<F> a, int k, const F* packed, int n, int j, int columns, Matrix<S> c, const S* start,
-                      auto&& meanwhile) {
+                      const Meanwhile& meanwhile) {
   const int end = factors<F>(k), padded = round_up<F>(columns);
   for (int k0 = 0; k0 < end; k0 += panel_depth<F>) {
     const int deep = std::min(panel_depth<F>, end - k0);
@@ -79,7 +79,7 @@ void multiply_rows(int rows, ConstMatrix<F> a, int k, const F* packed, int n, co
   for (int j = 0; j < n; j += panel_columns<F>) {
     const int columns = std::min(panel_columns<F>, n - j);
     if (bias) std::copy_n(bias + j, columns, start);
-    multiply_columns<F>(rows, a, k, packed, n, j, columns, {c.data + j, c.stride}, bias ? start : nullptr, NothingMeanwhile());
+    multiply_columns<F>(rows, a, k, packed, n, j, columns, {c.data + j, c.stride}, bias ? start : nullptr, Meanwhile());
   }
 }
 
@@ -280,14 +280,14 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
       const auto activation = [&](int rows_there, const S* strip, int r, int j) {
         F* const as_factors = activated + static_cast<long>(r) * stride + j / steps<F>;
         const Activation<F> row{strip, reinterpret_cast<typename Activation<F>::Kept*>(kept), layout, first + r, j, as_factors, stride};
-        return Meanwhile(rows_there, unit_steps(at_once, panel, factors<F>(inputs)), row);
+        return Pieces(rows_there, unit_steps(at_once, panel, factors<F>(inputs)), row);
       };
       auto before = activation(0, strips[0], 0, 0);
       int at = 0;
       for (int j = 0; j < hidden; j += panel)
         for (int r = 0; r < rows; r += at_once, at ^= meanwhile) {
           const int now = std::min(at_once, rows - r);
-          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strips[at], panel}, up_bias.data() + j, before);
+          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strips[at], panel}, up_bias.data() + j, Meanwhile(before));
           before.finish();
           before = activation(now, strips[at], r, j);
           if constexpr (!meanwhile) before.finish();
@@ -352,13 +352,13 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
                                            .columns = dh_columns + below,
                                            .activated = activated + below};
         const ActivationBackward<F> pieces{now, strip, h.data(), layout, first + r, j, dh, bias + j};
-        return Meanwhile(pieces.pieces(now), unit_steps(at_once, panel, factors<F>(outputs)), pieces);
+        return Pieces(pieces.pieces(now), unit_steps(at_once, panel, factors<F>(outputs)), pieces);
       };
       auto before = activation(0, strips[0], 0);
       int at = 0;
       for (int r = 0; r < rows; r += at_once, at ^= meanwhile) {
         const int now = std::min(at_once, rows - r);
-        multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strips[at], panel}, none, before);
+        multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strips[at], panel}, none, Meanwhile(before));
         before.finish();
         before = activation(now, strips[at], r);
         if constexpr (!meanwhile) before.finish();
@@ -374,15 +374,15 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
         if constexpr (uses_tiles<F>)
           transpose_factors(dh_columns + static_cast<long>(r) * panel + c, panel, lanes<F>, lanes<F>, dh_transposed + static_cast<long>(c) * deep + r, deep);
       };
-      Meanwhile transposition(squares, unit_steps(outputs, panel, deep), transpose_square);
-      multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : tile_group<F>, activated, panel, dwd_columns, Store::add, none, transposition);
+      Pieces transposition(squares, unit_steps(outputs, panel, deep), transpose_square);
+      multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : tile_group<F>, activated, panel, dwd_columns, Store::add, none, Meanwhile(transposition));
       transposition.finish();
       for (int c = 0; c < inputs; c += panel) {
         const int columns = std::min(panel, inputs - c);
         const F* const x_panel = x_panels + static_cast<long>(deep) * c;
         const Matrix<S> dwu_part{dwu.row(j) + c, dwu.stride};
         multiply_panel<transposed, F>(panel, columns, deep, dh_transposed, as_rows ? deep : panel, x_panel, round_up<F>(columns), dwu_part, Store::add, none,
-                                      NothingMeanwhile());
+                                      Meanwhile());
       }
     }
     const Matrix<S> dx_rows{to + static_cast<long>(first) * inputs, inputs};

@@ -18,7 +18,7 @@ namespace detail {
 /// Whole vectors of columns, by whatever is fastest.
 template <Operand A, class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline void multiply_block(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start,
-                                                  [[maybe_unused]] auto&& meanwhile) {
+                                                  [[maybe_unused]] const Meanwhile& meanwhile) {
   if constexpr (A == Operand::plain)
     block_product(m, n, k, a, lda, b, ldb, c, ldc, how, start, meanwhile);
   else
@@ -29,7 +29,7 @@ template <Operand A, class F, class S = SumOf<F>>
 /// fill whole vectors, tiles go through a buffer.
 template <Operand A, class F, class S = SumOf<F>>
 void multiply_panel(int m, int columns, int depth, const F* a, int lda, const F* panel, int ldb, Matrix<S> c, Store how, const S* start,
-                    auto&& meanwhile) {
+                    const Meanwhile& meanwhile) {
   const int padded = round_up<S>(columns);
   const bool whole = padded == columns;
   if (whole && A == Operand::plain)
@@ -158,7 +158,7 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
     const auto packing = [&](int i, F* to) {
       const int rows = std::clamp(m - i, 0, tile_product_rows), squares = (rows + lanes<S> - 1) / lanes<S>;
       const int pieces = A == Operand::plain ? rows : squares * (deep / lanes<F>), unit = unit_steps(tile_product_rows, last - first, deep);
-      return Meanwhile(pieces, unit, [=](int piece) {
+      return Pieces(pieces, unit, [=](int piece) {
         if constexpr (A == Operand::plain)
           pack_row<F>(a.row(i + piece) + k0, now, to + static_cast<long>(piece) * deep);
         else
@@ -177,7 +177,7 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
         if (begin) std::copy_n(bias + j, columns, start);
         const Matrix<S> to{c.data + static_cast<long>(i) * c.stride + j, c.stride};
         multiply_panel<Operand::plain, F>(rows, columns, deep, packed_a[at], deep, panels + static_cast<long>(deep) * (j - first), round_up<F>(columns), to,
-                                          k0 == 0 ? how : Store::add, begin, next);
+                                          k0 == 0 ? how : Store::add, begin, Meanwhile(next));
       }
       next.finish();
     }
@@ -226,9 +226,9 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
       const Matrix<S> to{c.data + j, c.stride};
       const int ldb = round_up<F>(columns);
       if constexpr (in_place)
-        multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, ldb, to, store_as, begin, NothingMeanwhile());
+        multiply_panel<A, F>(m, columns, deep, a.data + k0, a.stride, panel, ldb, to, store_as, begin, Meanwhile());
       else
-        multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : tile_group<F>, panel, ldb, to, store_as, begin, NothingMeanwhile());
+        multiply_panel<A, F>(m, columns, deep, packed_a, A == Operand::plain ? deep : tile_group<F>, panel, ldb, to, store_as, begin, Meanwhile());
     }
     if (packed) packed += static_cast<long>(deep) * round_up<F>(n);
   }

@@ -17,23 +17,39 @@ namespace relay::cpu::RELAY_CPU_LEVEL {
 /// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, in so many of its steps: most of a step, vectors wait
 /// for it. What is left, finish() does.
 template <class F>
-class Meanwhile {
+class Pieces {
  public:
-  Meanwhile(int total, int steps, F piece) : total_(total), each_((total + steps - 1) / std::max(1, steps)), piece_(piece) {}
-  [[gnu::always_inline]] void operator()() {
-    for (const int end = std::min(total_, done_ + each_); done_ < end; ++done_) piece_(done_);
-  }
-  void finish() {
-    for (; done_ < total_; ++done_) piece_(done_);
-  }
+  Pieces(int total, int steps, F piece) : total_(total), each_((total + steps - 1) / std::max(1, steps)), piece_(piece) {}
+  void step() { run(std::min(total_, done_ + each_)); }
+  void finish() { run(total_); }
 
  private:
+  void run(int end) {
+    for (; done_ < end; ++done_) piece_(done_);
+  }
+
   int total_, each_, done_ = 0;
   F piece_;
 };
 
-struct NothingMeanwhile {
-  void operator()() const {}
+/// What a product by the matrix unit calls in each step. (A pointer, so that products are not compiled again for every work.)
+class Meanwhile {
+ public:
+  Meanwhile() = default;  // nothing
+  template <class Work>
+  explicit Meanwhile(Work& work) : step_(&step<Work>), work_(&work) {}
+  void operator()() const {
+    if (step_) step_(work_);
+  }
+
+ private:
+  template <class Work>
+  static void step(void* work) {
+    static_cast<Work*>(work)->step();
+  }
+
+  void (*step_)(void*) = nullptr;
+  void* work_ = nullptr;
 };
 
 /// Steps of the matrix unit in a product of so many rows, columns and factors.
@@ -94,7 +110,7 @@ inline constexpr Term terms<Split>[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, 
 /// that comes next, and is asked for meanwhile: a tile waits for each of its lines, to add to it and to write it as well.
 template <int R, int C, class F>
 [[gnu::always_inline]] inline void tile_block(int k, auto&& a_tile, const F* b, long ldb, float* c, long ldc, const float* next, Store how,
-                                              const float* start, auto&& meanwhile) {
+                                              const float* start, const Meanwhile& meanwhile) {
   static_assert(R == 1 ? C <= 4 : R == 2 && C <= 2, "four tiles of sums, and four of factors");
   constexpr long element = sizeof(F), sum_element = sizeof(float);
   constexpr int rows_a_step = std::is_same_v<F, Split> ? 8 : 4, count = static_cast<int>(std::size(terms<F>));
@@ -143,7 +159,7 @@ template <int R, int C, class F>
 /// All columns of R tiles of rows, up to `Most` tiles of columns at a time.
 template <int R, int Most, class F>
 inline void tile_columns(int n, int k, auto&& a_tile, const F* b, int ldb, float* c, int ldc, const float* next_rows, Store how, const float* start,
-                         auto&& meanwhile) {
+                         const Meanwhile& meanwhile) {
   constexpr int whole = Most * tile_side;
   for (; n >= whole; n -= whole, b += whole, c += whole, start = start ? start + whole : start)
     tile_block<R, Most>(k, a_tile, b, ldb, c, ldc, n > whole ? c + whole : next_rows, how, start, meanwhile);
@@ -169,7 +185,7 @@ inline void last_tile_rows(int m, int n, int k, const F* a, int lda, const F* b,
         for (int x = 0; x < now; x += lanes<float>) f(c + static_cast<long>(i) * ldc + j + x, sums + i * columns + x);
     };
     if (how == Store::add) over_rows_of_c([](const float* from, float* to) { store(to, load(from)); });
-    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, sums, columns, sums, how, start ? start + j : start, NothingMeanwhile());
+    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, sums, columns, sums, how, start ? start + j : start, Meanwhile());
     over_rows_of_c([](float* to, const float* from) { store(to, load(from)); });
   }
 }
@@ -179,7 +195,7 @@ inline void last_tile_rows(int m, int n, int k, const F* a, int lda, const F* b,
 /// As small_product<Operand::plain>, k in factors, a multiple of 16. The matrix unit is ready (MatrixUnit).
 template <class F>
 inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, float* c, int ldc, Store how, const float* start,
-                         auto&& meanwhile) {
+                         const Meanwhile& meanwhile) {
   using detail::tile_side;
   if (how == Store::add && start) {  // which no layer asks for
     for (int i = 0; i < m; ++i)
@@ -238,7 +254,7 @@ struct MatrixUnit {
 /// small_product of a plain A by whatever is fastest at this level. Vectors may do some of another work meanwhile (Meanwhile).
 template <class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline void block_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start,
-                                                 [[maybe_unused]] auto&& meanwhile) {
+                                                 [[maybe_unused]] const Meanwhile& meanwhile) {
 #ifdef RELAY_CPU_AMX
   if constexpr (uses_tiles<F>) return tile_product(m, n, k, a, lda, b, ldb, c, ldc, how, start, meanwhile);
 #endif
@@ -246,7 +262,7 @@ template <class F, class S = SumOf<F>>
 }
 template <class F, class S = SumOf<F>>
 [[gnu::always_inline]] inline void block_product(int m, int n, int k, const F* a, int lda, const F* b, int ldb, S* c, int ldc, Store how, const S* start = nullptr) {
-  block_product(m, n, k, a, lda, b, ldb, c, ldc, how, start, NothingMeanwhile());
+  block_product(m, n, k, a, lda, b, ldb, c, ldc, how, start, Meanwhile());
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL
