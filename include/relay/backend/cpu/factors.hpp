@@ -2,7 +2,7 @@
 // a float at once: the instruction vdpbf16ps, of AVX512_BF16, or those of AMX, which take 16 pairs at a time (tile_product.hpp). Where both
 // are missing, bf16 is float.
 //
-// AMX multiplies floats, too, in three parts each, which is more than twice as fast as vectors of floats are:
+// AMX multiplies floats, too, in three parts each, which for many rows is one and a half times to twice as fast as vectors of floats are:
 //
 //   x = x0 + x1 + x2 exactly, each a bf16        x y = x0 y0 + (x0 y1 + x1 y0) + (x0 y2 + x1 y1 + x2 y0), off by less than 2^-22 of itself
 //

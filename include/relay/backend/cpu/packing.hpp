@@ -48,7 +48,7 @@ class Scratch {
 template <class F>
 inline constexpr int panel_columns = tile_vectors* lanes<F>;
 
-/// Rows of factors in a panel: 32 KiB of them at most, or 16 of each of three parts.
+/// Rows of factors in a panel: 32 KiB of them at most; of floats in parts those of as many steps of k as of floats.
 template <class F>
 inline constexpr int panel_depth = std::is_same_v<F, Split> ? 64 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
 
