@@ -291,7 +291,8 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     y.resize_like(x, x.rows(), down.weight.rows());
     if (!forward_only) hidden.resize_like(x, x.rows(), up.weight.rows());
     const long rows = std::min(x.rows(), block), inner = up.weight.rows();
-    scratch(splits(up.weight.rows(), up.weight.cols()) ? rows * parts * (inner + x.cols() + 32) / 2 : rows * inner, x);
+    // (Of floats in parts 384 rows of x and two times 32 of a chunk of hidden values: backend/cpu/split_feed_forward.hpp.)
+    scratch(splits(up.weight.rows(), up.weight.cols()) ? parts * (static_cast<long>(std::min(x.rows(), 384)) * x.cols() + 64L * 128) / 2 : rows * inner, x);
   }
   static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
                                     Tensor& dx, auto& dup, auto& ddown) {

@@ -57,9 +57,12 @@ struct FactorsOf<float> {
 template <class S>
 using Factors = typename FactorsOf<S>::type;
 
+template <class F>
+inline constexpr bool is_split = std::is_same_v<F, Split>;
+
 /// Whether F holds two steps of k.
 template <class F>
-inline constexpr bool is_pair = std::is_same_v<F, Pair> || std::is_same_v<F, Split>;
+inline constexpr bool is_pair = std::is_same_v<F, Pair> || is_split<F>;
 
 /// What products of F are summed up in, and what F is made from.
 template <class F>
@@ -67,7 +70,7 @@ using SumOf = std::conditional_t<is_pair<F>, float, F>;
 
 /// What attention multiplies: floats as they are, since its operands are made anew for few products each.
 template <class P>
-using AttentionFactors = std::conditional_t<std::is_same_v<Factors<P>, Split>, float, Factors<P>>;
+using AttentionFactors = std::conditional_t<is_split<Factors<P>>, float, Factors<P>>;
 
 /// Whether factors are less exact than what they are made from.
 template <class F>
@@ -157,7 +160,7 @@ template <int First, int... I>
 /// Neighbours along k that lie in one row: elements 2i and 2i+1 of low and high put together.
 template <class F>
 [[gnu::always_inline]] inline Vector<F> pair_up([[maybe_unused]] const Vector<float>& low, [[maybe_unused]] const Vector<float>& high) {
-  if constexpr (std::is_same_v<F, Split>) {
+  if constexpr (is_split<F>) {
     constexpr std::make_integer_sequence<int, lanes<float>> all{};
     return split(detail::every_second<0>(low, high, all), detail::every_second<1>(low, high, all));
   } else {
@@ -183,7 +186,7 @@ template <class F>
 /// Neighbours along k that lie in two rows: element i of `first` and of `second`.
 template <class F>
 [[gnu::always_inline]] inline Vector<F> interleave([[maybe_unused]] const Vector<float>& first, [[maybe_unused]] const Vector<float>& second) {
-  if constexpr (std::is_same_v<F, Split>) {
+  if constexpr (is_split<F>) {
     return split(first, second);
   } else {
 #ifdef RELAY_CPU_BF16

@@ -22,12 +22,12 @@ namespace detail {
 template <class F>
 inline constexpr int strip_rows = uses_tiles<F> ? 32 : 8 * tile_rows;
 
-/// Rows of a block: as many as a product that sums over rows takes at once; forward, where none does, products of bf16 by the matrix unit take as
-/// many as it goes through all panels with.
+/// Rows of a block: as many as a product that sums over rows takes at once; forward, where none does, as many as the matrix unit goes through all
+/// panels with.
 template <class F>
 inline constexpr int block_rows = panel_depth<F>* steps<F>;
 template <class F>
-inline constexpr int forward_block_rows = uses_tiles<F> && rounds_factors<F> ? strip_rows<F> : block_rows<F>;
+inline constexpr int forward_block_rows = uses_tiles<F> ? strip_rows<F> : block_rows<F>;
 
 /// From one row of factors to the next: for the matrix unit, which reads 16 rows at once, not a power of two, that the rows drive each other from the
 /// L1 cache by.
@@ -83,31 +83,20 @@ void multiply_rows(int rows, ConstMatrix<F> a, int k, const F* packed, int n, co
   }
 }
 
-/// GELU of a strip of h [rows, panel_columns] as rows of factors, `stride` apart, row by row. h itself goes to `kept`, unless that is null: what
+/// GELU of a strip of h [rows, panel_columns] as rows of factors, `stride` apart. h itself goes to `kept`, unless that is null: what
 /// HiddenLayout says of row `first` and column j.
 template <class F, class S = SumOf<F>>
-struct Activation {
+void activate(int rows, const S* h, S* kept, const HiddenLayout<F>& layout, int first, int j, F* to, int stride) {
+  constexpr int columns = steps<F> * lanes<S>;
+  static_assert(panel_columns<F> % columns == 0);
   using Kept = typename HiddenLayout<F>::Element;
-
-  const S* h;
-  Kept* kept;
-  HiddenLayout<F> layout;
-  int first, j;
-  F* to;
-  int stride;
-
-  [[gnu::always_inline]] void operator()(int r) const {
-    constexpr int columns = steps<F> * lanes<S>;
-    static_assert(panel_columns<F> % columns == 0);
-    const S* const from = h + r * panel_columns<F>;
-    Kept* const keep = kept ? kept + layout.at(first + r, j) : nullptr;
-    F* const row = to + static_cast<long>(r) * stride;
-#pragma GCC unroll 4
+  for (int r = 0; r < rows; ++r, h += panel_columns<F>, to += stride) {
+    Kept* const keep = kept ? reinterpret_cast<Kept*>(kept) + layout.at(first + r, j) : nullptr;
     for (int c = 0; c < panel_columns<F>; c += columns) {
       Vector<S> value[steps<F>], activated[steps<F>];
 #pragma GCC unroll 2
       for (int i = 0; i < steps<F>; ++i) {
-        value[i] = load(from + c + i * lanes<S>);
+        value[i] = load(h + c + i * lanes<S>);
         activated[i] = gelu_of<F>(value[i]);
       }
       if (keep) {
@@ -117,10 +106,10 @@ struct Activation {
 #pragma GCC unroll 2
           for (int i = 0; i < steps<F>; ++i) store(keep + c + i * lanes<S>, value[i]);
       }
-      store(row + c / steps<F>, along_row<F>(activated));
+      store(to + c / steps<F>, along_row<F>(activated));
     }
   }
-};
+}
 
 /// Where a strip's values go on the way back, each as the product reads them that it is for.
 template <class F>
@@ -272,27 +261,16 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
     const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
     const MatrixUnit<F> unit(edge(i + 1) - edge(i));
     F *const x_rows = scratch + i * room, *const activated = x_rows + x_room;
-    constexpr bool meanwhile = std::is_same_v<F, Split>;  // GELU of bf16 takes longer than its products
-    alignas(64) S strips[meanwhile ? 2 : 1][at_once * panel];  // one is activated while the next is made
+    alignas(64) S strip[at_once * panel];
     for (int first = edge(i); first < edge(i + 1); first += block) {
       const int rows = std::min(block, edge(i + 1) - first);
       const ConstMatrix<F> a = factor_rows<F>({x.row(first), x.cols()}, inputs, rows, x_rows);
-      const auto activation = [&](int rows_there, const S* strip, int r, int j) {
-        F* const as_factors = activated + static_cast<long>(r) * stride + j / steps<F>;
-        const Activation<F> row{strip, reinterpret_cast<typename Activation<F>::Kept*>(kept), layout, first + r, j, as_factors, stride};
-        return Pieces(rows_there, unit_steps(at_once, panel, factors<F>(inputs)), row);
-      };
-      auto before = activation(0, strips[0], 0, 0);
-      int at = 0;
       for (int j = 0; j < hidden; j += panel)
-        for (int r = 0; r < rows; r += at_once, at ^= meanwhile) {
+        for (int r = 0; r < rows; r += at_once) {
           const int now = std::min(at_once, rows - r);
-          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strips[at], panel}, up_bias.data() + j, Meanwhile(before));
-          before.finish();
-          before = activation(now, strips[at], r, j);
-          if constexpr (!meanwhile) before.finish();
+          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strip, panel}, up_bias.data() + j, Meanwhile());
+          activate<F>(now, strip, kept, layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride);
         }
-      before.finish();
       const Matrix<S> y_rows{to + static_cast<long>(first) * outputs, outputs};
       multiply_rows<F>(rows, {activated, stride}, hidden, down_packed, outputs, down_bias.data(), y_rows);
     }
@@ -307,8 +285,15 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
 template <class P, class S>
 void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_bias, const Tensor<S>& down, const Tensor<S>& down_bias, bool forward_only,
                   Tensor<S>& h, Tensor<S>& y) {
-  with_factors<P>(up.rows(), up.cols(), x.device().few_rows,
-                  [&](auto factor) { detail::feed_forward_of<P, decltype(factor)>(x, up, up_bias, down, down_bias, forward_only, h, y); });
+  with_factors<P>(up.rows(), up.cols(), x.device().few_rows, [&](auto factor) {
+    using F = decltype(factor);
+#ifdef RELAY_CPU_AMX
+    if constexpr (is_split<F>)
+      return detail::split_feed_forward(x, packed_of<Operand::transposed, P, F>(up), up, up_bias, packed_of<Operand::transposed, P, F>(down), down, down_bias,
+                                        forward_only, h, y);
+#endif
+    if constexpr (!is_split<F>) detail::feed_forward_of<P, F>(x, up, up_bias, down, down_bias, forward_only, h, y);
+  });
 }
 
 namespace detail {
@@ -336,7 +321,7 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
   F *const dh_rows = scratch.take(dh_room), *const dh_columns = scratch.take(panel_room), *const activated = scratch.take(panel_room);
   F* const dh_transposed = uses_tiles<F> ? scratch.take(panel_room) : dh_columns;  // as the A of dWu
   const MatrixUnit<F> unit;
-  constexpr bool meanwhile = std::is_same_v<F, Split>;  // as forward
+  constexpr bool meanwhile = is_split<F>;  // GELU of bf16 takes longer than its products
   alignas(64) S strips[meanwhile ? 2 : 1][at_once * panel];  // one is taken back through GELU while the next is made
 
   for (int first = 0; first < dy.rows(); first += block) {

@@ -50,7 +50,7 @@ inline constexpr int panel_columns = tile_vectors* lanes<F>;
 
 /// Rows of factors in a panel: 32 KiB of them at most; of floats in parts those of as many steps of k as of floats.
 template <class F>
-inline constexpr int panel_depth = std::is_same_v<F, Split> ? 64 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
+inline constexpr int panel_depth = is_split<F> ? 64 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
 
 /// How the A of products of F is laid out: the matrix unit reads rows alone.
 template <Operand A, class F>

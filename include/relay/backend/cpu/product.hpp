@@ -236,7 +236,7 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
 
 /// Fewer rows are multiplied in less time than a thread takes to read all of B from the last cache: threads then share its panels.
 template <class F>
-inline constexpr int rows_of_a_thread = std::is_same_v<F, Split> ? 64 : rows_of_a_part;
+inline constexpr int rows_of_a_thread = is_split<F> ? 64 : rows_of_a_part;
 
 /// The fewest multiplications of a few rows that are worth another thread's while.
 inline constexpr long shared_product = 1 << 15;
@@ -298,14 +298,14 @@ inline constexpr char form_of = 0;
 /// Whether products of P with a weight [outputs, inputs] split floats for the matrix unit: small ones are as fast as floats.
 template <class P>
 constexpr bool splits(int outputs, int inputs) {
-  return std::is_same_v<Factors<P>, Split> && std::min(outputs, inputs) >= 128;
+  return is_split<Factors<P>> && std::min(outputs, inputs) >= 128;
 }
 
 /// f(factors) of those that products of P with a weight [outputs, inputs] multiply. Those of few rows (Device) wait for the weight, and floats are read
 /// in two thirds of the time that their parts take.
 template <class P>
 decltype(auto) with_factors(int outputs, int inputs, bool few_rows, auto&& f) {
-  if constexpr (std::is_same_v<Factors<P>, Split>)
+  if constexpr (is_split<Factors<P>>)
     if (few_rows || !splits<P>(outputs, inputs)) return f(float());
   return f(Factors<P>());
 }
@@ -319,7 +319,7 @@ void lay_out(Tensor<S>& weight) {
       using F = decltype(factor);
       pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<F>(packed_size<F>(w.rows(), w.cols())));
       pack<Operand::plain>(w.cols(), w.rows(), elements, to.plain.resize<F>(packed_size<F>(w.cols(), w.rows())));
-      if constexpr (std::is_same_v<F, Split>)
+      if constexpr (is_split<F>)
         pack<Operand::transposed>(w.rows(), w.cols(), elements, to.for_few_rows.resize<S>(packed_size<S>(w.rows(), w.cols())));
     });
   });
@@ -336,8 +336,8 @@ template <Operand B, class P, class F, class S>
 const F* packed_of(const Tensor<S>& weight) {
   const Layouts* const layouts = layouts_of<P>(weight);
   const bool split = splits<P>(weight.rows(), weight.cols());
-  if (!layouts || (std::is_same_v<F, Split> && !split)) return nullptr;  // (it may be what another weight's gradient is the product of)
-  if (split && !std::is_same_v<F, Split>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
+  if (!layouts || (is_split<F> && !split)) return nullptr;  // (it may be what another weight's gradient is the product of)
+  if (split && !is_split<F>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
   return B == Operand::transposed ? layouts->transposed.template as<F>() : layouts->plain.template as<F>();
 }
 

@@ -106,6 +106,9 @@ inline constexpr Term terms<Split>[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, 
   return reinterpret_cast<const Pair*>(from) + p * tile_side;
 }
 
+/// The tile of B's columns j of C's R rows of tiles.
+constexpr int factor_tile(int r, int j) { return r == 1 ? 5 + j % 3 : 6 + j; }
+
 /// R by C tiles of a sum. a_tile(i, k) gives the place and the stride of A's tile of rows 16 i .. and factors k ... . `next` is the block of C
 /// that comes next, and is asked for meanwhile: a tile waits for each of its lines, to add to it and to write it as well.
 template <int R, int C, class F>
@@ -113,7 +116,7 @@ template <int R, int C, class F>
                                               const float* start, const Meanwhile& meanwhile) {
   static_assert(R == 1 ? C <= 4 : R == 2 && C <= 2, "four tiles of sums, and four of factors");
   constexpr long element = sizeof(F), sum_element = sizeof(float);
-  constexpr int rows_a_step = std::is_same_v<F, Split> ? 8 : 4, count = static_cast<int>(std::size(terms<F>));
+  constexpr int rows_a_step = is_split<F> ? 8 : 4, count = static_cast<int>(std::size(terms<F>));
   times<R>([&](auto i) {
     times<C>([&](auto j) {
       constexpr int sum = i() * C + j();
@@ -137,11 +140,13 @@ template <int R, int C, class F>
     times<R>([&](auto i) { a[i()] = a_tile(i(), f); });
     times<count>([&](auto t) {
       constexpr Term term = terms<F>[t()], before = terms<F>[t() == 0 ? 0 : t() - 1];
+      constexpr bool next_b = t() == 0 || term.b != before.b, kept = is_split<F> && C < 4;  // kept: for the next term, there is a tile for each
+      const auto load_b = [&](auto j) { load_tile<factor_tile(R, j())>(part(b + f * ldb + j() * tile_side, term.b), ldb * element); };
       if constexpr (t() == 0 || term.a != before.a) times<R>([&](auto i) { load_tile<4 + i()>(part(a[i()].first, term.a), a[i()].second * element); });
+      if constexpr (next_b && kept) times<C>(load_b);
       times<C>([&](auto j) {
-        constexpr int factor = R == 1 ? 5 + j() % 3 : 6 + j();
-        if constexpr (t() == 0 || term.b != before.b || C > 3) load_tile<factor>(part(b + f * ldb + j() * tile_side, term.b), ldb * element);
-        times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor>(); });
+        if constexpr (!kept) load_b(j);
+        times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor_tile(R, j())>(); });
       });
     });
     meanwhile();
