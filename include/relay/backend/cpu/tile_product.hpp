@@ -172,6 +172,10 @@ inline void tile_columns(int n, int k, auto&& a_tile, const F* b, int ldb, float
     if (n > 0) tile_columns<R, Most / 2>(n, k, a_tile, b, ldb, c, ldc, next_rows, how, start, meanwhile);
 }
 
+/// Tiles of columns that one tile of rows is multiplied by at once: of floats in parts so many that those of B can stay for the next term.
+template <class F>
+inline constexpr int across = is_split<F> ? 2 : 4;
+
 /// The last rows, fewer than a tile has, in copies: nothing is read or written beside them.
 template <class F>
 inline void last_tile_rows(int m, int n, int k, const F* a, int lda, const F* b, int ldb, float* c, int ldc, Store how, const float* start) {
@@ -190,7 +194,7 @@ inline void last_tile_rows(int m, int n, int k, const F* a, int lda, const F* b,
         for (int x = 0; x < now; x += lanes<float>) f(c + static_cast<long>(i) * ldc + j + x, sums + i * columns + x);
     };
     if (how == Store::add) over_rows_of_c([](const float* from, float* to) { store(to, load(from)); });
-    tile_columns<1, 4>(now, k, a_tile, b + j, ldb, sums, columns, sums, how, start ? start + j : start, Meanwhile());
+    tile_columns<1, across<F>>(now, k, a_tile, b + j, ldb, sums, columns, sums, how, start ? start + j : start, Meanwhile());
     over_rows_of_c([](float* to, const float* from) { store(to, load(from)); });
   }
 }
@@ -209,7 +213,7 @@ inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, i
   }
   if (m == detail::unit_rows && m < tile_side) {
     const auto a_tile = [&](int, int f) { return std::pair<const F*, long>(a + f, lda); };
-    return detail::tile_columns<1, 4>(n, k, a_tile, b, ldb, c, ldc, c, how, start, meanwhile);
+    return detail::tile_columns<1, detail::across<F>>(n, k, a_tile, b, ldb, c, ldc, c, how, start, meanwhile);
   }
   const auto rows = [&](auto count, auto most) {
     constexpr int whole = decltype(count)::value * tile_side;
@@ -220,7 +224,7 @@ inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, i
     }
   };
   rows(std::integral_constant<int, 2>(), std::integral_constant<int, 2>());
-  rows(std::integral_constant<int, 1>(), std::integral_constant<int, 4>());
+  rows(std::integral_constant<int, 1>(), std::integral_constant<int, detail::across<F>>());
   if (m > 0) detail::last_tile_rows(m, n, k, a, lda, b, ldb, c, ldc, how, start);
 }
 
