@@ -16,7 +16,7 @@
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
 
-#ifdef RELAY_CPU_BF16
+#if defined(RELAY_CPU_BF16) && !defined(RELAY_CPU_AMX)
 #define RELAY_TESTED bf16  // float has the level below
 #else
 #define RELAY_TESTED float, bf16
@@ -71,6 +71,8 @@ TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
     int rows, inputs, hidden, outputs;
   };
   std::vector<Size> sizes{{49, 2 * block + 5, 2 * block + panel, 2 * block + 3}};  // products of several blocks of k
+  if (!std::is_same_v<F, float>)  // what the matrix unit takes in blocks of more rows, once and in several threads
+    for (const int rows : {385, 384 + 33, 801}) sizes.push_back({rows, 133, rows == 385 ? 256 : 192, 131});
   for (const int rows : {8, 47, 49, block, block + 1, 2 * block + 33})
     for (const int inputs : {1, panel, panel + 5, 2 * panel, 2 * panel + 5})
       for (const int outputs : {2, 2 * panel, 2 * panel + 3}) sizes.push_back({rows, inputs, 3 * panel, outputs});

@@ -6,7 +6,8 @@
 //
 // The hidden values, four times as many as any others, stay in the cache. Rows are taken in blocks. Of a block the columns of one panel of the
 // weight are made a few rows at a time, a strip, of which GELU is taken at once, and written as the products behind it read it (product.hpp):
-// rows of factors as A, a panel of factors as B. Only h goes to memory, for backward, and comes from there again.
+// rows of factors as A, a panel of factors as B. Only h goes to memory, for backward, and comes from there again. (Floats in parts go forward in another
+// way: split_feed_forward.hpp.)
 //
 // Every sum is taken in the order of ComposedOps, which has one operation after the other: the results have the same bits. But where the matrix
 // unit does products of bf16, memory is what takes the time, and h is kept as bf16, which GELU and its slope in backward are then of.
@@ -288,6 +289,7 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
   with_factors<P>(up.rows(), up.cols(), x.device().few_rows, [&](auto factor) {
     using F = decltype(factor);
 #ifdef RELAY_CPU_AMX
+    static_assert(!is_split<F> || !detail::HiddenLayout<F>::of_factors, "it keeps h as rows of floats");
     if constexpr (is_split<F>)
       return detail::split_feed_forward(x, packed_of<Operand::transposed, P, F>(up), up, up_bias, packed_of<Operand::transposed, P, F>(down), down, down_bias,
                                         forward_only, h, y);

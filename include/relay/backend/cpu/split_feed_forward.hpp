@@ -17,7 +17,7 @@ namespace relay::cpu::RELAY_CPU_LEVEL {
 namespace detail {
 
 /// Steps of k in a chunk: what one panel has; rows that are multiplied at once, and those that go through a chunk before the next.
-inline constexpr int split_chunk = panel_depth<Split> * steps<Split>, split_strip = 32, split_block = 384;
+inline constexpr int split_chunk = panel_depth<Split> * steps<Split>, split_strip = tile_product_rows, split_block = 384;
 
 /// C [rows, n] (+)= A [rows, k] B + bias of a strip of A and one chunk of k, which is in factors; B is panels, side by side. A stays in the L1 cache, B comes
 /// from the L2 cache. `bias` may be null.

@@ -140,7 +140,8 @@ template <int R, int C, class F>
     times<R>([&](auto i) { a[i()] = a_tile(i(), f); });
     times<count>([&](auto t) {
       constexpr Term term = terms<F>[t()], before = terms<F>[t() == 0 ? 0 : t() - 1];
-      constexpr bool next_b = t() == 0 || term.b != before.b, kept = is_split<F> && C < 4;  // kept: for the next term, there is a tile for each
+      constexpr bool next_b = t() == 0 || term.b != before.b, kept = is_split<F>;  // kept: for the next term, there is a tile for each (`across`)
+      static_assert(!kept || C <= 2);
       const auto load_b = [&](auto j) { load_tile<factor_tile(R, j())>(part(b + f * ldb + j() * tile_side, term.b), ldb * element); };
       if constexpr (t() == 0 || term.a != before.a) times<R>([&](auto i) { load_tile<4 + i()>(part(a[i()].first, term.a), a[i()].second * element); });
       if constexpr (next_b && kept) times<C>(load_b);
