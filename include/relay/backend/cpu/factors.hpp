@@ -57,6 +57,7 @@ struct FactorsOf<float> {
 template <class S>
 using Factors = typename FactorsOf<S>::type;
 
+/// Whether F is floats in parts.
 template <class F>
 inline constexpr bool is_split = std::is_same_v<F, Split>;
 

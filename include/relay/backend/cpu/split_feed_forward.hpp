@@ -1,8 +1,8 @@
 // Feed-forward layers (feed_forward.hpp) of floats in three parts, by the matrix unit, forward.
 //
 // Hidden values are made and used in chunks, so that many rows go through one before the next ones of the weights, 6 bytes an element, are read.
-// Of a chunk 32 rows are made at a time, and the unit multiplies without a break: GELU of some is taken, and rows of x are packed, while it makes the next
-// and multiplies those before.
+// Of a chunk 32 rows are made at a time, and but for the first and last of them vectors do not keep the unit waiting: GELU of some is taken, and rows of x
+// are packed, while it makes the next and multiplies those before.
 //
 // The unit adds to what is there from the first step of k on, so that it does not matter how k is cut: every sum is taken in the order of ComposedOps, and
 // the results have the same bits.
