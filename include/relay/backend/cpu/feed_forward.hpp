@@ -19,10 +19,6 @@ namespace relay::cpu::RELAY_CPU_LEVEL {
 
 namespace detail {
 
-/// Rows of a strip: whole tiles, and few enough for it to stay in the L1 cache.
-template <class F>
-inline constexpr int strip_rows = uses_tiles<F> ? 32 : 8 * tile_rows;
-
 /// Rows of a block: as many as a product that sums over rows takes at once; forward, where none does, as many as the matrix unit goes through all
 /// panels with.
 template <class F>
@@ -36,29 +32,6 @@ template <class F>
 constexpr int row_stride(int columns) {
   return factors<F>(columns) + (uses_tiles<F> ? lanes<F> : 0);
 }
-
-/// h as forward keeps it for backward: rows of floats, or, for the matrix unit's products of bf16, of bf16, the rows of a strip and the columns of a panel together.
-template <class F, class S = SumOf<F>>
-class HiddenLayout {
- public:
-  static constexpr bool of_factors = uses_tiles<F> && rounds_factors<F>;
-  using Element = std::conditional_t<of_factors, F, S>;  // a factor is as large as a float
-  static constexpr int step = of_factors ? steps<F> : 1;
-
-  explicit HiddenLayout(int hidden) : hidden_(hidden) {}
-
-  static int rows(int count) { return of_factors ? (count + strip_rows<F> - 1) / strip_rows<F> * strip_rows<F> : count; }
-  int columns() const { return hidden_ / step; }
-  /// The columns of a panel, from the j-th on, in row r.
-  long at(int r, int j) const {
-    if constexpr (!of_factors) return static_cast<long>(r) * hidden_ + j;
-    const long strip = static_cast<long>(r / strip_rows<F>) * hidden_ + j;
-    return (strip * strip_rows<F> + r % strip_rows<F> * panel_columns<F>) / step;
-  }
-
- private:
-  int hidden_;
-};
 
 /// C [rows, columns] = A [rows, k] B + start, of the columns j .. of a B [k, n] that is laid out; a panel begins with j.
 template <class F, class S = SumOf<F>>
@@ -221,22 +194,23 @@ void round_hidden(Tensor<S>& h) {
 template <class P, class S>
 bool hidden_rows(const Tensor<S>& kept, int rows, int hidden, Tensor<S>& h) {
   using F = Factors<P>;
-  if constexpr (detail::HiddenLayout<F>::of_factors) {
-    const detail::HiddenLayout<F> layout(hidden);
-    if (kept.cols() == hidden) return false;
-    h.resize_like(kept, rows, hidden);
-    S* to = h.data();
-    for (int r = 0; r < rows; ++r)
-      for (int j = 0; j < hidden; j += detail::panel_columns<F>)
-        for (int c = 0; c < detail::panel_columns<F>; c += steps<F> * lanes<S>, to += steps<F> * lanes<S>) {
+  using Layout = detail::HiddenLayout<F>;
+  const Layout layout(hidden);
+  if (kept.cols() == hidden) return false;
+  h.resize_like(kept, rows, hidden);
+  S* to = h.data();
+  const auto* const from = reinterpret_cast<const typename Layout::Element*>(kept.data());
+  for (int r = 0; r < rows; ++r)
+    for (int j = 0; j < hidden; j += detail::panel_columns<F>)
+      for (int c = 0; c < detail::panel_columns<F>; c += Layout::step * lanes<S>)
+        if constexpr (Layout::of_factors) {
           Vector<S> v[steps<F>];
-          apart(load(reinterpret_cast<const F*>(kept.data()) + layout.at(r, j) + c / steps<F>), v);
-          store(to, v[0]);
-          store(to + lanes<S>, v[1]);
+          apart(load(from + layout.at(r, j) + c / steps<F>), v);
+          for (const Vector<S>& of_step : v) store(to, of_step), to += lanes<S>;
+        } else {
+          store(to, load(from + layout.at(r, j) + c)), to += lanes<S>;
         }
-    return true;
-  }
-  return false;
+  return true;
 }
 
 namespace detail {
@@ -289,7 +263,6 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
   with_factors<P>(up.rows(), up.cols(), x.device().few_rows, [&](auto factor) {
     using F = decltype(factor);
 #ifdef RELAY_CPU_AMX
-    static_assert(!is_split<F> || !detail::HiddenLayout<F>::of_factors, "it keeps h as rows of floats");
     if constexpr (is_split<F>)
       return detail::split_feed_forward(x, packed_of<Operand::transposed, P, F>(up), up, up_bias, packed_of<Operand::transposed, P, F>(down), down, down_bias,
                                         forward_only, h, y);
@@ -339,7 +312,7 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
                                            .columns = dh_columns + below,
                                            .activated = activated + below};
         const ActivationBackward<F> pieces{now, strip, h.data(), layout, first + r, j, dh, bias + j};
-        return Pieces(pieces.pieces(now), unit_steps(at_once, panel, factors<F>(outputs)), pieces);
+        return Pieces(pieces.pieces(now), unit_turns<F>(at_once, panel, factors<F>(outputs)), pieces);
       };
       auto before = activation(0, strips[0], 0);
       int at = 0;
@@ -361,7 +334,7 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
         if constexpr (uses_tiles<F>)
           transpose_factors(dh_columns + static_cast<long>(r) * panel + c, panel, lanes<F>, lanes<F>, dh_transposed + static_cast<long>(c) * deep + r, deep);
       };
-      Pieces transposition(squares, unit_steps(outputs, panel, deep), transpose_square);
+      Pieces transposition(squares, unit_turns<F>(outputs, panel, deep), transpose_square);
       multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : tile_group<F>, activated, panel, dwd_columns, Store::add, none, Meanwhile(transposition));
       transposition.finish();
       for (int c = 0; c < inputs; c += panel) {
@@ -385,7 +358,13 @@ template <class P, class S>
 void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down, const Tensor<S>& dy, Tensor<S>& dx,
                            Tensor<S>& up_gradient, Tensor<S>& up_bias_gradient, Tensor<S>& down_gradient) {
   with_factors<P>(up.rows(), up.cols(), false, [&](auto factor) {
-    detail::feed_forward_backward_of<P, decltype(factor)>(x, h, up, down, dy, dx, up_gradient, up_bias_gradient, down_gradient);
+    using F = decltype(factor);
+#ifdef RELAY_CPU_AMX
+    if constexpr (is_split<F>)
+      return detail::split_feed_forward_backward(x, h, packed_of<Operand::plain, P, F>(up), up, packed_of<Operand::plain, P, F>(down), down, dy, dx, up_gradient,
+                                                 up_bias_gradient, down_gradient);
+#endif
+    if constexpr (!is_split<F>) detail::feed_forward_backward_of<P, F>(x, h, up, down, dy, dx, up_gradient, up_bias_gradient, down_gradient);
   });
 }
 

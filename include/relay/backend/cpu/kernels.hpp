@@ -29,6 +29,8 @@
 
 #include <relay/backend/cpu/gelu.hpp>
 
+#include <relay/backend/cpu/hidden_layout.hpp>
+
 #include <relay/backend/cpu/split_feed_forward.hpp>
 
 #include <relay/backend/cpu/feed_forward.hpp>

@@ -157,7 +157,7 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
     // Rows of A are packed while those before them are multiplied.
     const auto packing = [&](int i, F* to) {
       const int rows = std::clamp(m - i, 0, tile_product_rows), squares = (rows + lanes<S> - 1) / lanes<S>;
-      const int pieces = A == Operand::plain ? rows : squares * (deep / lanes<F>), unit = unit_steps(tile_product_rows, last - first, deep);
+      const int pieces = A == Operand::plain ? rows : squares * (deep / lanes<F>), unit = unit_turns<F>(tile_product_rows, last - first, deep);
       return Pieces(pieces, unit, [=](int piece) {
         if constexpr (A == Operand::plain)
           pack_row<F>(a.row(i + piece) + k0, now, to + static_cast<long>(piece) * deep);

@@ -14,25 +14,26 @@
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
 
-/// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, in so many of its steps: most of a step, vectors wait
-/// for it. What is left, finish() does.
+/// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, spread over so many of its turns (unit_turns). What is left,
+/// finish() does. A piece should be small, some hundred instructions: the processor looks no further ahead than for 512, and has to find there what
+/// the unit multiplies next.
 template <class F>
 class Pieces {
  public:
-  Pieces(int total, int steps, F piece) : total_(total), each_((total + steps - 1) / std::max(1, steps)), piece_(piece) {}
-  void step() { run(std::min(total_, done_ + each_)); }
-  void finish() { run(total_); }
-
- private:
-  void run(int end) {
-    for (; done_ < end; ++done_) piece_(done_);
+  Pieces(int total, int turns, F piece) : total_(total), turns_(std::max(1, turns)), piece_(piece) {}
+  void step() {
+    for (due_ += total_; due_ >= turns_ && done_ < total_; due_ -= turns_) piece_(done_++);
+  }
+  void finish() {
+    while (done_ < total_) piece_(done_++);
   }
 
-  int total_, each_, done_ = 0;
+ private:
+  int total_, turns_, due_ = 0, done_ = 0;
   F piece_;
 };
 
-/// What a product by the matrix unit calls in each step. (A pointer, so that products are not compiled again for every work.)
+/// What a product by the matrix unit calls in each turn. (A pointer, so that products are not compiled again for every work.)
 class Meanwhile {
  public:
   Meanwhile() = default;  // nothing
@@ -52,8 +53,11 @@ class Meanwhile {
   void* work_ = nullptr;
 };
 
-/// Steps of the matrix unit in a product of so many rows, columns and factors.
-constexpr int unit_steps(int rows, int columns, int factors) { return ((rows + 31) / 32) * ((columns + 31) / 32) * (factors / 16); }
+/// Turns of the matrix unit in a product of so many rows, columns and factors: in each, it multiplies two tiles by two.
+template <class F>
+constexpr int unit_turns(int rows, int columns, int factors) {
+  return ((rows + 31) / 32) * ((columns + 31) / 32) * (factors / 16) * (is_split<F> ? 6 : 1);
+}
 
 #ifdef RELAY_CPU_AMX
 
@@ -149,8 +153,8 @@ template <int R, int C, class F>
         if constexpr (!kept) load_b(j);
         times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor_tile(R, j())>(); });
       });
+      meanwhile();
     });
-    meanwhile();
     if (next < last)
       times<rows_a_step>([&](auto) {
         times<C>([&](auto j) { __builtin_prefetch(next + j() * tile_side, 1, 2); });
