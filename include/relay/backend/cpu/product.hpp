@@ -71,6 +71,13 @@ void add_nothing(int m, int n, const S* bias, Matrix<S> c, Store how) {
 /// other way round, as vectors have it, twice as much would come from there.)
 inline constexpr int tile_product_rows = 32;
 
+/// Steps of k that the matrix unit takes at once: of a B that is laid out, what a panel of it has; else, in gradients of weights, so many that C, which comes
+/// from the last cache, is seldom read and written.
+template <class F>
+constexpr int tile_product_depth(bool packed) {
+  return packed ? panel_depth<F> * steps<F> : is_split<F> ? 384 : 768;
+}
+
 /// Memory that a thread needs for its part of a product.
 template <Operand A, Operand B, class F>
 struct ProductScratch {
@@ -86,7 +93,7 @@ struct ProductScratch {
         panel = 0, a = 3L * factors<F>(k);
         return;
       }
-      const int depth = std::min(panel_depth<F> * steps<F>, k);
+      const int depth = std::min(tile_product_depth<F>(packed), k);
       panel = packed ? 0 : packed_size<F>(columns, depth);
       a = 2L * factors<F>(depth) * std::min(m, tile_product_rows);
       return;
@@ -144,7 +151,8 @@ template <Operand A, Operand B, class F>
 void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
                           const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, const ProductScratch<A, B, F>& need, F* scratch) {
   using S = SumOf<F>;
-  constexpr int width = panel_columns<F>, depth = panel_depth<F> * steps<F>;
+  constexpr int width = panel_columns<F>;
+  const int depth = tile_product_depth<F>(packed);
   F* const made = scratch;
   F* const packed_a[] = {scratch + need.panel, scratch + need.panel + need.a / 2};
   alignas(64) S start[width] = {};

@@ -14,22 +14,21 @@
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
 
-/// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, spread over so many of its turns (unit_turns). What is left,
-/// finish() does. A piece should be small, some hundred instructions: the processor looks no further ahead than for 512, and has to find there what
-/// the unit multiplies next.
+/// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, in so many of its turns (unit_turns). What is left, finish() does.
+/// A piece should be some hundred instructions: the processor looks 512 ahead, and has to find there what the unit multiplies next.
 template <class F>
 class Pieces {
  public:
-  Pieces(int total, int turns, F piece) : total_(total), turns_(std::max(1, turns)), piece_(piece) {}
-  void step() {
-    for (due_ += total_; due_ >= turns_ && done_ < total_; due_ -= turns_) piece_(done_++);
-  }
-  void finish() {
-    while (done_ < total_) piece_(done_++);
-  }
+  Pieces(int total, int turns, F piece) : total_(total), each_((total + turns - 1) / std::max(1, turns)), piece_(piece) {}
+  void step() { run(std::min(total_, done_ + each_)); }
+  void finish() { run(total_); }
 
  private:
-  int total_, turns_, due_ = 0, done_ = 0;
+  void run(int end) {
+    for (; done_ < end; ++done_) piece_(done_);
+  }
+
+  int total_, each_, done_ = 0;
   F piece_;
 };
 
