@@ -40,6 +40,7 @@ bool same_bits(const Tensor<float>& a, const Tensor<float>& b) {
 /// h as it is kept for a fused backward, from row to row.
 template <class F>
 Tensor<float> kept_rows(const Tensor<float>& kept, int rows, int hidden) {
+  if (kept.cols() == hidden) return kept;  // of small weights, whose products the matrix unit does not do
   const detail::HiddenLayout<F> layout(hidden);
   Tensor<float> h(rows, hidden);
   for (int r = 0; r < rows; ++r)

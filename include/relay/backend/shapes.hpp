@@ -201,7 +201,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     if (on_gpu)
       convert(x);
     else if (splits(dy.cols(), x.cols()))
-      scratch(parts * (64L * x.cols() + 64L * 64), dy);
+      scratch(parts * in_tiles(std::min(x.rows(), 384)) / 2 * (x.cols() + 64L), dy);
     else
       scratch(128L * (std::max(dy.cols(), x.cols()) + 64), dy);
   }
@@ -289,17 +289,19 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   static void feed_forward(const Tensor& x, const auto& up, const auto& down, bool forward_only, Tensor& hidden, Tensor& activated, Tensor& y) {
     if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward(x, up, down, forward_only, hidden, activated, y);
     y.resize_like(x, x.rows(), down.weight.rows());
-    if (!forward_only) hidden.resize_like(x, x.rows(), up.weight.rows());
     const long rows = std::min(x.rows(), block), inner = up.weight.rows();
+    const bool in_parts = splits(up.weight.rows(), up.weight.cols());
+    if (!forward_only) hidden.resize_like(x, in_parts ? in_tiles(x.rows()) : x.rows(), up.weight.rows());
     // (Of floats in parts 384 rows of x and two times 32 of a chunk of hidden values: backend/cpu/split_feed_forward.hpp.)
-    scratch(splits(up.weight.rows(), up.weight.cols()) ? parts * (static_cast<long>(std::min(x.rows(), 384)) * x.cols() + 64L * 128) / 2 : rows * inner, x);
+    scratch(in_parts ? parts * (static_cast<long>(std::min(x.rows(), 384)) * x.cols() + 64L * 128) / 2 : rows * inner, x);
   }
   static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
                                     Tensor& dx, auto& dup, auto& ddown) {
     if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward_backward(x, hidden, activated, up, down, dy, dx, dup, ddown);
     dx.resize_like(x, x.rows(), x.cols());
     const long rows = std::min(x.rows(), block), inner = up.weight.rows();
-    scratch(splits(up.weight.rows(), up.weight.cols()) ? rows * parts * (inner + x.cols() + 2L * dy.cols() + 224) / 2
+    // (Of floats in parts dy and dh twice, x and GELU(h) once, the last three of two or more chunks.)
+    scratch(splits(up.weight.rows(), up.weight.cols()) ? parts * in_tiles(rows) * (x.cols() + 2L * dy.cols() + 5 * 128L) / 2
                                                         : rows * (inner + x.cols() + (dy.cols() + tile - 1) / tile * tile + 128L),
             x);
   }
@@ -348,6 +350,9 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   static bool splits(int outputs, int inputs) {
     return !on_gpu && std::is_same_v<S, float> && std::min(outputs, inputs) >= 128 && cpu::machine_level() == cpu::Level::amx_bf16;
   }
+
+  /// Rows as AMX takes them, two tiles at once.
+  static constexpr int in_tiles(long rows) { return static_cast<int>((rows + 31) / 32 * 32); }
 
   static constexpr int eights(int count) { return (count + 7) / 8 * 8; }
 

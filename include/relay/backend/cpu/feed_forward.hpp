@@ -35,14 +35,13 @@ constexpr int row_stride(int columns) {
 
 /// C [rows, columns] = A [rows, k] B + start, of the columns j .. of a B [k, n] that is laid out; a panel begins with j.
 template <class F, class S = SumOf<F>>
-void multiply_columns(int rows, ConstMatrix<F> a, int k, const F* packed, int n, int j, int columns, Matrix<S> c, const S* start,
-                      const Meanwhile& meanwhile) {
+void multiply_columns(int rows, ConstMatrix<F> a, int k, const F* packed, int n, int j, int columns, Matrix<S> c, const S* start) {
   const int end = factors<F>(k), padded = round_up<F>(columns);
   for (int k0 = 0; k0 < end; k0 += panel_depth<F>) {
     const int deep = std::min(panel_depth<F>, end - k0);
     const F* const panel = packed + static_cast<long>(k0) * round_up<F>(n) + static_cast<long>(deep) * j;
     const Store how = k0 == 0 ? Store::assign : Store::add;
-    multiply_panel<Operand::plain, F>(rows, columns, deep, a.data + k0, a.stride, panel, padded, c, how, k0 == 0 ? start : nullptr, meanwhile);
+    multiply_panel<Operand::plain, F>(rows, columns, deep, a.data + k0, a.stride, panel, padded, c, how, k0 == 0 ? start : nullptr, Meanwhile());
   }
 }
 
@@ -53,7 +52,7 @@ void multiply_rows(int rows, ConstMatrix<F> a, int k, const F* packed, int n, co
   for (int j = 0; j < n; j += panel_columns<F>) {
     const int columns = std::min(panel_columns<F>, n - j);
     if (bias) std::copy_n(bias + j, columns, start);
-    multiply_columns<F>(rows, a, k, packed, n, j, columns, {c.data + j, c.stride}, bias ? start : nullptr, Meanwhile());
+    multiply_columns<F>(rows, a, k, packed, n, j, columns, {c.data + j, c.stride}, bias ? start : nullptr);
   }
 }
 
@@ -97,26 +96,15 @@ struct HiddenGradient {
 /// From a strip of dy Wd [rows, panel_columns], and h, whose row `first` and column j it begins with. The sums of dh's columns are added to
 /// bias [panel_columns].
 template <class F, class S = SumOf<F>>
-struct ActivationBackward {
-  static constexpr int columns = steps<F> * lanes<S>;
-  static constexpr int rows_of_piece = uses_tiles<F> ? steps<F> : strip_rows<F>;  // sums stay in registers, where nothing is done meanwhile
-  static constexpr int pieces(int rows) { return panel_columns<F> / columns * ((rows + rows_of_piece - 1) / rows_of_piece); }
-
-  int rows;
-  const S *d, *h;
-  HiddenLayout<F> layout;
-  int first, j;
-  HiddenGradient<F> to;
-  S* bias;
-
-  [[gnu::always_inline]] void operator()(int piece) const {
-    const int of_column = (rows + rows_of_piece - 1) / rows_of_piece, begin = piece % of_column * rows_of_piece, c = piece / of_column * columns;
-    const auto* const kept = reinterpret_cast<const typename HiddenLayout<F>::Element*>(h);
-    const long next_panel = layout.at(first, j + panel_columns<F>) - layout.at(first, j);
+void activate_backward(int rows, const S* d, const S* h, const HiddenLayout<F>& layout, int first, int j, const HiddenGradient<F>& to, S* bias) {
+  constexpr int columns = steps<F> * lanes<S>;
+  const auto* const kept = reinterpret_cast<const typename HiddenLayout<F>::Element*>(h);
+  const long next_panel = layout.at(first, j + panel_columns<F>) - layout.at(first, j);
+  for (int c = 0; c < panel_columns<F>; c += columns) {
     Vector<S> sums[steps<F>];
 #pragma GCC unroll 2
     for (int v = 0; v < steps<F>; ++v) sums[v] = load(bias + c + v * lanes<S>);
-    for (int r = begin; r < std::min(begin + rows_of_piece, rows); r += steps<F>) {
+    for (int r = 0; r < rows; r += steps<F>) {
       Vector<S> dh[steps<F>][steps<F>] = {}, activated[steps<F>][steps<F>] = {};  // of a vector, of a row; behind an odd row are zeros
 #pragma GCC unroll 2
       for (int i = 0; i < steps<F>; ++i) {
@@ -153,7 +141,7 @@ struct ActivationBackward {
 #pragma GCC unroll 2
     for (int v = 0; v < steps<F>; ++v) store(bias + c + v * lanes<S>, sums[v]);
   }
-};
+}
 
 }  // namespace detail
 
@@ -171,7 +159,8 @@ bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& 
 /// Whether `feed_forward_backward` can do it, on one thread, with h as it was kept.
 template <class P, class S>
 bool has_feed_forward_backward(const Tensor<S>& dy, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down) {
-  return !dy.device().threads && has_feed_forward<P>(dy, up, down, false) && h.cols() == detail::HiddenLayout<Factors<P>>(up.rows()).columns();
+  const int kept = with_factors<P>(up.rows(), up.cols(), false, [&](auto factor) { return detail::HiddenLayout<decltype(factor)>(up.rows()).columns(); });
+  return !dy.device().threads && has_feed_forward<P>(dy, up, down, false) && h.cols() == kept;
 }
 
 /// h [rows, hidden] from one operation after the other, with the values that `feed_forward` would have kept.
@@ -243,7 +232,7 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
       for (int j = 0; j < hidden; j += panel)
         for (int r = 0; r < rows; r += at_once) {
           const int now = std::min(at_once, rows - r);
-          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strip, panel}, up_bias.data() + j, Meanwhile());
+          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strip, panel}, up_bias.data() + j);
           activate<F>(now, strip, kept, layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride);
         }
       const Matrix<S> y_rows{to + static_cast<long>(first) * outputs, outputs};
@@ -296,8 +285,7 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
   F *const dh_rows = scratch.take(dh_room), *const dh_columns = scratch.take(panel_room), *const activated = scratch.take(panel_room);
   F* const dh_transposed = uses_tiles<F> ? scratch.take(panel_room) : dh_columns;  // as the A of dWu
   const MatrixUnit<F> unit;
-  constexpr bool meanwhile = is_split<F>;  // GELU of bf16 takes longer than its products
-  alignas(64) S strips[meanwhile ? 2 : 1][at_once * panel];  // one is taken back through GELU while the next is made
+  alignas(64) S strip[at_once * panel];
 
   for (int first = 0; first < dy.rows(); first += block) {
     const int rows = std::min(block, dy.rows() - first), deep = factors<F>(rows);
@@ -305,25 +293,16 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
     pack_transposed<F>({dy.row(first), outputs}, rows, outputs, dy_tiles);
     pack<Operand::plain>(inputs, rows, ConstMatrix<S>{x.row(first), inputs}, x_panels);
     for (int j = 0; j < hidden; j += panel) {
-      const auto activation = [&](int now, const S* strip, int r) {
+      for (int r = 0; r < rows; r += at_once) {
+        const int now = std::min(at_once, rows - r);
+        multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strip, panel}, none);
         const long below = static_cast<long>(r / steps<F>) * panel;
         const HiddenGradient<F> dh{.rows = dh_rows + static_cast<long>(r) * stride + j / steps<F>,
-                                           .stride = stride,
-                                           .columns = dh_columns + below,
-                                           .activated = activated + below};
-        const ActivationBackward<F> pieces{now, strip, h.data(), layout, first + r, j, dh, bias + j};
-        return Pieces(pieces.pieces(now), unit_turns<F>(at_once, panel, factors<F>(outputs)), pieces);
-      };
-      auto before = activation(0, strips[0], 0);
-      int at = 0;
-      for (int r = 0; r < rows; r += at_once, at ^= meanwhile) {
-        const int now = std::min(at_once, rows - r);
-        multiply_columns<F>(now, {a.row(r), a.stride}, outputs, down_packed, hidden, j, panel, {strips[at], panel}, none, Meanwhile(before));
-        before.finish();
-        before = activation(now, strips[at], r);
-        if constexpr (!meanwhile) before.finish();
+                                   .stride = stride,
+                                   .columns = dh_columns + below,
+                                   .activated = activated + below};
+        activate_backward<F>(now, strip, h.data(), layout, first + r, j, dh, bias + j);
       }
-      before.finish();
       for (F* columns : {dh_columns, activated}) pad_factors(columns, rows, panel);
       constexpr Operand transposed = as_packed<Operand::transposed, F>;
       constexpr bool as_rows = transposed == Operand::plain;

@@ -71,11 +71,11 @@ void add_nothing(int m, int n, const S* bias, Matrix<S> c, Store how) {
 /// other way round, as vectors have it, twice as much would come from there.)
 inline constexpr int tile_product_rows = 32;
 
-/// Steps of k that the matrix unit takes at once: of a B that is laid out, what a panel of it has; else, in gradients of weights, so many that C, which comes
-/// from the last cache, is seldom read and written.
+/// Steps of k that the matrix unit takes at once: as many as a panel of a B that is laid out has; of one that is not, in gradients of weights, of floats in
+/// parts so many that C, which comes from the last cache, is seldom read and written.
 template <class F>
 constexpr int tile_product_depth(bool packed) {
-  return packed ? panel_depth<F> * steps<F> : is_split<F> ? 384 : 768;
+  return is_split<F> && !packed ? 384 : panel_depth<F> * steps<F>;
 }
 
 /// Memory that a thread needs for its part of a product.
