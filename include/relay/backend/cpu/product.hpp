@@ -71,11 +71,19 @@ void add_nothing(int m, int n, const S* bias, Matrix<S> c, Store how) {
 /// other way round, as vectors have it, twice as much would come from there.)
 inline constexpr int tile_product_rows = 32;
 
-/// Steps of k that the matrix unit takes at once: as many as a panel of a B that is laid out has; of one that is not, in gradients of weights, of floats in
-/// parts so many that C, which comes from the last cache, is seldom read and written.
+/// Steps of k in a block that the matrix unit goes through: as many as a panel of a B that is laid out has; of one that is not, in gradients of weights,
+/// of floats in parts so many that C, which comes from the last cache, is seldom read and written.
 template <class F>
 constexpr int tile_product_depth(bool packed) {
   return is_split<F> && !packed ? 384 : panel_depth<F> * steps<F>;
+}
+
+/// Steps of k that rows of A go through before the next rows: all, where a B that is laid out leaves most of the L2 cache to the rest, so that C is written once.
+template <class F>
+constexpr int tile_product_steps(int k, int columns, bool packed) {
+  constexpr long most = 1 << 19;
+  const bool all = packed && static_cast<long>(factors<F>(k)) * columns * static_cast<long>(sizeof(F)) <= most;
+  return all ? k : std::min(k, tile_product_depth<F>(packed));
 }
 
 /// Memory that a thread needs for its part of a product.
@@ -93,9 +101,9 @@ struct ProductScratch {
         panel = 0, a = 3L * factors<F>(k);
         return;
       }
-      const int depth = std::min(tile_product_depth<F>(packed), k);
-      panel = packed ? 0 : packed_size<F>(columns, depth);
-      a = 2L * factors<F>(depth) * std::min(m, tile_product_rows);
+      const int at_once = tile_product_steps<F>(k, columns, packed);
+      panel = packed ? 0 : packed_size<F>(columns, at_once);
+      a = 2L * factors<F>(at_once) * std::min(m, tile_product_rows);
       return;
     }
     const bool single = m == 1 && packed && A == Operand::plain;  // row_times_packed wants it whole
@@ -151,41 +159,47 @@ template <Operand A, Operand B, class F>
 void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
                           const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, const ProductScratch<A, B, F>& need, F* scratch) {
   using S = SumOf<F>;
-  constexpr int width = panel_columns<F>;
-  const int depth = tile_product_depth<F>(packed);
+  constexpr int width = panel_columns<F>, strip = tile_product_rows;
+  const int depth = tile_product_depth<F>(packed), at_once = tile_product_steps<F>(k, last - first, packed);
   F* const made = scratch;
   F* const packed_a[] = {scratch + need.panel, scratch + need.panel + need.a / 2};
   alignas(64) S start[width] = {};
-  for (int k0 = 0; k0 < k; k0 += depth) {
-    const int now = std::min(depth, k - k0), deep = factors<F>(now);
-    const F* panels = packed ? packed + static_cast<long>(k0 / steps<F>) * round_up<F>(n) + static_cast<long>(deep) * first : made;
+  for (int begin = 0; begin < k; begin += at_once) {
+    const int end = std::min(begin + at_once, k);
     if (!packed)
       for (int j = first; j < last; j += width)
-        pack_part<B, F>(b, k0, now, j, std::min(width, last - j), made + static_cast<long>(deep) * (j - first));
-    // Rows of A are packed while those before them are multiplied.
+        pack_part<B, F>(b, begin, end - begin, j, std::min(width, last - j), made + static_cast<long>(factors<F>(end - begin)) * (j - first));
+    // Rows of A, a block of k after another, are packed while those before them are multiplied.
+    const auto deep_at = [&](int k0) { return factors<F>(std::min(depth, end - k0)); };
+    const auto place = [&](F* to, int rows, int k0) { return to + static_cast<long>((k0 - begin) / steps<F>) * rows; };
     const auto packing = [&](int i, F* to) {
-      const int rows = std::clamp(m - i, 0, tile_product_rows), squares = (rows + lanes<S> - 1) / lanes<S>;
-      const int pieces = A == Operand::plain ? rows : squares * (deep / lanes<F>), unit = unit_turns<F>(tile_product_rows, last - first, deep);
-      return Pieces(pieces, unit, [=](int piece) {
+      const int rows = std::clamp(m - i, 0, strip), squares = (rows + lanes<S> - 1) / lanes<S>, whole = factors<F>(end - begin);
+      const int pieces = A == Operand::plain ? rows : squares * (whole / lanes<F>), turns = unit_turns<F>(strip, last - first, whole);
+      return Pieces(pieces, turns, [=](int piece) {
         if constexpr (A == Operand::plain)
-          pack_row<F>(a.row(i + piece) + k0, now, to + static_cast<long>(piece) * deep);
+          for (int k0 = begin; k0 < end; k0 += depth)
+            pack_row<F>(a.row(i + piece) + k0, std::min(depth, end - k0), place(to, rows, k0) + static_cast<long>(piece) * deep_at(k0));
         else
-          pack_transposed_square<F>(ConstMatrix<S>{a.data + static_cast<long>(k0) * a.stride + i, a.stride}, now, rows, piece / squares * lanes<F>,
-                                    piece % squares * lanes<S>, to);
+          pack_transposed_square<F>(ConstMatrix<S>{a.data + static_cast<long>(begin) * a.stride + i, a.stride}, end - begin, rows,
+                                    piece / squares * lanes<F>, piece % squares * lanes<S>, to);
       });
     };
     int at = 0;
     packing(0, packed_a[at]).finish();
-    for (int i = 0; i < m; i += tile_product_rows, at ^= 1) {
-      const int rows = std::min(tile_product_rows, m - i);
-      auto next = packing(i + tile_product_rows, packed_a[at ^ 1]);
-      for (int j = first; j < last; j += width) {
-        const int columns = std::min(width, last - j);
-        const S* begin = bias && k0 == 0 ? start : nullptr;
-        if (begin) std::copy_n(bias + j, columns, start);
-        const Matrix<S> to{c.data + static_cast<long>(i) * c.stride + j, c.stride};
-        multiply_panel<Operand::plain, F>(rows, columns, deep, packed_a[at], deep, panels + static_cast<long>(deep) * (j - first), round_up<F>(columns), to,
-                                          k0 == 0 ? how : Store::add, begin, Meanwhile(next));
+    for (int i = 0; i < m; i += strip, at ^= 1) {
+      const int rows = std::min(strip, m - i);
+      auto next = packing(i + strip, packed_a[at ^ 1]);
+      for (int k0 = begin; k0 < end; k0 += depth) {
+        const int deep = deep_at(k0);
+        const F* const panels = packed ? packed + static_cast<long>(k0 / steps<F>) * round_up<F>(n) + static_cast<long>(deep) * first : made;
+        for (int j = first; j < last; j += width) {
+          const int columns = std::min(width, last - j);
+          const S* from = bias && k0 == 0 ? start : nullptr;
+          if (from) std::copy_n(bias + j, columns, start);
+          const Matrix<S> to{c.data + static_cast<long>(i) * c.stride + j, c.stride};
+          multiply_panel<Operand::plain, F>(rows, columns, deep, place(packed_a[at], rows, k0), deep, panels + static_cast<long>(deep) * (j - first),
+                                            round_up<F>(columns), to, k0 == 0 ? how : Store::add, from, Meanwhile(next));
+        }
       }
       next.finish();
     }
