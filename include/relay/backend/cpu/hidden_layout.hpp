@@ -9,8 +9,8 @@ namespace relay::cpu::RELAY_CPU_LEVEL::detail {
 template <class F>
 inline constexpr int strip_rows = uses_tiles<F> ? 32 : 8 * tile_rows;
 
-/// h as forward keeps it for backward: rows of floats, or, where the matrix unit does products, a row for each strip with the columns of a panel
-/// together, so that backward finds what it takes at once in few pages; of products of bf16, as bf16.
+/// h as forward keeps it for backward: rows of floats, or, where the matrix unit does products, a row for each strip, in which the columns of a panel lie
+/// together, so that backward finds what it takes at once in few pages; for products of bf16, as bf16.
 template <class F, class S = SumOf<F>>
 class HiddenLayout {
  public:
@@ -23,7 +23,10 @@ class HiddenLayout {
   static int rows(int count) { return (count + strip - 1) / strip; }
   int columns() const { return hidden_ / step * strip; }
   /// The columns of a panel, from the j-th on, in row r.
-  long at(int r, int j) const { return (static_cast<long>(r / strip) * strip * hidden_ + static_cast<long>(strip) * j + r % strip * (in_strips ? panel_columns<F> : 0)) / step; }
+  long at(int r, int j) const {
+    const long before = static_cast<long>(r / strip) * strip * hidden_ + static_cast<long>(strip) * j;
+    return (before + r % strip * panel_columns<F>) / step;
+  }
 
  private:
   int hidden_;

@@ -1,8 +1,8 @@
 // Feed-forward layers (feed_forward.hpp) of floats in three parts, by the matrix unit.
 //
-// Hidden values are made and used in chunks, so that many rows go through one before the next ones of the weights, 6 bytes an element, are read. What vectors have to do with a
-// chunk, GELU and laying out what the next products read, they do while the unit multiplies for the one before or behind (Pieces); only of the first chunk
-// do they keep it waiting.
+// Hidden values are made and used in chunks, so that many rows go through one before the next ones of the weights, 6 bytes an element, are read. What
+// vectors have to do, GELU and laying out what the next products read, they do in small pieces while the unit multiplies for the chunk or rows before
+// or behind; only at the beginning of a block do they keep it waiting.
 //
 // The unit adds to what is there from the first step of k on, so that it does not matter how k is cut: every sum is taken in the order of ComposedOps, and
 // the results have the same bits.
@@ -16,7 +16,7 @@ namespace relay::cpu::RELAY_CPU_LEVEL {
 
 namespace detail {
 
-/// Steps of k in a chunk: what one panel has; rows that go through one before the next, forward and back.
+/// Hidden values of a chunk, as many steps of k as a panel has; rows that go through one before the next, forward and back.
 inline constexpr int split_chunk = panel_depth<Split> * steps<Split>, forward_split_block = 384, backward_split_block = split_chunk;
 
 /// C [rows, n] (+)= A [rows, k] B + bias of a strip of A and one chunk of k, which is in factors; B is panels, side by side. A stays in the L1 cache, B comes
@@ -32,7 +32,7 @@ inline void multiply_strip(int rows, int n, int k, const Split* a, const Split* 
   }
 }
 
-/// Rows of A [rows, k] as the products of a chunk after another read them.
+/// Rows of A [rows, k] as products read them that take split_chunk steps of k at once: those of all rows lie together.
 class SplitRows {
  public:
   SplitRows(Split* data, ConstMatrix<float> a, int rows, int k) : data_(data), a_(a), rows_(rows), k_(k) {}
@@ -49,11 +49,13 @@ class SplitRows {
   int rows_, k_;
 };
 
-/// C [rows, wide] = A B + bias: of a strip of A that begins with row r, and columns j .. of a B [k, n] that is laid out. `bias` may be null.
-inline void multiply_chunks(int rows, const SplitRows& a, int r, int k, const Split* packed, int n, int j, int wide, float* c, const float* bias, const Meanwhile& meanwhile) {
-  for (int k0 = 0; k0 < k; k0 += split_chunk)
-    multiply_strip(rows, wide, a.deep(k0), a.place(r, k0), packed + static_cast<long>(k0 / 2) * round_up<Split>(n) + static_cast<long>(a.deep(k0)) * j, {c, wide},
-                      k0 == 0 ? Store::assign : Store::add, k0 == 0 ? bias : nullptr, meanwhile);
+/// C [rows, wide] = A B + bias, of a strip of A [.., k] that begins with row r, and columns j .. of a B [k, n] that is laid out. `bias` may be null.
+inline void multiply_columns(int rows, const SplitRows& a, int r, int k, const Split* packed, int n, int j, int wide, float* c, const float* bias,
+                             const Meanwhile& meanwhile) {
+  for (int k0 = 0; k0 < k; k0 += split_chunk) {
+    const Split* const panels = packed + static_cast<long>(k0 / 2) * round_up<Split>(n) + static_cast<long>(a.deep(k0)) * j;
+    multiply_strip(rows, wide, a.deep(k0), a.place(r, k0), panels, {c, wide}, k0 == 0 ? Store::assign : Store::add, k0 == 0 ? bias : nullptr, meanwhile);
+  }
 }
 
 /// GELU of two vectors of a row of h as factors. h itself goes to `kept`, unless that is null.
@@ -68,7 +70,7 @@ inline void multiply_chunks(int rows, const SplitRows& a, int r, int k, const Sp
 
 /// As feed_forward; the weights as they are laid out, transposed.
 inline void split_feed_forward(const Tensor<float>& x, const Split* up_packed, const Tensor<float>& up, const Tensor<float>& up_bias, const Split* down_packed,
-                       const Tensor<float>& down, const Tensor<float>& down_bias, bool forward_only, Tensor<float>& h, Tensor<float>& y) {
+                               const Tensor<float>& down, const Tensor<float>& down_bias, bool forward_only, Tensor<float>& h, Tensor<float>& y) {
   constexpr int panel = panel_columns<Split>, strip = tile_product_rows, block = forward_split_block, at_once = 2 * lanes<float>;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows();
   y.resize_like(x, x.rows(), outputs);
@@ -94,12 +96,12 @@ inline void split_feed_forward(const Tensor<float>& x, const Split* up_packed, c
       for (int j0 = 0; j0 < hidden; j0 += split_chunk) {
         const int wide = std::min(split_chunk, hidden - j0), deep = factors<Split>(wide);
         const auto make_hidden = [&](int s, const Meanwhile& meanwhile) {
-          multiply_chunks(rows_of(s), x_rows, s * strip, inputs, up_packed, hidden, j0, wide, strips[s % 2], up_bias.data() + j0, meanwhile);
+          multiply_columns(rows_of(s), x_rows, s * strip, inputs, up_packed, hidden, j0, wide, strips[s % 2], up_bias.data() + j0, meanwhile);
         };
         const auto multiply = [&](int s, const Meanwhile& meanwhile) {
           const Matrix<float> y_rows{to + static_cast<long>(first + s * strip) * outputs, outputs};
           multiply_strip(rows_of(s), outputs, deep, activated[s % 2], down_packed + static_cast<long>(j0 / 2) * round_up<Split>(outputs), y_rows,
-                            j0 == 0 ? Store::assign : Store::add, j0 == 0 ? down_bias.data() : nullptr, meanwhile);
+                         j0 == 0 ? Store::assign : Store::add, j0 == 0 ? down_bias.data() : nullptr, meanwhile);
         };
         make_hidden(0, Meanwhile());
         for (int s = 0; s < count; ++s) {
@@ -187,9 +189,9 @@ class SplitActivationBackward {
 };
 
 /// As feed_forward_backward; the weights as they are laid out, plain.
-inline void split_feed_forward_backward(const Tensor<float>& x, const Tensor<float>& h, const Split* up_packed, const Tensor<float>& up, const Split* down_packed,
-                                const Tensor<float>& down, const Tensor<float>& dy, Tensor<float>& dx, Tensor<float>& up_gradient,
-                                Tensor<float>& up_bias_gradient, Tensor<float>& down_gradient) {
+inline void split_feed_forward_backward(const Tensor<float>& x, const Tensor<float>& h, const Split* up_packed, const Tensor<float>& up,
+                                        const Split* down_packed, const Tensor<float>& down, const Tensor<float>& dy, Tensor<float>& dx,
+                                        Tensor<float>& up_gradient, Tensor<float>& up_bias_gradient, Tensor<float>& down_gradient) {
   constexpr int panel = panel_columns<Split>, strip = tile_product_rows, block = backward_split_block;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows();
   dx.resize_like(dy, dy.rows(), inputs);
@@ -214,9 +216,9 @@ inline void split_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
     // Of the chunk from j0 on: dy Wd, then dh and GELU(h), and what comes of them. `at` tells a chunk from the one before.
     const auto wide_of = [&](int j0) { return std::min(split_chunk, hidden - j0); };
     const auto to_hidden = [&](int j0, int at, const Meanwhile& meanwhile) {
+      const int wide = wide_of(j0);
       for (int r = 0; r < rows; r += strip)
-        multiply_chunks(std::min(strip, rows - r), dy_chunks, r, outputs, down_packed, hidden, j0, wide_of(j0), dh[at] + static_cast<long>(r) * wide_of(j0), nullptr,
-                           meanwhile);
+        multiply_columns(std::min(strip, rows - r), dy_chunks, r, outputs, down_packed, hidden, j0, wide, dh[at] + static_cast<long>(r) * wide, nullptr, meanwhile);
     };
     const auto activation = [&](int j0, int at, int turns) {
       SplitActivationBackward work(rows, wide_of(j0), dh[at], h.data(), layout, first, j0, dh_rows[at], activated[at], up_bias_gradient.data() + j0);
@@ -224,16 +226,14 @@ inline void split_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
     };
     const auto from_hidden = [&](int j0, int at, const Meanwhile& meanwhile) {
       const int wide = wide_of(j0), dh_deep = factors<Split>(wide);
-      for (int i = 0; i < outputs; i += strip)
-        multiply_strip(std::min(strip, outputs - i), wide, deep, dy_tiles + static_cast<long>(i) * deep, activated[at],
-                          {down_gradient.data() + static_cast<long>(i) * hidden + j0, hidden}, Store::add, nullptr, meanwhile);
-      for (int i = 0; i < wide; i += strip)
-        multiply_strip(std::min(strip, wide - i), inputs, deep, dh_tiles + static_cast<long>(i) * deep, x_panels,
-                          {up_gradient.data() + static_cast<long>(j0 + i) * inputs, inputs}, Store::add, nullptr, meanwhile);
-      for (int r = 0; r < rows; r += strip)
-        multiply_strip(std::min(strip, rows - r), inputs, dh_deep, dh_rows[at] + static_cast<long>(r) * dh_deep,
-                          up_packed + static_cast<long>(j0 / 2) * round_up<Split>(inputs), {dx.data() + static_cast<long>(first + r) * inputs, inputs},
-                          j0 == 0 ? Store::assign : Store::add, nullptr, meanwhile);
+      const auto by_strips = [&](int count, int n, int k, const Split* a, const Split* b, Matrix<float> c, Store how) {
+        for (int i = 0; i < count; i += strip)
+          multiply_strip(std::min(strip, count - i), n, k, a + static_cast<long>(i) * k, b, {c.row(i), c.stride}, how, nullptr, meanwhile);
+      };
+      by_strips(outputs, wide, deep, dy_tiles, activated[at], {down_gradient.data() + j0, hidden}, Store::add);
+      by_strips(wide, inputs, deep, dh_tiles, x_panels, {up_gradient.row(j0), inputs}, Store::add);
+      by_strips(rows, inputs, dh_deep, dh_rows[at], up_packed + static_cast<long>(j0 / 2) * round_up<Split>(inputs), {dx.row(first), inputs},
+                j0 == 0 ? Store::assign : Store::add);
     };
     to_hidden(0, 0, Meanwhile());
     activation(0, 0, 1).finish();
