@@ -2,6 +2,11 @@
 // panels and blocks; where h is kept as bf16, as those with h rounded.
 #ifndef RELAY_CPU_LEVEL
 
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
 #include <relay/backend/cpu.hpp>
 #include <relay/layer/linear.hpp>
 
@@ -73,11 +78,13 @@ TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
   };
   std::vector<Size> sizes{{49, 2 * block + 5, 2 * block + panel, 2 * block + 3}};  // products of several blocks of k
   if (!std::is_same_v<F, float>)  // what the matrix unit takes in blocks of more rows, once and in several threads
-    for (const int rows : {385, 384 + 33, 801}) sizes.push_back({rows, 133, rows == 385 ? 256 : 192, 131});
+    for (const auto& [rows, hidden] : {std::pair(385, 256), {384 + 33, 192}, {801, 192}, {289, 128}, {300, 448}}) sizes.push_back({rows, 133, hidden, 131});
   for (const int rows : {8, 47, 49, block, block + 1, 2 * block + 33})
     for (const int inputs : {1, panel, panel + 5, 2 * panel, 2 * panel + 5})
       for (const int outputs : {2, 2 * panel, 2 * panel + 3}) sizes.push_back({rows, inputs, 3 * panel, outputs});
   Memory memory;
+  for (int size = 1 << 10; size <= 1 << 22; size *= 2)  // what is read must have been written
+    std::fill_n(Tensor<float>(1, size, {&memory}).data(), size, std::numeric_limits<float>::quiet_NaN());
   for (const Size& now : sizes) {
     const int rows = now.rows, inputs = now.inputs, hidden = now.hidden, outputs = now.outputs;
     CAPTURE(rows);

@@ -2,6 +2,7 @@
 #ifndef RELAY_CPU_LEVEL
 
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -131,6 +132,35 @@ TEST_CASE_TEMPLATE("a row's bits do not depend on how many rows are computed wit
           CHECK(rows(i, 1, false, biased) == own);
           CHECK(rows(i, 1, true, biased) == own);
         }
+      }
+    }
+}
+
+TEST_CASE_TEMPLATE("nor on threads, where a part of B stays in the cache that all of it would leave" * here, P, float, bf16) {
+  using F = Factors<P>;
+  Random random(Key(7));
+  Memory memory;
+  const std::pair<int, int> sizes[] = {{130, 340}, {259, 320}, {512, 320}, {66, 1030}};
+  for (const auto& [n, k] : sizes)
+    for (const int m : {1, 33}) {
+      CAPTURE(n);
+      CAPTURE(k);
+      CAPTURE(m);
+      const Drawn<P> a(m, k, random), b(n, k, random), bias(1, n, random);
+      std::vector<F> packed(static_cast<std::size_t>(packed_size<F>(n, k)));
+      pack<Operand::transposed>(n, k, {b.values.data(), k}, packed.data());
+      const auto computed = [&](const F* ready, Threads* threads) {
+        std::vector<float> c(static_cast<std::size_t>(m * n));
+        product<Operand::plain, Operand::transposed, F>(m, n, k, {a.values.data(), k}, {b.values.data(), k}, ready, bias.values.data(), {c.data(), n},
+                                                        Store::assign, Device{&memory, threads});
+        return c;
+      };
+      const auto expected = computed(nullptr, nullptr);
+      CHECK(computed(packed.data(), nullptr) == expected);
+      for (const int count : {2, 3}) {
+        Threads threads(count);
+        CHECK(computed(packed.data(), &threads) == expected);
+        CHECK(computed(nullptr, &threads) == expected);
       }
     }
 }

@@ -201,7 +201,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     if (on_gpu)
       convert(x);
     else if (splits(dy.cols(), x.cols()))
-      scratch(parts * in_tiles(std::min(x.rows(), 384)) / 2 * (x.cols() + 64L), dy);
+      scratch(parts * in_tiles(std::min(x.rows(), 384)) / 2 * ((x.cols() + 63) / 64 * 64L + 64), dy);
     else
       scratch(128L * (std::max(dy.cols(), x.cols()) + 64), dy);
   }
@@ -300,10 +300,10 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward_backward(x, hidden, activated, up, down, dy, dx, dup, ddown);
     dx.resize_like(x, x.rows(), x.cols());
     const long rows = std::min(x.rows(), block), inner = up.weight.rows();
-    // (Of floats in parts dy and dh twice, x and GELU(h) once, the last three of two or more chunks.)
-    scratch(splits(up.weight.rows(), up.weight.cols()) ? parts * in_tiles(rows) * (x.cols() + 2L * dy.cols() + 5 * 128L) / 2
-                                                        : rows * (inner + x.cols() + (dy.cols() + tile - 1) / tile * tile + 128L),
-            x);
+    if (!splits(up.weight.rows(), up.weight.cols())) return scratch(rows * (inner + x.cols() + (dy.cols() + tile - 1) / tile * tile + 128L), x);
+    // Of floats in parts dy twice and x; and of a chunk of dh the transposed, of two its rows and GELU(h). Or what bf16 has by AMX, if that is more.
+    const long in_parts = parts * in_tiles(rows) * (x.cols() + 2L * dy.cols() + 5 * 128L) / 2;
+    scratch(std::max(in_parts, in_tiles(std::min(x.rows(), 256)) * (inner + x.cols() + 2L * dy.cols() + 224) / 2), x);
   }
   static void rotate(Tensor&, const Rows<Shapes>&, int, int, const Tensor&, int, const Indices& = {}) {}
   static void attention(const Tensor& qkv, const Rows<Shapes>& rows, const Heads& heads, Tensor& out, Tensor& lse) {

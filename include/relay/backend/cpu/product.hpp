@@ -78,11 +78,13 @@ constexpr int tile_product_depth(bool packed) {
   return is_split<F> && !packed ? 384 : panel_depth<F> * steps<F>;
 }
 
-/// Steps of k that rows of A go through before the next rows: all, where a B that is laid out leaves most of the L2 cache to the rest, so that C is written once.
-template <class F>
+/// Steps of k that rows of a plain A go through before the next rows: all, so that C is written once, where a B that is laid out leaves most of the L2
+/// cache to the rest, and the rows some of the L1 cache to it.
+template <Operand A, class F>
 constexpr int tile_product_steps(int k, int columns, bool packed) {
-  constexpr long most = 1 << 19;
-  const bool all = packed && static_cast<long>(factors<F>(k)) * columns * static_cast<long>(sizeof(F)) <= most;
+  constexpr long most_of_b = 1 << 19, most_of_a = 1 << 16;
+  const long bytes = factors<F>(k) * static_cast<long>(sizeof(F));
+  const bool all = A == Operand::plain && packed && bytes * columns <= most_of_b && bytes * tile_product_rows <= most_of_a;
   return all ? k : std::min(k, tile_product_depth<F>(packed));
 }
 
@@ -92,16 +94,17 @@ struct ProductScratch {
   static constexpr bool a_in_place = A == Operand::plain && steps<F> == 1;  // A is read where it lies
   bool b_in_place;
   long panel, a;
+  int at_once = 0;  // steps of k that rows of A go through before the next rows (tile_product_steps)
 
   /// `columns`: the most that a part has.
   ProductScratch(int m, int n, int k, int columns, int b_stride, bool packed) {
     if constexpr (uses_tiles<F>) {
       b_in_place = false;
+      at_once = tile_product_steps<A, F>(k, columns, packed);
       if (m == 1 && packed) {  // single_row_product wants it whole, and as floats besides
         panel = 0, a = 3L * factors<F>(k);
         return;
       }
-      const int at_once = tile_product_steps<F>(k, columns, packed);
       panel = packed ? 0 : packed_size<F>(columns, at_once);
       a = 2L * factors<F>(at_once) * std::min(m, tile_product_rows);
       return;
@@ -160,12 +163,12 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
                           const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, const ProductScratch<A, B, F>& need, F* scratch) {
   using S = SumOf<F>;
   constexpr int width = panel_columns<F>, strip = tile_product_rows;
-  const int depth = tile_product_depth<F>(packed), at_once = tile_product_steps<F>(k, last - first, packed);
+  const int depth = tile_product_depth<F>(packed);
   F* const made = scratch;
   F* const packed_a[] = {scratch + need.panel, scratch + need.panel + need.a / 2};
   alignas(64) S start[width] = {};
-  for (int begin = 0; begin < k; begin += at_once) {
-    const int end = std::min(begin + at_once, k);
+  for (int begin = 0; begin < k; begin += need.at_once) {
+    const int end = std::min(begin + need.at_once, k);
     if (!packed)
       for (int j = first; j < last; j += width)
         pack_part<B, F>(b, begin, end - begin, j, std::min(width, last - j), made + static_cast<long>(factors<F>(end - begin)) * (j - first));
@@ -174,14 +177,15 @@ void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<
     const auto place = [&](F* to, int rows, int k0) { return to + static_cast<long>((k0 - begin) / steps<F>) * rows; };
     const auto packing = [&](int i, F* to) {
       const int rows = std::clamp(m - i, 0, strip), squares = (rows + lanes<S> - 1) / lanes<S>, whole = factors<F>(end - begin);
-      const int pieces = A == Operand::plain ? rows : squares * (whole / lanes<F>), turns = unit_turns<F>(strip, last - first, whole);
-      return Pieces(pieces, turns, [=](int piece) {
-        if constexpr (A == Operand::plain)
-          for (int k0 = begin; k0 < end; k0 += depth)
-            pack_row<F>(a.row(i + piece) + k0, std::min(depth, end - k0), place(to, rows, k0) + static_cast<long>(piece) * deep_at(k0));
-        else
+      const int blocks = (end - begin + depth - 1) / depth, turns = unit_turns<F>(strip, last - first, whole);
+      return Pieces(A == Operand::plain ? rows * blocks : squares * (whole / lanes<F>), turns, [=](int piece) {
+        if constexpr (A == Operand::plain) {
+          const int k0 = begin + piece / rows * depth, r = piece % rows;
+          pack_row<F>(a.row(i + r) + k0, std::min(depth, end - k0), place(to, rows, k0) + static_cast<long>(r) * deep_at(k0));
+        } else {
           pack_transposed_square<F>(ConstMatrix<S>{a.data + static_cast<long>(begin) * a.stride + i, a.stride}, end - begin, rows,
                                     piece / squares * lanes<F>, piece % squares * lanes<S>, to);
+        }
       });
     };
     int at = 0;

@@ -2,7 +2,7 @@
 //
 // Hidden values are made and used in chunks, so that many rows go through one before the next ones of the weights, 6 bytes an element, are read. What
 // vectors have to do, GELU and laying out what the next products read, they do in small pieces while the unit multiplies for the chunk or rows before
-// or behind; only at the beginning of a block do they keep it waiting.
+// or behind; they keep it waiting where there are none, at the beginning and the end of a block.
 //
 // The unit adds to what is there from the first step of k on, so that it does not matter how k is cut: every sum is taken in the order of ComposedOps, and
 // the results have the same bits.
@@ -50,8 +50,8 @@ class SplitRows {
 };
 
 /// C [rows, wide] = A B + bias, of a strip of A [.., k] that begins with row r, and columns j .. of a B [k, n] that is laid out. `bias` may be null.
-inline void multiply_columns(int rows, const SplitRows& a, int r, int k, const Split* packed, int n, int j, int wide, float* c, const float* bias,
-                             const Meanwhile& meanwhile) {
+inline void multiply_split_rows(int rows, const SplitRows& a, int r, int k, const Split* packed, int n, int j, int wide, float* c, const float* bias,
+                                const Meanwhile& meanwhile) {
   for (int k0 = 0; k0 < k; k0 += split_chunk) {
     const Split* const panels = packed + static_cast<long>(k0 / 2) * round_up<Split>(n) + static_cast<long>(a.deep(k0)) * j;
     multiply_strip(rows, wide, a.deep(k0), a.place(r, k0), panels, {c, wide}, k0 == 0 ? Store::assign : Store::add, k0 == 0 ? bias : nullptr, meanwhile);
@@ -96,7 +96,7 @@ inline void split_feed_forward(const Tensor<float>& x, const Split* up_packed, c
       for (int j0 = 0; j0 < hidden; j0 += split_chunk) {
         const int wide = std::min(split_chunk, hidden - j0), deep = factors<Split>(wide);
         const auto make_hidden = [&](int s, const Meanwhile& meanwhile) {
-          multiply_columns(rows_of(s), x_rows, s * strip, inputs, up_packed, hidden, j0, wide, strips[s % 2], up_bias.data() + j0, meanwhile);
+          multiply_split_rows(rows_of(s), x_rows, s * strip, inputs, up_packed, hidden, j0, wide, strips[s % 2], up_bias.data() + j0, meanwhile);
         };
         const auto multiply = [&](int s, const Meanwhile& meanwhile) {
           const Matrix<float> y_rows{to + static_cast<long>(first + s * strip) * outputs, outputs};
@@ -128,7 +128,7 @@ inline void split_feed_forward(const Tensor<float>& x, const Split* up_packed, c
 
 /// From dy Wd [rows, wide], and h, whose row `first` and column j it begins with: dh takes the place of dy Wd, and goes to dh_rows [rows, its factors], as
 /// dx's product reads it; GELU(h) to `activated`, panels of [factors(rows), panel_columns], as dWd's does. The sums of dh's columns are added to bias [wide].
-/// A piece is a vector's values, or what is made of those of two rows and two vectors.
+/// A piece is a vector's values, or what is made of those of two rows and two vectors; one is called after another.
 class SplitActivationBackward {
  public:
   SplitActivationBackward(int rows, int wide, float* dh, const float* h, HiddenLayout<Split> layout, int first, int j, Split* dh_rows, Split* activated, float* bias)
@@ -185,7 +185,7 @@ class SplitActivationBackward {
   Split *dh_rows_, *activated_;
   float* bias_;
   int piece_ = 0, r_ = 0, c_ = 0;
-  alignas(64) float values_[2][2][lanes<float>];  // of a row, of a vector
+  alignas(64) float values_[2][2][lanes<float>] = {};  // of a row, of a vector
 };
 
 /// As feed_forward_backward; the weights as they are laid out, plain.
@@ -193,6 +193,7 @@ inline void split_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
                                         const Split* down_packed, const Tensor<float>& down, const Tensor<float>& dy, Tensor<float>& dx,
                                         Tensor<float>& up_gradient, Tensor<float>& up_bias_gradient, Tensor<float>& down_gradient) {
   constexpr int panel = panel_columns<Split>, strip = tile_product_rows, block = backward_split_block;
+  static_assert(block <= panel_depth<Split> * steps<Split>, "x is laid out as one block of k");
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows();
   dx.resize_like(dy, dy.rows(), inputs);
   const HiddenLayout<Split> layout(hidden);
@@ -218,7 +219,7 @@ inline void split_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
     const auto to_hidden = [&](int j0, int at, const Meanwhile& meanwhile) {
       const int wide = wide_of(j0);
       for (int r = 0; r < rows; r += strip)
-        multiply_columns(std::min(strip, rows - r), dy_chunks, r, outputs, down_packed, hidden, j0, wide, dh[at] + static_cast<long>(r) * wide, nullptr, meanwhile);
+        multiply_split_rows(std::min(strip, rows - r), dy_chunks, r, outputs, down_packed, hidden, j0, wide, dh[at] + static_cast<long>(r) * wide, nullptr, meanwhile);
     };
     const auto activation = [&](int j0, int at, int turns) {
       SplitActivationBackward work(rows, wide_of(j0), dh[at], h.data(), layout, first, j0, dh_rows[at], activated[at], up_bias_gradient.data() + j0);
