@@ -32,7 +32,7 @@ inline void multiply_strip(int rows, int n, int k, const Split* a, const Split* 
   }
 }
 
-/// Rows of A [rows, k] as products read them that take split_chunk steps of k at once: those of all rows lie together.
+/// Rows of A [rows, k] as products read them: block after block of split_chunk steps of k, each of all rows.
 class SplitRows {
  public:
   SplitRows(Split* data, ConstMatrix<float> a, int rows, int k) : data_(data), a_(a), rows_(rows), k_(k) {}
