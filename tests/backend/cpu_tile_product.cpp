@@ -174,40 +174,13 @@ std::vector<float> product_of(int m, int n, int k, const std::vector<float>& a, 
 
 }  // namespace
 
-TEST_CASE("a float is the sum of its three parts, each a bf16" * here) {
-  Random random(Key(6));
-  alignas(64) std::uint32_t bits[2][16], parts[Split::parts][16];
-  for (int n = 0; n < 10000; ++n) {
-    for (auto& row : bits)
-      for (std::uint32_t& x : row) x = static_cast<std::uint32_t>(random.below(1u << 31)) * 2 + static_cast<std::uint32_t>(random.below(2));
-    for (auto& row : bits)
-      for (std::uint32_t& x : row)  // exponents from 2^-103 up to the largest that a bf16 has
-        x = (x & 0x807fffff) | (24 + (x >> 23 & 0xff) % 230) << 23;
-    Vector<float> first, second;
-    std::memcpy(&first, bits[0], sizeof first);
-    std::memcpy(&second, bits[1], sizeof second);
-    const Vector<Split> split_up = split(first, second);
-    std::memcpy(parts, &split_up, sizeof parts);
-    for (int i = 0; i < 16; ++i)
-      for (int which = 0; which < 2; ++which) {
-        double sum = 0;
-        for (const auto& part : parts) {
-          const float value = __builtin_bit_cast(float, which == 0 ? part[i] << 16 : part[i] & 0xffff0000);
-          CHECK((value == 0 || std::abs(value) >= std::numeric_limits<float>::min()));
-          sum += static_cast<double>(value);
-        }
-        CHECK(sum == static_cast<double>(which == 0 ? first[i] : second[i]));
-      }
-  }
-}
-
 TEST_CASE("products of floats in parts are as exact as those of floats" * here) {
   Random random(Key(7));
   const int m = 40, n = 70;
   for (const int k : {3, 32, 256, 1000}) {
     CAPTURE(k);
     const auto a = drawn(m * k, random), b = drawn(n * k, random);
-    const auto in_parts = product_of<Split>(m, n, k, a, b), as_they_are = product_of<float>(m, n, k, a, b);
+    const auto in_parts = product_of<Digits>(m, n, k, a, b), as_they_are = product_of<float>(m, n, k, a, b);
     double error_in_parts = 0, error_as_they_are = 0;  // mean squares, of what absolute values would add up to
     for (int i = 0; i < m; ++i)
       for (int j = 0; j < n; ++j) {
@@ -230,11 +203,11 @@ TEST_CASE("what is not a number, or too large for a bf16, spoils its own rows an
   Random random(Key(8));
   const int m = 5, n = 20, k = 40;
   const auto a = drawn(m * k, random), b = drawn(n * k, random);
-  const auto before = product_of<Split>(m, n, k, a, b);
+  const auto before = product_of<Digits>(m, n, k, a, b);
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::max()}) {
     auto bad_a = a, bad_b = b;
     bad_a[2 * k + 7] = bad_b[3 * k + 9] = bad;
-    const auto row = product_of<Split>(m, n, k, bad_a, b), column = product_of<Split>(m, n, k, a, bad_b);
+    const auto row = product_of<Digits>(m, n, k, bad_a, b), column = product_of<Digits>(m, n, k, a, bad_b);
     for (int i = 0; i < m * n; ++i) {
       const auto at = static_cast<std::size_t>(i);
       CHECK((i / n == 2 ? std::isnan(row[at]) : row[at] == before[at]));
@@ -287,7 +260,7 @@ TEST_CASE("products of few rows multiply floats as they are, laid out or not, wi
       B::linear(x, weight, bias, y);
       CHECK(same());
       B::linear(many, weight, bias, y);
-      CHECK(same() == !splits<float>(outputs, inputs));
+      CHECK(same() == !takes_digits<float>(outputs, inputs));
       const Tensor<float> unprepared = y;
       B::prepare(weight);
       B::linear(x, weight, bias, y);

@@ -1,14 +1,6 @@
 // What products multiply: float or double as they are, or pairs of bf16, neighbours along k, whose two products are added to
 // a float at once: the instruction vdpbf16ps, of AVX512_BF16, or those of AMX, which take 16 pairs at a time (tile_product.hpp). Where both
-// are missing, bf16 is float.
-//
-// AMX multiplies floats, too, in three parts each, which for many rows is one and a half times to twice as fast as vectors of floats are:
-//
-//   x = x0 + x1 + x2 exactly, each a bf16        x y = x0 y0 + (x0 y1 + x1 y0) + (x0 y2 + x1 y1 + x2 y0), off by less than 2^-22 of itself
-//
-// What is left out of a sum is less than what float32 rounds away anyway. Source: Henry, Tang & Heinecke, Leveraging the bfloat16 artificial
-// intelligence datatype for higher-precision computations, 2019 (arXiv 1904.06376). A number of 3.39e38 or more, which is infinite as a bf16, gives
-// what is not a number; of those below 2^-103 the last bits are lost, since the unit reads parts below 2^-126 as zeros.
+// are missing, bf16 is float. AMX multiplies floats, too, as digits (digits.hpp), which for many rows is several times as fast as vectors of floats are.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
@@ -21,23 +13,29 @@ inline constexpr bool multiplies_bf16 = true;
 inline constexpr bool multiplies_bf16 = false;
 #endif
 
+/// Rows of A, B and C are `stride` elements apart.
+template <class S>
+struct ConstMatrix {
+  const S* data;
+  int stride;
+  const S* row(int r) const { return data + static_cast<long>(r) * stride; }
+};
+template <class S>
+struct Matrix {
+  S* data;
+  int stride;
+  S* row(int r) const { return data + static_cast<long>(r) * stride; }
+};
+
 template <>
 struct VectorOf<Pair> : VectorOf<std::int32_t> {};
 
-/// Two floats in three parts each. They lie a vector at a time: the pairs of first parts, then of second and of third ones.
-struct Split {
-  static constexpr int parts = 3;
-  Pair pair[parts];
-};
-struct SplitVector {
-  Vector<Pair> part[Split::parts];
+/// A line of digits of floats (digits.hpp), for 64 steps of k.
+struct alignas(64) Digits {
+  std::int8_t digit[64];
 };
 template <>
-struct VectorOf<Split> {
-  using type = SplitVector;
-};
-template <>
-inline constexpr int lanes<Split> = lanes<Pair>;
+inline constexpr int lanes<Digits> = lanes<float>;
 
 /// What a backend named by S multiplies.
 template <class S>
@@ -51,27 +49,27 @@ struct FactorsOf<bf16> {
 #ifdef RELAY_CPU_AMX
 template <>
 struct FactorsOf<float> {
-  using type = Split;
+  using type = Digits;
 };
 #endif
 template <class S>
 using Factors = typename FactorsOf<S>::type;
 
-/// Whether F is floats in parts.
+/// Whether F is digits of floats.
 template <class F>
-inline constexpr bool is_split = std::is_same_v<F, Split>;
+inline constexpr bool is_digits = std::is_same_v<F, Digits>;
 
 /// Whether F holds two steps of k.
 template <class F>
-inline constexpr bool is_pair = std::is_same_v<F, Pair> || is_split<F>;
+inline constexpr bool is_pair = std::is_same_v<F, Pair>;
 
-/// What products of F are summed up in, and what F is made from.
+/// What C consists of, where products of F are summed up, and what F is made from.
 template <class F>
-using SumOf = std::conditional_t<is_pair<F>, float, F>;
+using SumOf = std::conditional_t<is_pair<F> || is_digits<F>, float, F>;
 
 /// What attention multiplies: floats as they are, since its operands are made anew for few products each.
 template <class P>
-using AttentionFactors = std::conditional_t<is_split<Factors<P>>, float, Factors<P>>;
+using AttentionFactors = std::conditional_t<is_digits<Factors<P>>, float, Factors<P>>;
 
 /// Whether factors are less exact than what they are made from.
 template <class F>
@@ -80,7 +78,7 @@ inline constexpr bool rounds_factors = std::is_same_v<F, Pair>;
 /// Whether products of F go through the matrix unit.
 #ifdef RELAY_CPU_AMX
 template <class F>
-inline constexpr bool uses_tiles = is_pair<F>;
+inline constexpr bool uses_tiles = is_pair<F> || is_digits<F>;
 #else
 template <class F>
 inline constexpr bool uses_tiles = false;
@@ -123,54 +121,14 @@ template <class F>
   if constexpr (!std::is_same_v<F, Pair>) sum += row * factor;
 }
 
-/// Two rows of floats as pairs of their parts, element by element. (The first part is rounded, so that what follows has either sign, and what
-/// products leave out adds up to nothing.)
-[[gnu::always_inline]] inline Vector<Split> split([[maybe_unused]] const Vector<float>& first, [[maybe_unused]] const Vector<float>& second) {
-  Vector<Split> to{};
-#ifdef RELAY_CPU_AMX
-  using Bits [[gnu::vector_size(vector_bytes)]] = std::uint32_t;
-  constexpr std::uint32_t upper = 0xffff0000, half = 0x8000;
-  Vector<float> rest[] = {first, second};
-#pragma GCC unroll 3
-  for (int p = 0; p < Split::parts; ++p) {
-    Bits bits[2];
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      bits[i] = __builtin_bit_cast(Bits, rest[i]);
-      if (p == 0) bits[i] += half;
-      rest[i] -= __builtin_bit_cast(Vector<float>, bits[i] & upper);
-    }
-    constexpr int third_chooses = 0xe4;
-    to.part[p] = __builtin_bit_cast(Vector<Pair>, _mm512_ternarylogic_epi32(__builtin_bit_cast(__m512i, bits[1]), __builtin_bit_cast(__m512i, bits[0] >> 16),
-                                                                            _mm512_set1_epi32(static_cast<int>(upper)), third_chooses));
-  }
-#endif
-  return to;
-}
-
-namespace detail {
-
-/// Elements First, First + 2, .. of a row's two vectors.
-template <int First, int... I>
-[[gnu::always_inline]] inline Vector<float> every_second(const Vector<float>& low, const Vector<float>& high, std::integer_sequence<int, I...>) {
-  return shuffled<float, (First + 2 * I)...>(low, high);
-}
-
-}  // namespace detail
-
 /// Neighbours along k that lie in one row: elements 2i and 2i+1 of low and high put together.
 template <class F>
 [[gnu::always_inline]] inline Vector<F> pair_up([[maybe_unused]] const Vector<float>& low, [[maybe_unused]] const Vector<float>& high) {
-  if constexpr (is_split<F>) {
-    constexpr std::make_integer_sequence<int, lanes<float>> all{};
-    return split(detail::every_second<0>(low, high, all), detail::every_second<1>(low, high, all));
-  } else {
 #ifdef RELAY_CPU_BF16
-    return __builtin_bit_cast(Vector<Pair>, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, high), __builtin_bit_cast(__m512, low)));
+  return __builtin_bit_cast(Vector<Pair>, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, high), __builtin_bit_cast(__m512, low)));
 #else
-    return Vector<F>{};
+  return Vector<F>{};
 #endif
-  }
 }
 
 /// The other way: rounded as they were then.
@@ -187,30 +145,14 @@ template <class F>
 /// Neighbours along k that lie in two rows: element i of `first` and of `second`.
 template <class F>
 [[gnu::always_inline]] inline Vector<F> interleave([[maybe_unused]] const Vector<float>& first, [[maybe_unused]] const Vector<float>& second) {
-  if constexpr (is_split<F>) {
-    return split(first, second);
-  } else {
 #ifdef RELAY_CPU_BF16
-    alignas(64) static constexpr std::int16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const auto both = __builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, second), __builtin_bit_cast(__m512, first)));
-    return __builtin_bit_cast(Vector<Pair>, _mm512_permutexvar_epi16(_mm512_load_si512(order), both));
+  alignas(64) static constexpr std::int16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const auto both = __builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(__builtin_bit_cast(__m512, second), __builtin_bit_cast(__m512, first)));
+  return __builtin_bit_cast(Vector<Pair>, _mm512_permutexvar_epi16(_mm512_load_si512(order), both));
 #else
-    return Vector<F>{};
+  return Vector<F>{};
 #endif
-  }
-}
-
-template <>
-[[gnu::always_inline]] inline void transpose<Split>(Square<Split>& square) {
-  for (int p = 0; p < Split::parts; ++p) {
-    Square<Pair> part;
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes<Pair>; ++i) part.row[i] = square.row[i].part[p];
-    transpose<Pair>(part);
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes<Pair>; ++i) square.row[i].part[p] = part.row[i];
-  }
 }
 
 /// Vectors of a row, side by side, as factors: neighbours along the row.

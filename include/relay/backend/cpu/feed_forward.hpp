@@ -7,7 +7,7 @@
 // The hidden values, four times as many as any others, stay in the cache. Rows are taken in blocks. Of a block the columns of one panel of the
 // weight are made a few rows at a time, a strip, of which GELU is taken at once, and written as the products behind it read it (product.hpp):
 // rows of factors as A, a panel of factors as B. Only h goes to memory, for backward, and comes from there again. (Floats in parts go another way:
-// split_feed_forward.hpp.)
+// digit_feed_forward.hpp.)
 //
 // Every sum is taken in the order of ComposedOps, which has one operation after the other: the results have the same bits. But where the matrix
 // unit does products of bf16, memory is what takes the time, and h is kept as bf16, which GELU and its slope in backward are then of.
@@ -150,8 +150,8 @@ void activate_backward(int rows, const S* d, const S* h, const HiddenLayout<F>& 
 template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
-  const bool alike = splits<P>(up.rows(), up.cols()) == splits<P>(down.rows(), down.cols());
-  const int fewest = threads > 1 && splits<P>(up.rows(), up.cols()) && !x.device().few_rows ? detail::rows_of_a_thread<Factors<P>> : rows_of_a_part;
+  const bool alike = takes_digits<P>(up.rows(), up.cols()) == takes_digits<P>(down.rows(), down.cols());
+  const int fewest = threads > 1 && takes_digits<P>(up.rows(), up.cols()) && !x.device().few_rows ? detail::rows_of_a_thread<Factors<P>> : rows_of_a_part;
   return alike && x.rows() >= fewest * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
@@ -252,11 +252,11 @@ void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_b
   with_factors<P>(up.rows(), up.cols(), x.device().few_rows, [&](auto factor) {
     using F = decltype(factor);
 #ifdef RELAY_CPU_AMX
-    if constexpr (is_split<F>)
-      return detail::split_feed_forward(x, packed_of<Operand::transposed, P, F>(up), up, up_bias, packed_of<Operand::transposed, P, F>(down), down, down_bias,
+    if constexpr (is_digits<F>)
+      return detail::digit_feed_forward(x, packed_of<Operand::transposed, P, F>(up), up, up_bias, packed_of<Operand::transposed, P, F>(down), down, down_bias,
                                         forward_only, h, y);
 #endif
-    if constexpr (!is_split<F>) detail::feed_forward_of<P, F>(x, up, up_bias, down, down_bias, forward_only, h, y);
+    if constexpr (!is_digits<F>) detail::feed_forward_of<P, F>(x, up, up_bias, down, down_bias, forward_only, h, y);
   });
 }
 
@@ -339,11 +339,11 @@ void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<
   with_factors<P>(up.rows(), up.cols(), false, [&](auto factor) {
     using F = decltype(factor);
 #ifdef RELAY_CPU_AMX
-    if constexpr (is_split<F>)
-      return detail::split_feed_forward_backward(x, h, packed_of<Operand::plain, P, F>(up), up, packed_of<Operand::plain, P, F>(down), down, dy, dx, up_gradient,
+    if constexpr (is_digits<F>)
+      return detail::digit_feed_forward_backward(x, h, packed_of<Operand::plain, P, F>(up), up, packed_of<Operand::plain, P, F>(down), down, dy, dx, up_gradient,
                                                  up_bias_gradient, down_gradient);
 #endif
-    if constexpr (!is_split<F>) detail::feed_forward_backward_of<P, F>(x, h, up, down, dy, dx, up_gradient, up_bias_gradient, down_gradient);
+    if constexpr (!is_digits<F>) detail::feed_forward_backward_of<P, F>(x, h, up, down, dy, dx, up_gradient, up_bias_gradient, down_gradient);
   });
 }
 

@@ -11,7 +11,11 @@
 
 #include <relay/backend/cpu/tile_product.hpp>
 
+#include <relay/backend/cpu/digits.hpp>
+
 #include <relay/backend/cpu/packing.hpp>
+
+#include <relay/backend/cpu/digit_product.hpp>
 
 #include <relay/backend/cpu/tile_row.hpp>
 
@@ -31,7 +35,7 @@
 
 #include <relay/backend/cpu/hidden_layout.hpp>
 
-#include <relay/backend/cpu/split_feed_forward.hpp>
+#include <relay/backend/cpu/digit_feed_forward.hpp>
 
 #include <relay/backend/cpu/feed_forward.hpp>
 

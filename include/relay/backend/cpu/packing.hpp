@@ -1,24 +1,10 @@
 // How the operands of products are laid out as products read them: panels of B, rows and tiles of A, each of factors (factors.hpp), copied, transposed,
-// rounded or split as they need it.
+// or rounded as they need it. (Floats as digits: digits.hpp.)
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
-
-/// Rows of A, B and C are `stride` elements apart.
-template <class S>
-struct ConstMatrix {
-  const S* data;
-  int stride;
-  const S* row(int r) const { return data + static_cast<long>(r) * stride; }
-};
-template <class S>
-struct Matrix {
-  S* data;
-  int stride;
-  S* row(int r) const { return data + static_cast<long>(r) * stride; }
-};
 
 namespace detail {
 
@@ -48,9 +34,9 @@ class Scratch {
 template <class F>
 inline constexpr int panel_columns = tile_vectors* lanes<F>;
 
-/// Rows of factors in a panel: 32 KiB of them at most; of floats in parts those of as many steps of k as of floats.
+/// Rows of factors in a panel: 32 KiB of them at most; of digits steps of k, the most that have one scale.
 template <class F>
-inline constexpr int panel_depth = is_split<F> ? 64 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
+inline constexpr int panel_depth = is_digits<F> ? 256 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
 
 /// How the A of products of F is laid out: the matrix unit reads rows alone.
 template <Operand A, class F>
@@ -162,8 +148,6 @@ template <class F, class S = SumOf<F>>
     load_all(std::integral_constant<int, lanes<S>>());
   else
     load_all(count);
-  if constexpr (is_split<F>)  // The rows of the next 32 columns, which nothing else foresees: they lie far apart. (Products of bf16 have no time to spare.)
-    for (int i = 0; i < lanes<F> * steps<F>; ++i) __builtin_prefetch(from + static_cast<long>(i) * a.stride + 2 * lanes<S>);
   transpose<F>(square);
 #pragma GCC unroll 16
   for (int i = 0; i < lanes<F>; ++i)
@@ -232,18 +216,26 @@ void pack_part(ConstMatrix<S> b, int k, int depth, int j, int columns, F* panel)
 /// The factors of a whole op(B) [k, n] laid out as products read it: block after block of k, panel after panel in each.
 template <class F>
 long packed_size(int n, int k) {
+#ifdef RELAY_CPU_AMX
+  if constexpr (is_digits<F>) return detail::digit_packed_lines(n, k);
+#endif
   return static_cast<long>(round_up<F>(n)) * factors<F>(k);
 }
 
 template <Operand B, class F>
 void pack(int n, int k, ConstMatrix<SumOf<F>> b, F* packed) {
-  constexpr int width = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
-  for (int k0 = 0; k0 < k; k0 += depth)
-    for (int j = 0; j < n; j += width) {
-      const int now = std::min(depth, k - k0), columns = std::min(width, n - j);
-      detail::pack_part<B, F>(b, k0, now, j, columns, packed);
-      packed += static_cast<long>(factors<F>(now)) * round_up<F>(columns);
-    }
+#ifdef RELAY_CPU_AMX
+  if constexpr (is_digits<F>) return detail::pack_digits<B>(n, k, b, packed);
+#endif
+  if constexpr (!is_digits<F>) {
+    constexpr int width = detail::panel_columns<F>, depth = detail::panel_depth<F> * steps<F>;
+    for (int k0 = 0; k0 < k; k0 += depth)
+      for (int j = 0; j < n; j += width) {
+        const int now = std::min(depth, k - k0), columns = std::min(width, n - j);
+        detail::pack_part<B, F>(b, k0, now, j, columns, packed);
+        packed += static_cast<long>(factors<F>(now)) * round_up<F>(columns);
+      }
+  }
 }
 
 }  // namespace relay::cpu::RELAY_CPU_LEVEL

@@ -4,7 +4,7 @@
 //
 // B is cut into panels of a tile's width and of a depth that fits the L1 cache, each copied together once (transposed, if need
 // be, and padded to whole vectors) and then read by every row of A: a weight, which many products read, may be laid out so
-// beforehand. A is read where it lies, or, transposed, rounded to bf16 or split into parts, copied. Goto & van de Geijn 2008 is the source of
+// beforehand. A is read where it lies, or, transposed or rounded to bf16, copied. (Floats by the matrix unit: digit_product.hpp.) Goto & van de Geijn 2008 is the source of
 // the scheme. As in small_product.hpp, an element is summed over k in an order that depends on k alone: a row of C has the same
 // bits whatever other rows there are.
 #ifndef RELAY_CPU_LEVEL
@@ -71,13 +71,6 @@ void add_nothing(int m, int n, const S* bias, Matrix<S> c, Store how) {
 /// other way round, as vectors have it, twice as much would come from there.)
 inline constexpr int tile_product_rows = 32;
 
-/// Steps of k in a block that the matrix unit goes through: as many as a panel of a B that is laid out has; of one that is not, in gradients of weights,
-/// of floats in parts so many that C, which comes from the last cache, is seldom read and written.
-template <class F>
-constexpr int tile_product_depth(bool packed) {
-  return is_split<F> && !packed ? 384 : panel_depth<F> * steps<F>;
-}
-
 /// Steps of k that rows of a plain A go through before the next rows: all, so that C is written once, where a B that is laid out leaves most of the L2
 /// cache to the rest, and the rows some of the L1 cache to it.
 template <Operand A, class F>
@@ -85,7 +78,7 @@ constexpr int tile_product_steps(int k, int columns, bool packed) {
   constexpr long most_of_b = 1 << 19, most_of_a = 1 << 16;
   const long bytes = factors<F>(k) * static_cast<long>(sizeof(F));
   const bool all = A == Operand::plain && packed && bytes * columns <= most_of_b && bytes * tile_product_rows <= most_of_a;
-  return all ? k : std::min(k, tile_product_depth<F>(packed));
+  return all ? k : std::min(k, panel_depth<F> * steps<F>);
 }
 
 /// Memory that a thread needs for its part of a product.
@@ -162,8 +155,7 @@ template <Operand A, Operand B, class F>
 void tile_product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
                           const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, const ProductScratch<A, B, F>& need, F* scratch) {
   using S = SumOf<F>;
-  constexpr int width = panel_columns<F>, strip = tile_product_rows;
-  const int depth = tile_product_depth<F>(packed);
+  constexpr int width = panel_columns<F>, strip = tile_product_rows, depth = panel_depth<F> * steps<F>;
   F* const made = scratch;
   F* const packed_a[] = {scratch + need.panel, scratch + need.panel + need.a / 2};
   alignas(64) S start[width] = {};
@@ -260,9 +252,22 @@ void product_columns(int m, int n, int k, int first, int last, ConstMatrix<SumOf
   }
 }
 
+template <Operand A, Operand B, class F>
+struct ScratchFor {
+  using type = ProductScratch<A, B, F>;
+};
+#ifdef RELAY_CPU_AMX
+template <Operand A, Operand B>
+struct ScratchFor<A, B, Digits> {
+  using type = DigitScratch<A, B>;
+};
+#endif
+template <Operand A, Operand B, class F>
+using ScratchOf = typename ScratchFor<A, B, F>::type;
+
 /// Fewer rows are multiplied in less time than a thread takes to read all of B from the last cache: threads then share its panels.
 template <class F>
-inline constexpr int rows_of_a_thread = is_split<F> ? 64 : rows_of_a_part;
+inline constexpr int rows_of_a_thread = is_digits<F> ? 64 : rows_of_a_part;
 
 /// The fewest multiplications of a few rows that are worth another thread's while.
 inline constexpr long shared_product = 1 << 15;
@@ -276,6 +281,7 @@ inline constexpr long shared_product = 1 << 15;
 template <Operand A, Operand B, class F>
 void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>> b, const F* packed,
              const SumOf<F>* bias, Matrix<SumOf<F>> c, Store how, Device device) {
+  if constexpr (is_digits<F> && A == Operand::transposed) packed = nullptr;  // blocks of k are A's
   if (m == 0 || n == 0) return;  // such a matrix may have no memory to point to
   if (k == 0) return detail::add_nothing(m, n, bias, c, how);
   using S = SumOf<F>;
@@ -285,11 +291,16 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   const bool by_panels = !by_rows && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
   const int parts = by_rows ? row_parts(device, m) : by_panels ? std::min(device.threads->count(), panels) : 1;
   const int most_columns = by_rows ? n : (panels + parts - 1) / parts * width;
-  const detail::ProductScratch<A, B, F> need(by_rows ? m / parts + 1 : m, n, k, most_columns, b.stride, packed);
+  const detail::ScratchOf<A, B, F> need(by_rows ? m / parts + 1 : m, n, k, most_columns, b.stride, packed);
   detail::Scratch<F> memory(parts * need.size(), device);
   F* const scratch = memory.begin();
   const auto columns = [](auto&&... arguments) {
-    if constexpr (uses_tiles<F>)
+#ifdef RELAY_CPU_AMX
+    if constexpr (is_digits<F>) return detail::digit_product_columns<A, B>(arguments...);
+#endif
+    if constexpr (is_digits<F>)
+      return;
+    else if constexpr (uses_tiles<F>)
       detail::tile_product_columns<A, B, F>(arguments...);
     else
       detail::product_columns<A, B, F>(arguments...);
@@ -321,18 +332,18 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
 template <class F>
 inline constexpr char form_of = 0;
 
-/// Whether products of P with a weight [outputs, inputs] split floats for the matrix unit: small ones are as fast as floats.
+/// Whether products of P with a weight [outputs, inputs] take floats as digits: small ones are as fast as floats.
 template <class P>
-constexpr bool splits(int outputs, int inputs) {
-  return is_split<Factors<P>> && std::min(outputs, inputs) >= 128;
+constexpr bool takes_digits(int outputs, int inputs) {
+  return is_digits<Factors<P>> && std::min(outputs, inputs) >= 128;
 }
 
-/// f(factors) of those that products of P with a weight [outputs, inputs] multiply. Those of few rows (Device) wait for the weight, and floats are read
-/// in two thirds of the time that their parts take.
+/// f(factors) of those that products of P with a weight [outputs, inputs] multiply. Those of few rows (Device) wait for the weight, and multiply floats as
+/// they are, which vectors can do with as they come.
 template <class P>
 decltype(auto) with_factors(int outputs, int inputs, bool few_rows, auto&& f) {
-  if constexpr (is_split<Factors<P>>)
-    if (few_rows || !splits<P>(outputs, inputs)) return f(float());
+  if constexpr (is_digits<Factors<P>>)
+    if (few_rows || !takes_digits<P>(outputs, inputs)) return f(float());
   return f(Factors<P>());
 }
 
@@ -345,7 +356,7 @@ void lay_out(Tensor<S>& weight) {
       using F = decltype(factor);
       pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<F>(packed_size<F>(w.rows(), w.cols())));
       pack<Operand::plain>(w.cols(), w.rows(), elements, to.plain.resize<F>(packed_size<F>(w.cols(), w.rows())));
-      if constexpr (is_split<F>)
+      if constexpr (is_digits<F>)
         pack<Operand::transposed>(w.rows(), w.cols(), elements, to.for_few_rows.resize<S>(packed_size<S>(w.rows(), w.cols())));
     });
   });
@@ -361,9 +372,9 @@ const Layouts* layouts_of(const Tensor<S>& weight) {
 template <Operand B, class P, class F, class S>
 const F* packed_of(const Tensor<S>& weight) {
   const Layouts* const layouts = layouts_of<P>(weight);
-  const bool split = splits<P>(weight.rows(), weight.cols());
-  if (!layouts || (is_split<F> && !split)) return nullptr;  // (it may be what another weight's gradient is the product of)
-  if (split && !is_split<F>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
+  const bool digits = takes_digits<P>(weight.rows(), weight.cols());
+  if (!layouts || (is_digits<F> && !digits)) return nullptr;  // (it may be what another weight's gradient is the product of)
+  if (digits && !is_digits<F>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
   return B == Operand::transposed ? layouts->transposed.template as<F>() : layouts->plain.template as<F>();
 }
 

@@ -2,7 +2,7 @@
 // of bf16 by another and adds to one of floats, 16 times the work of a vector instruction.
 //
 // A's tile is 16 rows of 16 factors (32 steps of k) and B's 16 factors of 16 columns: what small_product reads, if k is padded with zeros
-// (`factors`). Of floats in parts (Split) there are such tiles of each part, and a product is six of these. Within 32 steps the unit adds up even and
+// (`factors`). Within 32 steps the unit adds up even and
 // odd ones apart, always in the same order, and numbers below 2^-126 are zeros to it. Every number of rows goes through it, so that a row has the same
 // bits whatever other rows there are.
 //
@@ -14,21 +14,22 @@
 
 namespace relay::cpu::RELAY_CPU_LEVEL {
 
-/// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, in so many of its turns (unit_turns). What is left, finish() does.
-/// A piece should be some hundred instructions: the processor looks 512 ahead, and has to find there what the unit multiplies next.
+/// Work for vectors, in `total` pieces, that is done while the matrix unit multiplies, in so many of its turns, as evenly as may be. What is left,
+/// finish() does. A piece should be some hundred instructions: the processor looks 512 ahead, and has to find there what the unit multiplies next.
 template <class F>
 class Pieces {
  public:
-  Pieces(int total, int turns, F piece) : total_(total), each_((total + turns - 1) / std::max(1, turns)), piece_(piece) {}
-  void step() { run(std::min(total_, done_ + each_)); }
-  void finish() { run(total_); }
-
- private:
-  void run(int end) {
-    for (; done_ < end; ++done_) piece_(done_);
+  Pieces(int total, int turns, F piece) : total_(total), turns_(std::max(1, turns)), piece_(piece) {}
+  void step() {
+    for (due_ += total_; due_ >= turns_ && done_ < total_; due_ -= turns_) piece_(done_++);
+  }
+  void finish() {
+    while (done_ < total_) piece_(done_++);
   }
 
-  int total_, each_, done_ = 0;
+ private:
+  int total_, turns_, done_ = 0;
+  long due_ = 0;
   F piece_;
 };
 
@@ -55,7 +56,7 @@ class Meanwhile {
 /// Turns of the matrix unit in a product of so many rows, columns and factors: in each, it multiplies two tiles by two.
 template <class F>
 constexpr int unit_turns(int rows, int columns, int factors) {
-  return ((rows + 31) / 32) * ((columns + 31) / 32) * (factors / 16) * (is_split<F> ? 6 : 1);
+  return ((rows + 31) / 32) * ((columns + 31) / 32) * (factors / 16);
 }
 
 #ifdef RELAY_CPU_AMX
@@ -95,20 +96,6 @@ template <int N>
   each_constant(std::make_integer_sequence<int, N>(), f);
 }
 
-/// What a product of factors is the sum of: a part of A's by a part of B's, the largest last; from one to the next only one of them changes.
-struct Term {
-  int a, b;
-};
-template <class F>
-inline constexpr Term terms[] = {{0, 0}};
-template <>
-inline constexpr Term terms<Split>[] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};
-
-/// Part p of the factors from `from` on: a tile's, or one row's of it.
-[[gnu::always_inline]] inline const void* part(const auto* from, int p) {
-  return reinterpret_cast<const Pair*>(from) + p * tile_side;
-}
-
 /// The tile of B's columns j of C's R rows of tiles.
 constexpr int factor_tile(int r, int j) { return r == 1 ? 5 + j % 3 : 6 + j; }
 
@@ -119,7 +106,7 @@ template <int R, int C, class F>
                                               const float* start, const Meanwhile& meanwhile) {
   static_assert(R == 1 ? C <= 4 : R == 2 && C <= 2, "four tiles of sums, and four of factors");
   constexpr long element = sizeof(F), sum_element = sizeof(float);
-  constexpr int rows_a_step = is_split<F> ? 8 : 4, count = static_cast<int>(std::size(terms<F>));
+  constexpr int rows_a_step = 4;
   times<R>([&](auto i) {
     times<C>([&](auto j) {
       constexpr int sum = i() * C + j();
@@ -135,25 +122,17 @@ template <int R, int C, class F>
   for (int f = 0; f < k; f += tile_side) {
     if constexpr (R == 1)  // for few rows all the time is reading B, which may lie in memory
       times<tile_side>([&](auto r) {
-        times<C>([&](auto j) {
-          times<sizeof(F) / sizeof(Pair)>([&](auto p) { __builtin_prefetch(part(b + (f + 2 * tile_side + r()) * ldb + j() * tile_side, p())); });
-        });
+        times<C>([&](auto j) { __builtin_prefetch(b + (f + 2 * tile_side + r()) * ldb + j() * tile_side); });
       });
-    std::pair<const F*, long> a[R];
-    times<R>([&](auto i) { a[i()] = a_tile(i(), f); });
-    times<count>([&](auto t) {
-      constexpr Term term = terms<F>[t()], before = terms<F>[t() == 0 ? 0 : t() - 1];
-      constexpr bool next_b = t() == 0 || term.b != before.b, kept = is_split<F>;  // kept: for the next term, there is a tile for each (`across`)
-      static_assert(!kept || C <= 2);
-      const auto load_b = [&](auto j) { load_tile<factor_tile(R, j())>(part(b + f * ldb + j() * tile_side, term.b), ldb * element); };
-      if constexpr (t() == 0 || term.a != before.a) times<R>([&](auto i) { load_tile<4 + i()>(part(a[i()].first, term.a), a[i()].second * element); });
-      if constexpr (next_b && kept) times<C>(load_b);
-      times<C>([&](auto j) {
-        if constexpr (!kept) load_b(j);
-        times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor_tile(R, j())>(); });
-      });
-      meanwhile();
+    times<R>([&](auto i) {
+      const auto [from, stride] = a_tile(i(), f);
+      load_tile<4 + i()>(from, stride * element);
     });
+    times<C>([&](auto j) {
+      load_tile<factor_tile(R, j())>(b + f * ldb + j() * tile_side, ldb * element);
+      times<R>([&](auto i) { multiply_tiles<i() * C + j(), 4 + i(), factor_tile(R, j())>(); });
+    });
+    meanwhile();
     if (next < last)
       times<rows_a_step>([&](auto) {
         times<C>([&](auto j) { __builtin_prefetch(next + j() * tile_side, 1, 2); });
@@ -176,9 +155,8 @@ inline void tile_columns(int n, int k, auto&& a_tile, const F* b, int ldb, float
     if (n > 0) tile_columns<R, Most / 2>(n, k, a_tile, b, ldb, c, ldc, next_rows, how, start, meanwhile);
 }
 
-/// Tiles of columns that one tile of rows is multiplied by at once: of floats in parts so many that those of B can stay for the next term.
-template <class F>
-inline constexpr int across = is_split<F> ? 2 : 4;
+/// Tiles of columns that one tile of rows is multiplied by at once.
+inline constexpr int across = 4;
 
 /// The last rows, fewer than a tile has, in copies: nothing is read or written beside them.
 template <class F>
@@ -198,7 +176,7 @@ inline void last_tile_rows(int m, int n, int k, const F* a, int lda, const F* b,
         for (int x = 0; x < now; x += lanes<float>) f(c + static_cast<long>(i) * ldc + j + x, sums + i * columns + x);
     };
     if (how == Store::add) over_rows_of_c([](const float* from, float* to) { store(to, load(from)); });
-    tile_columns<1, across<F>>(now, k, a_tile, b + j, ldb, sums, columns, sums, how, start ? start + j : start, Meanwhile());
+    tile_columns<1, across>(now, k, a_tile, b + j, ldb, sums, columns, sums, how, start ? start + j : start, Meanwhile());
     over_rows_of_c([](float* to, const float* from) { store(to, load(from)); });
   }
 }
@@ -217,7 +195,7 @@ inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, i
   }
   if (m == detail::unit_rows && m < tile_side) {
     const auto a_tile = [&](int, int f) { return std::pair<const F*, long>(a + f, lda); };
-    return detail::tile_columns<1, detail::across<F>>(n, k, a_tile, b, ldb, c, ldc, c, how, start, meanwhile);
+    return detail::tile_columns<1, detail::across>(n, k, a_tile, b, ldb, c, ldc, c, how, start, meanwhile);
   }
   const auto rows = [&](auto count, auto most) {
     constexpr int whole = decltype(count)::value * tile_side;
@@ -228,7 +206,7 @@ inline void tile_product(int m, int n, int k, const F* a, int lda, const F* b, i
     }
   };
   rows(std::integral_constant<int, 2>(), std::integral_constant<int, 2>());
-  rows(std::integral_constant<int, 1>(), std::integral_constant<int, detail::across<F>>());
+  rows(std::integral_constant<int, 1>(), std::integral_constant<int, detail::across>());
   if (m > 0) detail::last_tile_rows(m, n, k, a, lda, b, ldb, c, ldc, how, start);
 }
 
@@ -250,7 +228,8 @@ struct MatrixUnit {
         std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
       } configuration;
       detail::unit_rows = std::clamp(rows, 1, detail::tile_side);
-      if (detail::unit_rows < detail::tile_side) std::fill_n(configuration.rows, 5, static_cast<std::uint8_t>(detail::unit_rows));  // as R = 1 has them
+      constexpr int of_rows = is_digits<F> ? 7 : 5;  // as R = 1 has them
+      if (detail::unit_rows < detail::tile_side) std::fill_n(configuration.rows, of_rows, static_cast<std::uint8_t>(detail::unit_rows));
       asm volatile("ldtilecfg\t%0" ::"m"(configuration));
     }
   }

@@ -1,0 +1,294 @@
+// Feed-forward layers (feed_forward.hpp) of floats as digits (digits.hpp), by the matrix unit.
+//
+// Hidden values are made and used in chunks, so that many rows go through one before the next ones of the weights are read. What vectors have to do, GELU
+// and taking what the next products read apart, they do in small pieces while the unit multiplies for the chunk or rows before or behind; they keep it waiting
+// where there are none, at the beginning and the end of a block.
+//
+// Chunks and blocks are blocks of k of the products that sum over them, so that every number has the scale and every sum is taken in the order of ComposedOps:
+// the results have the same bits.
+#ifndef RELAY_CPU_LEVEL
+#include <relay/backend/cpu/kernels.hpp>
+#else
+
+namespace relay::cpu::RELAY_CPU_LEVEL {
+
+#ifdef RELAY_CPU_AMX
+
+namespace detail {
+
+/// Rows of A [rows, k] as strips, for products with op(B).
+template <Operand B>
+class DigitRows {
+ public:
+  DigitRows(Digits* data, ConstMatrix<float> a, int k) : data_(data), a_(a), k_(k), block_(digit_block<B>(k)) {}
+  static long lines(int rows, int k) { return (rows + digit_strip - 1) / digit_strip * lines_of_strip(k); }
+  void pack(int r) const {
+    for (int k0 = 0; k0 < k_; k0 += block_) pack_strip_row(a_.row(r) + k0, std::min(block_, k_ - k0), r % digit_strip, strip(r, k0));
+  }
+
+  /// C [rows, wide] = A B + bias, of the strip that begins with row r, and columns j .. of a B [k, n] that is laid out. `bias` may be null.
+  void multiply(DigitProduct& product, int rows, int r, const Digits* packed, int n, int j, int wide, float* c, const float* bias, const Meanwhile& meanwhile) const {
+    for (int k0 = 0; k0 < k_; k0 += block_)
+      product(rows, wide, strip(r, k0), DigitPanel::of(packed + digit_lines_before<B>(n, k_, k0), n, std::min(block_, k_ - k0), j), {c, wide},
+              k0 == 0 ? Store::assign : Store::add, k0 == 0 ? bias : nullptr, meanwhile);
+  }
+
+ private:
+  using Strips = DigitScratch<Operand::plain, B>;
+  static long lines_of_strip(int k) { return Strips::strip_lines(k); }
+  Digits* strip(int r, int k0) const { return data_ + r / digit_strip * lines_of_strip(k_) + Strips::strip_lines_before(k_, k0); }
+
+  Digits* data_;
+  ConstMatrix<float> a_;
+  int k_, block_;
+};
+
+/// As feed_forward; the weights as they are laid out, transposed.
+inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, const Tensor<float>& up, const Tensor<float>& up_bias, const Digits* down_packed,
+                               const Tensor<float>& down, const Tensor<float>& down_bias, bool forward_only, Tensor<float>& h, Tensor<float>& y) {
+  constexpr Operand transposed = Operand::transposed;
+  constexpr int panel = panel_columns<Digits>, strip = digit_strip, block = 384, at_once = 2 * lanes<float>, widest = 256;
+  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), chunk = digit_block<transposed>(hidden);
+  static_assert(digit_block<transposed>(1) <= widest);
+  y.resize_like(x, x.rows(), outputs);
+  const HiddenLayout<Digits> layout(hidden);
+  if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
+  float *const to = y.data(), *const kept = forward_only ? nullptr : h.data();
+
+  const int parts = row_parts(x.device(), x.rows()), most = std::min(block, x.rows() / parts + 1);
+  const long x_room = DigitRows<transposed>::lines(most, inputs), activated_room = digit_strip_lines(chunk), room = x_room + 2 * activated_room;
+  Scratch<Digits> memory(parts * room, x.device());
+  Digits* const scratch = memory.begin();
+  const auto part = [&](int i) {
+    const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
+    const MatrixUnit<Digits> unit(edge(i + 1) - edge(i));
+    DigitProduct product;
+    Digits* const own = scratch + i * room;
+    Digits* const activated[] = {own + x_room, own + x_room + activated_room};
+    alignas(64) float strips[2][strip * widest];  // of hidden values, of which one is made while the other is activated
+    for (int first = edge(i); first < edge(i + 1); first += block) {
+      const int rows = std::min(block, edge(i + 1) - first), count = (rows + strip - 1) / strip;
+      const auto rows_of = [&](int s) { return std::clamp(rows - s * strip, 0, strip); };
+      const DigitRows<transposed> x_rows(own, {x.row(first), inputs}, inputs);
+      for (int r = 0; r < std::min(rows, 2 * strip); ++r) x_rows.pack(r);
+      for (int j0 = 0; j0 < hidden; j0 += chunk) {
+        const int wide = std::min(chunk, hidden - j0);
+        const auto make_hidden = [&](int s, const Meanwhile& meanwhile) {
+          x_rows.multiply(product, rows_of(s), s * strip, up_packed, hidden, j0, wide, strips[s % 2], up_bias.data() + j0, meanwhile);
+        };
+        const auto multiply = [&](int s, const Meanwhile& meanwhile) {
+          const Matrix<float> y_rows{to + static_cast<long>(first + s * strip) * outputs, outputs};
+          product(rows_of(s), outputs, activated[s % 2], DigitPanel::of(down_packed + digit_lines_before<transposed>(outputs, hidden, j0), outputs, wide, 0), y_rows,
+                  j0 == 0 ? Store::assign : Store::add, j0 == 0 ? down_bias.data() : nullptr, meanwhile);
+        };
+        make_hidden(0, Meanwhile());
+        for (int s = 0; s < count; ++s) {
+          const int to_activate = rows_of(s) * (wide / at_once + 1), to_pack = j0 == 0 ? rows_of(s + 2) : 0;
+          int r = 0, c = 0;
+          const auto piece = [&](int p) {
+            if (p >= to_activate) return x_rows.pack((s + 2) * strip + p - to_activate);
+            float* const row = strips[s % 2] + r * wide;
+            if (c == wide) {
+              pack_strip_row(row, wide, r, activated[s % 2]);
+              ++r, c = 0;
+              return;
+            }
+            float* const keep = kept ? kept + layout.at(first + s * strip + r, j0 + c / panel * panel) + c % panel : nullptr;
+#pragma GCC unroll 2
+            for (int v = 0; v < at_once; v += lanes<float>) {
+              const Vector<float> value = load(row + c + v);
+              if (keep) store(keep + v, value);
+              store(row + c + v, gelu_of<Digits>(value));
+            }
+            c += at_once;
+          };
+          const int turns = (s + 1 < count ? digit_turns(strip, wide, inputs) : 0) + (s > 0 ? digit_turns(strip, outputs, wide) : 0);
+          Pieces pieces(to_activate + to_pack, turns, piece);
+          if (s + 1 < count) make_hidden(s + 1, Meanwhile(pieces));
+          if (s > 0) multiply(s - 1, Meanwhile(pieces));
+          pieces.finish();
+        }
+        multiply(count - 1, Meanwhile());
+      }
+    }
+  };
+  if (parts == 1) return part(0);
+  x.device().threads->run(parts, part);
+}
+
+/// A chunk of hidden values on the way back: rows `first` .., columns j .. of h [.., hidden].
+struct HiddenChunk {
+  int rows, wide, first, j;
+  const float* h;
+  HiddenLayout<Digits> layout;
+  float *dh, *activated;                  // [rows, wide]: dy Wd, then dh; GELU(h)
+  ColumnInverses of_dh, of_activated;
+  float* bias;                            // [wide], to which the sums of dh's columns are added
+  Digits *dh_rows, *dh_strips, *panels;  // dh as the A of dx and of dWu; GELU(h) as the B of dWd
+};
+
+/// From dy Wd and h, dh in its place and GELU(h), as numbers; work in pieces of two rows of a vector, of which one is called after another.
+class ActivateBackward {
+ public:
+  explicit ActivateBackward(const HiddenChunk& chunk) : at_(chunk) {}
+  int pieces() const { return (at_.rows + 1) / 2 * (at_.wide / lanes<float>); }
+
+  [[gnu::always_inline]] void operator()(int) {
+    constexpr int panel = panel_columns<Digits>;
+    const int c = tile_ * lanes<float>;
+    Vector<float> sum = load(at_.bias + c);
+    for (int r = row_; r < std::min(row_ + 2, at_.rows); ++r) {
+      const auto [value, slope] = gelu_and_slope<Digits>(load(at_.h + at_.layout.at(at_.first + r, at_.j + c / panel * panel) + c % panel));
+      const long at = static_cast<long>(r) * at_.wide + c;
+      const Vector<float> gradient = load(at_.dh + at) * slope;
+      store(at_.dh + at, gradient);
+      store(at_.activated + at, value);
+      sum += gradient;
+      at_.of_dh.add(tile_, gradient);
+      at_.of_activated.add(tile_, value);
+    }
+    store(at_.bias + c, sum);
+    if (++tile_ < at_.wide / lanes<float>) return;
+    tile_ = 0, row_ += 2;
+  }
+
+ private:
+  HiddenChunk at_;
+  int row_ = 0, tile_ = 0;
+};
+
+/// What the products behind them read, of these numbers; work in pieces, of which one is called after another.
+class PackHiddenBackward {
+ public:
+  explicit PackHiddenBackward(const HiddenChunk& chunk)
+      : at_(chunk), strips_({chunk.dh, chunk.wide}, chunk.rows, digit_strip, 0, chunk.of_dh, chunk.dh_strips), of_strip_(PackStripColumns::pieces(chunk.rows, digit_strip)) {}
+  int pieces() const { return at_.rows + at_.wide / digit_strip * of_strip_ + at_.wide / 16 * digit_depth(at_.rows) * of_tile; }
+
+  [[gnu::always_inline]] void operator()(int) {
+    if (row_ < at_.rows) {
+      pack_strip_row(at_.dh + static_cast<long>(row_) * at_.wide, at_.wide, row_ % digit_strip, at_.dh_rows + row_ / digit_strip * digit_strip_lines(at_.wide));
+      ++row_;
+    } else if (column_ < at_.wide) {
+      strips_(piece_++);
+      if (piece_ < of_strip_) return;
+      strips_.next(digit_strip_lines(at_.rows));
+      piece_ = 0, column_ += digit_strip;
+    } else {
+      const int part = piece_ % of_tile, s = piece_ / of_tile, depth = digit_depth(at_.rows);
+      const Vector<float> inverse = at_.of_activated[tile_];
+      if (piece_ == 0) store(reinterpret_cast<float*>(at_.panels + tile_), digit_scale(inverse));
+      Digits* const to = at_.panels + at_.wide / 16 + (static_cast<long>(tile_) * depth + s) * digit_places * digit_lines;
+      pack_digit_columns(at_.activated + static_cast<long>(s) * digit_steps * at_.wide + 16 * tile_, at_.wide, at_.rows - s * digit_steps, 16, inverse, to, 4 * part,
+                         4 * part + 4);
+      if (++piece_ == of_tile * depth) piece_ = 0, ++tile_;
+    }
+  }
+
+ private:
+  static constexpr int of_tile = 4;
+  HiddenChunk at_;
+  PackStripColumns strips_;
+  int of_strip_, row_ = 0, column_ = 0, tile_ = 0, piece_ = 0;
+};
+
+/// As feed_forward_backward; the weights as they are laid out, plain.
+inline void digit_feed_forward_backward(const Tensor<float>& x, const Tensor<float>& h, const Digits* up_packed, const Tensor<float>& up, const Digits* down_packed,
+                                        const Tensor<float>& down, const Tensor<float>& dy, Tensor<float>& dx, Tensor<float>& up_gradient,
+                                        Tensor<float>& up_bias_gradient, Tensor<float>& down_gradient) {
+  constexpr Operand plain = Operand::plain;
+  constexpr int strip = digit_strip;
+  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), chunk = std::min(hidden, digit_block<plain>(hidden));
+  const int block = DigitScratch<Operand::transposed, plain>::steps(dy.rows());
+  dx.resize_like(dy, dy.rows(), inputs);
+  const HiddenLayout<Digits> layout(hidden);
+  const auto strips_of = [&](int columns) { return (columns + strip - 1) / strip * digit_strip_lines(block); };
+  const long floats = static_cast<long>(block) * chunk * static_cast<long>(sizeof(float)) / static_cast<long>(sizeof(Digits));
+  const long rows_room = DigitRows<plain>::lines(block, outputs), x_room = digit_panel_lines(inputs, block), activated_room = digit_panel_lines(chunk, block);
+  const long dh_rows_room = (block + strip - 1) / strip * digit_strip_lines(chunk), inverses_room = ColumnInverses::lines(std::max(outputs, chunk));
+  Scratch<Digits> memory(rows_room + strips_of(outputs) + x_room + 3 * floats + dh_rows_room + strips_of(chunk) + activated_room + 3 * inverses_room, dy.device());
+  Digits *const dy_rows = memory.take(rows_room), *const dy_strips = memory.take(strips_of(outputs)), *const x_panels = memory.take(x_room);
+  float* const dh[] = {reinterpret_cast<float*>(memory.take(floats)), reinterpret_cast<float*>(memory.take(floats))};  // of a chunk, and of the one before
+  float* const activated = reinterpret_cast<float*>(memory.take(floats));
+  Digits *const dh_rows = memory.take(dh_rows_room), *const dh_strips = memory.take(strips_of(chunk)), *const activated_panels = memory.take(activated_room);
+  Digits* const inverses[] = {memory.take(inverses_room), memory.take(inverses_room), memory.take(inverses_room)};
+  const MatrixUnit<Digits> unit;
+  DigitProduct product;
+
+  for (int first = 0; first < dy.rows(); first += block) {
+    const int rows = std::min(block, dy.rows() - first);
+    const ConstMatrix<float> dy_block{dy.row(first), outputs};
+    const DigitRows<plain> dy_by_rows(dy_rows, dy_block, outputs);
+    for (int r = 0; r < rows; ++r) dy_by_rows.pack(r);
+    const ColumnInverses of_dy(inverses[2], outputs);
+    of_dy.of(dy_block, rows, outputs);
+    for (int i = 0; i < outputs; i += strip) {
+      const int columns = std::min(strip, outputs - i), pieces = PackStripColumns::pieces(rows, columns);
+      Pieces(pieces, 1, PackStripColumns(dy_block, rows, columns, i, of_dy, dy_strips + i / strip * digit_strip_lines(rows))).finish();
+    }
+    pack_digits<plain>(inputs, rows, {x.row(first), inputs}, x_panels);
+
+    // Of the chunk from j0 on: dy Wd, then dh and GELU(h), and what comes of them. `at` tells a chunk from the one before.
+    const auto wide_of = [&](int j0) { return std::min(chunk, hidden - j0); };
+    const auto chunk_of = [&](int j0, int at) {
+      const int wide = wide_of(j0);
+      return HiddenChunk{rows,  wide,      first,   j0,        h.data(),        layout, dh[at], activated, ColumnInverses(inverses[0], wide), ColumnInverses(inverses[1], wide),
+                         up_bias_gradient.data() + j0, dh_rows, dh_strips, activated_panels};
+    };
+    const auto to_hidden = [&](int j0, int at, const Meanwhile& meanwhile) {
+      const int wide = wide_of(j0);
+      for (int r = 0; r < rows; r += strip)
+        dy_by_rows.multiply(product, std::min(strip, rows - r), r, down_packed, hidden, j0, wide, dh[at] + static_cast<long>(r) * wide, nullptr, meanwhile);
+    };
+    const auto activation = [&](const HiddenChunk& now, int turns) {
+      now.of_dh.begin();
+      now.of_activated.begin();
+      const ActivateBackward work(now);
+      return Pieces(work.pieces(), turns, work);
+    };
+    const auto activated_all = [&](const HiddenChunk& now, auto& work) {
+      work.finish();
+      now.of_dh.finish();
+      now.of_activated.finish();
+    };
+    const auto from_hidden = [&](int j0, const Meanwhile& meanwhile) {
+      const int wide = wide_of(j0);
+      const auto by_strips = [&](int count, int n, const Digits* a, int k, const DigitPanel& b, Matrix<float> c, Store how) {
+        for (int i = 0; i < count; i += strip)
+          product(std::min(strip, count - i), n, a + i / strip * digit_strip_lines(k), b, {c.row(i), c.stride}, how, nullptr, meanwhile);
+      };
+      by_strips(outputs, wide, dy_strips, rows, DigitPanel::of(activated_panels, wide, rows, 0), {down_gradient.data() + j0, hidden}, Store::add);
+      by_strips(wide, inputs, dh_strips, rows, DigitPanel::of(x_panels, inputs, rows, 0), {up_gradient.row(j0), inputs}, Store::add);
+      by_strips(rows, inputs, dh_rows, wide, DigitPanel::of(up_packed + digit_lines_before<plain>(inputs, hidden, j0), inputs, wide, 0), {dx.row(first), inputs},
+                j0 == 0 ? Store::assign : Store::add);
+    };
+    to_hidden(0, 0, Meanwhile());
+    HiddenChunk now = chunk_of(0, 0);
+    auto first_activation = activation(now, 1);
+    activated_all(now, first_activation);
+    for (int j0 = 0, at = 0; j0 < hidden; j0 += chunk, at ^= 1) {
+      const int next = j0 + chunk;
+      const bool more = next < hidden;
+      PackHiddenBackward packing(now);
+      Pieces pack_all(packing.pieces(), more ? digit_turns(rows, wide_of(next), outputs) : 1, packing);
+      if (more) to_hidden(next, at ^ 1, Meanwhile(pack_all));
+      pack_all.finish();
+      if (!more) {
+        from_hidden(j0, Meanwhile());
+        continue;
+      }
+      const int wide = wide_of(j0);
+      now = chunk_of(next, at ^ 1);
+      auto next_activation = activation(now, digit_turns(outputs, wide, rows) + digit_turns(wide, inputs, rows) + digit_turns(rows, inputs, wide));
+      from_hidden(j0, Meanwhile(next_activation));
+      activated_all(now, next_activation);
+    }
+  }
+}
+
+}  // namespace detail
+
+#endif
+
+}  // namespace relay::cpu::RELAY_CPU_LEVEL
+
+#endif
