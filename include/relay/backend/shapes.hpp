@@ -348,7 +348,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   /// Whether the CPU splits such a weight for AMX, each element into so many parts of a bf16 (backend/cpu/product.hpp).
   static constexpr int parts = 3;
   static bool splits(int outputs, int inputs) {
-    return !on_gpu && std::is_same_v<S, float> && std::min(outputs, inputs) >= 128 && cpu::machine_level() == cpu::Level::amx_bf16;
+    return !on_gpu && std::is_same_v<S, float> && std::min(outputs, inputs) >= 96 && cpu::machine_level() == cpu::Level::amx_bf16;
   }
 
   /// Rows as AMX takes them, two tiles at once.

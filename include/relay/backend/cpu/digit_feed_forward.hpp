@@ -22,9 +22,8 @@ class DigitRows {
  public:
   DigitRows(Digits* data, ConstMatrix<float> a, int k) : data_(data), a_(a), k_(k), block_(digit_block<B>(k)) {}
   static long lines(int rows, int k) { return (rows + digit_strip - 1) / digit_strip * lines_of_strip(k); }
-  void pack(int r) const {
-    for (int k0 = 0; k0 < k_; k0 += block_) pack_strip_row(a_.row(r) + k0, std::min(block_, k_ - k0), r % digit_strip, strip(r, k0));
-  }
+  /// The strip that begins with row r.
+  PackStripRows packing(int r) const { return {{a_.row(r), a_.stride}, k_, block_, strip(r, 0)}; }
 
   /// C [rows, wide] = A B + bias, of the strip that begins with row r, and columns j .. of a B [k, n] that is laid out. `bias` may be null.
   void multiply(DigitProduct& product, int rows, int r, const Digits* packed, int n, int j, int wide, float* c, const float* bias, const Meanwhile& meanwhile) const {
@@ -43,11 +42,58 @@ class DigitRows {
   int k_, block_;
 };
 
+/// GELU of a strip of hidden values [rows, wide] as the A of the next product, and these themselves as they are kept, if they are; work in pieces, of which
+/// one is called after another.
+class ActivateStrip {
+ public:
+  /// `kept`: h, or null; the strip begins with its row `first` and column j.
+  ActivateStrip(int rows, int wide, float* values, float* kept, HiddenLayout<Digits> layout, int first, int j, Digits* to)
+      : rows_(rows), wide_(wide), first_(first), j_(j), layout_(layout), values_(values), kept_(kept), to_(to) {}
+  int pieces() const { return rows_ * (wide_ / at_once + 1 + digit_depth(wide_)); }
+
+  [[gnu::always_inline]] void operator()(int) {
+    constexpr int panel = panel_columns<Digits>;
+    float* const values = values_ + row_ * wide_;
+    if (at_ < wide_) {
+      float* const keep = kept_ ? kept_ + layout_.at(first_ + row_, j_ + at_ / panel * panel) + at_ % panel : nullptr;
+#pragma GCC unroll 2
+      for (int v = 0; v < at_once; v += lanes<float>) {
+        const Vector<float> value = load(values + at_ + v), activated = gelu_of<Digits>(value);
+        if (keep) store(keep + v, value);
+        store(values + at_ + v, activated);
+        largest_ = largest_of(largest_, magnitude(activated));
+      }
+      at_ += at_once;
+    } else if (at_ == wide_) {
+      inverse_ = inverse_of_lanes(largest_);
+      reinterpret_cast<float*>(to_)[row_] = digit_scale(inverse_)[0];
+      at_ += digit_steps;
+    } else {
+      const int k = at_ - wide_ - digit_steps;
+      pack_digit_line(values + k, wide_ - k, inverse_, to_ + 2 + k / digit_steps * (2 * digit_places * digit_lines) + row_, 2 * digit_lines);
+      if ((at_ += digit_steps) < 2 * wide_ + digit_steps) return;
+      at_ = 0;
+      ++row_;
+      largest_ = Vector<std::int32_t>{};
+    }
+  }
+
+ private:
+  static constexpr int at_once = 2 * lanes<float>;
+  int rows_, wide_, first_, j_;
+  HiddenLayout<Digits> layout_;
+  float *values_, *kept_;
+  Digits* to_;
+  Vector<std::int32_t> largest_{};
+  Vector<float> inverse_{};
+  int row_ = 0, at_ = 0;
+};
+
 /// As feed_forward; the weights as they are laid out, transposed.
 inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, const Tensor<float>& up, const Tensor<float>& up_bias, const Digits* down_packed,
                                const Tensor<float>& down, const Tensor<float>& down_bias, bool forward_only, Tensor<float>& h, Tensor<float>& y) {
   constexpr Operand transposed = Operand::transposed;
-  constexpr int panel = panel_columns<Digits>, strip = digit_strip, block = 384, at_once = 2 * lanes<float>, widest = 256;
+  constexpr int strip = digit_strip, block = 384, widest = 256;
   const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), chunk = digit_block<transposed>(hidden);
   static_assert(digit_block<transposed>(1) <= widest);
   y.resize_like(x, x.rows(), outputs);
@@ -70,7 +116,11 @@ inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, 
       const int rows = std::min(block, edge(i + 1) - first), count = (rows + strip - 1) / strip;
       const auto rows_of = [&](int s) { return std::clamp(rows - s * strip, 0, strip); };
       const DigitRows<transposed> x_rows(own, {x.row(first), inputs}, inputs);
-      for (int r = 0; r < std::min(rows, 2 * strip); ++r) x_rows.pack(r);
+      const auto packing_x = [&](int s, int turns) {
+        const PackStripRows work = x_rows.packing(s * strip);
+        return Pieces(work.pieces(rows_of(s)), turns, work);
+      };
+      for (int s = 0; s < 2; ++s) packing_x(s, 1).finish();
       for (int j0 = 0; j0 < hidden; j0 += chunk) {
         const int wide = std::min(chunk, hidden - j0);
         const auto make_hidden = [&](int s, const Meanwhile& meanwhile) {
@@ -83,30 +133,19 @@ inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, 
         };
         make_hidden(0, Meanwhile());
         for (int s = 0; s < count; ++s) {
-          const int to_activate = rows_of(s) * (wide / at_once + 1), to_pack = j0 == 0 ? rows_of(s + 2) : 0;
-          int r = 0, c = 0;
-          const auto piece = [&](int p) {
-            if (p >= to_activate) return x_rows.pack((s + 2) * strip + p - to_activate);
-            float* const row = strips[s % 2] + r * wide;
-            if (c == wide) {
-              pack_strip_row(row, wide, r, activated[s % 2]);
-              ++r, c = 0;
-              return;
-            }
-            float* const keep = kept ? kept + layout.at(first + s * strip + r, j0 + c / panel * panel) + c % panel : nullptr;
-#pragma GCC unroll 2
-            for (int v = 0; v < at_once; v += lanes<float>) {
-              const Vector<float> value = load(row + c + v);
-              if (keep) store(keep + v, value);
-              store(row + c + v, gelu_of<Digits>(value));
-            }
-            c += at_once;
-          };
           const int turns = (s + 1 < count ? digit_turns(strip, wide, inputs) : 0) + (s > 0 ? digit_turns(strip, outputs, wide) : 0);
-          Pieces pieces(to_activate + to_pack, turns, piece);
-          if (s + 1 < count) make_hidden(s + 1, Meanwhile(pieces));
-          if (s > 0) multiply(s - 1, Meanwhile(pieces));
-          pieces.finish();
+          const ActivateStrip work(rows_of(s), wide, strips[s % 2], kept, layout, first + s * strip, j0, activated[s % 2]);
+          Pieces activation(work.pieces(), turns, work);
+          auto packing = packing_x(s + 2, turns);
+          const auto step = [&] {
+            activation.step();
+            if (j0 == 0) packing.step();
+          };
+          Steps both(step);
+          if (s + 1 < count) make_hidden(s + 1, Meanwhile(both));
+          if (s > 0) multiply(s - 1, Meanwhile(both));
+          activation.finish();
+          if (j0 == 0) packing.finish();
         }
         multiply(count - 1, Meanwhile());
       }
@@ -161,13 +200,19 @@ class ActivateBackward {
 class PackHiddenBackward {
  public:
   explicit PackHiddenBackward(const HiddenChunk& chunk)
-      : at_(chunk), strips_({chunk.dh, chunk.wide}, chunk.rows, digit_strip, 0, chunk.of_dh, chunk.dh_strips), of_strip_(PackStripColumns::pieces(chunk.rows, digit_strip)) {}
-  int pieces() const { return at_.rows + at_.wide / digit_strip * of_strip_ + at_.wide / 16 * digit_depth(at_.rows) * of_tile; }
+      : at_(chunk),
+        rows_(rows_from(0)),
+        strips_({chunk.dh, chunk.wide}, chunk.rows, digit_strip, 0, chunk.of_dh, chunk.dh_strips),
+        of_row_(rows_.pieces(1)),
+        of_strip_(PackStripColumns::pieces(chunk.rows, digit_strip)) {}
+  int pieces() const { return at_.rows * of_row_ + at_.wide / digit_strip * of_strip_ + at_.wide / 16 * digit_depth(at_.rows) * of_tile; }
 
   [[gnu::always_inline]] void operator()(int) {
     if (row_ < at_.rows) {
-      pack_strip_row(at_.dh + static_cast<long>(row_) * at_.wide, at_.wide, row_ % digit_strip, at_.dh_rows + row_ / digit_strip * digit_strip_lines(at_.wide));
-      ++row_;
+      rows_(0);
+      if (++piece_ < of_row_) return;
+      piece_ = 0;
+      if (++row_ % digit_strip == 0) rows_ = rows_from(row_);
     } else if (column_ < at_.wide) {
       strips_(piece_++);
       if (piece_ < of_strip_) return;
@@ -186,9 +231,14 @@ class PackHiddenBackward {
 
  private:
   static constexpr int of_tile = 4;
+  [[gnu::always_inline]] PackStripRows rows_from(int r) const {
+    return {{at_.dh + static_cast<long>(r) * at_.wide, at_.wide}, at_.wide, at_.wide, at_.dh_rows + r / digit_strip * digit_strip_lines(at_.wide)};
+  }
+
   HiddenChunk at_;
+  PackStripRows rows_;
   PackStripColumns strips_;
-  int of_strip_, row_ = 0, column_ = 0, tile_ = 0, piece_ = 0;
+  int of_row_, of_strip_, row_ = 0, column_ = 0, tile_ = 0, piece_ = 0;
 };
 
 /// As feed_forward_backward; the weights as they are laid out, plain.
@@ -218,7 +268,10 @@ inline void digit_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
     const int rows = std::min(block, dy.rows() - first);
     const ConstMatrix<float> dy_block{dy.row(first), outputs};
     const DigitRows<plain> dy_by_rows(dy_rows, dy_block, outputs);
-    for (int r = 0; r < rows; ++r) dy_by_rows.pack(r);
+    for (int r = 0; r < rows; r += strip) {
+      const PackStripRows work = dy_by_rows.packing(r);
+      Pieces(work.pieces(std::min(strip, rows - r)), 1, work).finish();
+    }
     const ColumnInverses of_dy(inverses[2], outputs);
     of_dy.of(dy_block, rows, outputs);
     for (int i = 0; i < outputs; i += strip) {

@@ -42,7 +42,7 @@ class DigitProduct {
     const Digits* const a = strip + 2;
     Sums sums;
     const auto begin_sums = [&](int column, int tiles_of_rows, int tile) {
-      sums.from = sums_[which_] + tile * digit_places * ints;
+      sums.from = sums_ + tile * digit_places * ints;
       sums.c = c.data + column;
       sums.row_scale = scales;
       sums.stride = c.stride;
@@ -59,21 +59,20 @@ class DigitProduct {
     for (int j = 0; j < n;) {
       const Digits* const tiles = b.tiles + static_cast<long>(j / 16) * b.depth * of_step;
       if (rows > 16) {
-        multiply<2, 1>(a, tiles, b.depth, sums, meanwhile);
+        multiply<2, 1>(a, tiles, b.depth, sums, c.data + j, meanwhile);
         begin_sums(j, 2, 0);
         j += 16;
       } else if (n - j > 16) {
-        multiply<1, 2>(a, tiles, b.depth, sums, meanwhile);
+        multiply<1, 2>(a, tiles, b.depth, sums, c.data + j, meanwhile);
         begin_sums(j, 1, 0);
         finish(sums);
         begin_sums(j + 16, 1, 1);
         j += 32;
       } else {
-        multiply<1, 1>(a, tiles, b.depth, sums, meanwhile);
+        multiply<1, 1>(a, tiles, b.depth, sums, c.data + j, meanwhile);
         begin_sums(j, 1, 0);
         j += 16;
       }
-      which_ ^= 1;
     }
     finish(sums);
   }
@@ -111,13 +110,13 @@ class DigitProduct {
 
   /// R by C tiles; meanwhile the sums of those before go to C. The unit's sums are zeros before and afterwards.
   template <int R, int C>
-  [[gnu::always_inline]] void multiply(const Digits* a, const Digits* b, int depth, const Sums& before_these, const Meanwhile& meanwhile) {
+  [[gnu::always_inline]] void multiply(const Digits* a, const Digits* b, int depth, const Sums& before_these, const float* next, const Meanwhile& meanwhile) {
     static_assert(R * C <= 2);
     constexpr int a_tile = 6, b_tile = 7, count = static_cast<int>(std::size(digit_steps_of_k));
     const auto store_sums = [&](auto place) __attribute__((always_inline)) {
       times<R * C>([&](auto which) __attribute__((always_inline)) {
         constexpr int sum = which() * digit_places + place();
-        store_tile<sum>(sums_[which_] + sum * ints, 64);
+        store_tile<sum>(sums_ + sum * ints, 64);
         clear_tile<sum>();
       });
     };
@@ -135,11 +134,15 @@ class DigitProduct {
         store(to, number(from, *row_scale) * column_scales + (add ? load(to) : start));
         from += next_row(row);
         to += stride;
+        __builtin_prefetch(next, 1, 2);
+        next += stride;
         ++row_scale;
         ++row;
       }
     };
-    const int each = (digit_strip + count * depth - 1) / (count * depth);
+    // The sums that were stored last are not there at once, and those that are stored first must be out of the way.
+    constexpr int delay = 4;
+    const int each = digit_strip / std::max(1, count * (depth - 1) + digit_step_of_stores - delay) + 1;
     for (int s = 0; s < depth; ++s, a += 2 * of_step, b += of_step) {
       const Digits* const b_second = b + static_cast<long>(depth) * of_step;
       times<count>([&](auto i) __attribute__((always_inline)) {
@@ -154,18 +157,19 @@ class DigitProduct {
           multiply_digit_tiles<step.which * digit_places + step.place + step.other, a_tile, b_tile>();
         }
         if constexpr (i() == digit_step_of_stores)
-          if (s == depth - 1) store_sums(std::integral_constant<int, 0>());
-        add_to_c(each);
+          if (s == depth - 1) {
+            add_to_c(digit_strip);
+            store_sums(std::integral_constant<int, 0>());
+          }
+        if (i() >= delay || s > 0) add_to_c(each);
         if constexpr (i() % 3 == 2) meanwhile();
       });
     }
-    add_to_c(digit_strip);
     store_sums(std::integral_constant<int, 1>());
     store_sums(std::integral_constant<int, 2>());
   }
 
-  alignas(64) std::int32_t sums_[2][2 * digit_places * ints];
-  int which_ = 0;
+  alignas(64) std::int32_t sums_[2 * digit_places * ints];
 };
 
 /// Memory that a thread needs for its part of a product.

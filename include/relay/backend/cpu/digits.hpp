@@ -62,21 +62,25 @@ constexpr int digit_tiles(int columns) { return (columns + digit_lines - 1) / di
 
 [[gnu::always_inline]] inline void store_line(Digits* to, const Vector<std::int32_t>& line) { std::memcpy(to, &line, sizeof line); }
 
-/// A row of `count` steps of k: line `between` (p + 3 s) of `to` is that of place p and steps 64 s ..
-[[gnu::always_inline]] inline void pack_digit_row(const float* from, int count, Digits* to, int between, float* scale) {
+/// The largest of all lanes, in all of them, as digit_inverse wants it.
+[[gnu::always_inline]] inline Vector<float> inverse_of_lanes(const Vector<std::int32_t>& largest) {
+  return digit_inverse(fold<std::int32_t>(largest, [](const auto& a, const auto& b) { return largest_of(a, b); }));
+}
+[[gnu::always_inline]] inline Vector<float> inverse_of_row(const float* from, int count) {
   Vector<std::int32_t> largest{};
   by_vector<float>(count, [&](long i, auto n) { largest = largest_of(largest, magnitude(load_first(from + i, n))); });
-  const Vector<float> inverse = digit_inverse(fold<std::int32_t>(largest, [](const auto& a, const auto& b) { return largest_of(a, b); }));
-  *scale = digit_scale(inverse)[0];
-  for (int k = 0; k < count; k += digit_steps, to += digit_places * between) {
-    Vector<float> x[4];
+  return inverse_of_lanes(largest);
+}
+
+/// The 64 steps of a row that `from` begins with, of which `left` are there: the line of place p is line p `between` of `to`.
+[[gnu::always_inline]] inline void pack_digit_line(const float* from, int left, const Vector<float>& inverse, Digits* to, int between) {
+  Vector<float> x[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) x[i] = load_some(from + k + i * lanes<float>, count - k - i * lanes<float>);
-    Vector<std::int32_t> places[digit_places];
-    digits_of(x, inverse, places);
+  for (int i = 0; i < 4; ++i) x[i] = load_some(from + i * lanes<float>, left - i * lanes<float>);
+  Vector<std::int32_t> places[digit_places];
+  digits_of(x, inverse, places);
 #pragma GCC unroll 3
-    for (int p = 0; p < digit_places; ++p) store_line(to + p * between, places[p]);
-  }
+  for (int p = 0; p < digit_places; ++p) store_line(to + p * between, places[p]);
 }
 
 /// Lines first .. last-1 of the tiles of columns, `columns` of up to 16, and of steps of k that are rows `stride` apart, of which `rows` are left.
@@ -140,20 +144,24 @@ inline constexpr int digit_strip = 32;
 /// The lines of a strip in one block of k.
 constexpr long digit_strip_lines(int k) { return 2 + 2L * digit_places * digit_lines * digit_depth(k); }
 
-/// Row r of a strip.
-[[gnu::always_inline]] inline void pack_strip_row(const float* from, int k, int r, Digits* strip) {
-  pack_digit_row(from, k, strip + 2 + r, 2 * digit_lines, reinterpret_cast<float*>(strip) + r);
-}
-
-/// A strip from rows of A [.., k], block after block of k, of as many steps each; work in pieces, of which one is called after another.
+/// A strip from rows of A [.., k], block after block of k; work in pieces, of which one is called after another.
 class PackStripRows {
  public:
   PackStripRows(ConstMatrix<float> a, int k, int block, Digits* strip) : a_(a), k_(k), block_(block), strip_(strip) {}
-  int pieces(int rows) const { return rows * ((k_ + block_ - 1) / block_); }
+  int pieces(int rows) const { return rows * (digit_depth(k_) + (k_ + block_ - 1) / block_); }
 
   [[gnu::always_inline]] void operator()(int) {
     const int now = std::min(block_, k_ - k0_);
-    pack_strip_row(a_.row(row_) + k0_, now, row_, strip_ + lines_);
+    const float* const from = a_.row(row_) + k0_;
+    if (at_ < 0) {
+      inverse_ = inverse_of_row(from, now);
+      reinterpret_cast<float*>(strip_ + lines_)[row_] = digit_scale(inverse_)[0];
+      at_ = 0;
+      return;
+    }
+    pack_digit_line(from + at_, now - at_, inverse_, strip_ + lines_ + 2 + at_ / digit_steps * (2 * digit_places * digit_lines) + row_, 2 * digit_lines);
+    if ((at_ += digit_steps) < now) return;
+    at_ = -1;
     lines_ += digit_strip_lines(now);
     if ((k0_ += block_) < k_) return;
     ++row_, k0_ = 0, lines_ = 0;
@@ -163,7 +171,8 @@ class PackStripRows {
   ConstMatrix<float> a_;
   int k_, block_;
   Digits* strip_;
-  int row_ = 0, k0_ = 0;
+  Vector<float> inverse_{};
+  int row_ = 0, k0_ = 0, at_ = -1;  // at_: the step of the block that comes next; -1: to look for the largest
   long lines_ = 0;
 };
 
@@ -239,7 +248,12 @@ void pack_digit_tile(int n, int k, ConstMatrix<float> b, int tile, Digits* block
   } else {
     for (int r = 0; r < digit_lines; ++r) {
       scales[r] = 0;
-      if (r < columns) pack_digit_row(b.row(16 * tile + r), k, to + r, digit_lines, scales + r);
+      if (r >= columns) continue;
+      const float* const from = b.row(16 * tile + r);
+      const Vector<float> inverse = inverse_of_row(from, k);
+      scales[r] = digit_scale(inverse)[0];
+      for (int s = 0; s < depth; ++s)
+        pack_digit_line(from + s * digit_steps, k - s * digit_steps, inverse, to + s * digit_places * digit_lines + r, digit_lines);
     }
     for (int i = 0; i < depth * digit_places; ++i, to += digit_lines) {
       if (columns < digit_lines) std::fill(to + columns, to + digit_lines, Digits{});

@@ -335,7 +335,7 @@ inline constexpr char form_of = 0;
 /// Whether products of P with a weight [outputs, inputs] take floats as digits: small ones are as fast as floats.
 template <class P>
 constexpr bool takes_digits(int outputs, int inputs) {
-  return is_digits<Factors<P>> && std::min(outputs, inputs) >= 128;
+  return is_digits<Factors<P>> && std::min(outputs, inputs) >= 96;
 }
 
 /// f(factors) of those that products of P with a weight [outputs, inputs] multiply. Those of few rows (Device) wait for the weight, and multiply floats as

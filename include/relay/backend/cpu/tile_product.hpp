@@ -33,6 +33,14 @@ class Pieces {
   F piece_;
 };
 
+/// Work of whatever kind in each turn.
+template <class F>
+struct Steps {
+  F step;
+};
+template <class F>
+Steps(F) -> Steps<F>;
+
 /// What a product by the matrix unit calls in each turn. (A pointer, so that products are not compiled again for every work.)
 class Meanwhile {
  public:
