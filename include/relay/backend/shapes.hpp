@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include <relay/backend/cpu/digit_layout.hpp>
 #include <relay/backend/cpu/level.hpp>
 #include <relay/backend/keeping.hpp>
 #include <relay/backend/memory.hpp>
@@ -200,15 +201,17 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   static void add_outer_product(const Tensor& dy, const Tensor& x, Tensor&) {
     if (on_gpu)
       convert(x);
-    else if (splits(dy.cols(), x.cols()))
-      scratch(parts * in_tiles(std::min(x.rows(), 384)) / 2 * ((x.cols() + 63) / 64 * 64L + 64), dy);
+    else if (takes_digits(dy.cols(), x.cols()))
+      scratch(floats(cpu::digit_gradient_lines(x.rows(), dy.cols(), x.cols())), dy);
     else
       scratch(128L * (std::max(dy.cols(), x.cols()) + 64), dy);
   }
 
   static void prepare(Tensor& weight) {
-    const std::size_t bytes = splits(weight.rows(), weight.cols()) ? 2 * parts * sizeof(bf16) + sizeof(float) : keeping.laid_out;
-    if (weight.rows() > 1) weight.lay_out(bytes * static_cast<std::size_t>(weight.size()));
+    if (weight.rows() <= 1) return;
+    if (!takes_digits(weight.rows(), weight.cols())) return weight.lay_out(keeping.laid_out * static_cast<std::size_t>(weight.size()));
+    const long lines = cpu::digit_packed_lines(weight.rows(), weight.cols()) + cpu::digit_packed_lines(weight.cols(), weight.rows());
+    weight.lay_out(static_cast<std::size_t>(floats(lines) + weight.size()) * sizeof(float));
   }
 
   // What a loop keeps of all its iterations.
@@ -290,20 +293,19 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward(x, up, down, forward_only, hidden, activated, y);
     y.resize_like(x, x.rows(), down.weight.rows());
     const long rows = std::min(x.rows(), block), inner = up.weight.rows();
-    const bool in_parts = splits(up.weight.rows(), up.weight.cols());
-    if (!forward_only) hidden.resize_like(x, in_parts ? in_tiles(x.rows()) : x.rows(), up.weight.rows());
-    // (Of floats in parts 384 rows of x and two times 32 of a chunk of hidden values: backend/cpu/split_feed_forward.hpp.)
-    scratch(in_parts ? parts * (static_cast<long>(std::min(x.rows(), 384)) * x.cols() + 64L * 128) / 2 : rows * inner, x);
+    const bool digits = takes_digits(up.weight.rows(), up.weight.cols());
+    if (!forward_only) hidden.resize_like(x, digits ? in_tiles(x.rows()) : x.rows(), up.weight.rows());
+    scratch(digits ? floats(cpu::digit_forward_lines(x.rows() + 1, x.cols(), up.weight.rows())) : rows * inner, x);
   }
   static void feed_forward_backward(const Tensor& x, const Tensor& hidden, const Tensor& activated, const auto& up, const auto& down, const Tensor& dy,
                                     Tensor& dx, auto& dup, auto& ddown) {
     if (!in_blocks(x, up.weight)) return ComposedOps<Shapes>::feed_forward_backward(x, hidden, activated, up, down, dy, dx, dup, ddown);
     dx.resize_like(x, x.rows(), x.cols());
     const long rows = std::min(x.rows(), block), inner = up.weight.rows();
-    if (!splits(up.weight.rows(), up.weight.cols())) return scratch(rows * (inner + x.cols() + (dy.cols() + tile - 1) / tile * tile + 128L), x);
-    // Of floats in parts dy twice and x; and of a chunk of dh the transposed, of two its rows and GELU(h). Or what bf16 has by AMX, if that is more.
-    const long in_parts = parts * in_tiles(rows) * (x.cols() + 2L * dy.cols() + 5 * 128L) / 2;
-    scratch(std::max(in_parts, in_tiles(std::min(x.rows(), 256)) * (inner + x.cols() + 2L * dy.cols() + 224) / 2), x);
+    if (!takes_digits(up.weight.rows(), up.weight.cols())) return scratch(rows * (inner + x.cols() + (dy.cols() + tile - 1) / tile * tile + 128L), x);
+    // Or what bf16 has by AMX, if that is more.
+    const long digits = floats(cpu::digit_backward_lines(x.rows(), x.cols(), up.weight.rows(), dy.cols()));
+    scratch(std::max(digits, in_tiles(std::min(x.rows(), 256)) * (inner + x.cols() + 2L * dy.cols() + 224) / 2), x);
   }
   static void rotate(Tensor&, const Rows<Shapes>&, int, int, const Tensor&, int, const Indices& = {}) {}
   static void attention(const Tensor& qkv, const Rows<Shapes>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
@@ -345,9 +347,9 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
   static constexpr int block = 128, tile = 48;  // tile: the rows of a weight gradient that are laid out together
   static bool in_blocks(const Tensor& x, const Tensor& up) { return !on_gpu && std::is_same_v<S, float> && x.rows() >= 8 && up.rows() % 64 == 0; }
 
-  /// Whether the CPU splits such a weight for AMX, each element into so many parts of a bf16 (backend/cpu/product.hpp).
-  static constexpr int parts = 3;
-  static bool splits(int outputs, int inputs) {
+  /// Whether the CPU multiplies such a weight as digits, by AMX (backend/cpu/product.hpp); and their lines as floats.
+  static constexpr long floats(long lines) { return 16 * lines; }
+  static bool takes_digits(int outputs, int inputs) {
     return !on_gpu && std::is_same_v<S, float> && std::min(outputs, inputs) >= 96 && cpu::machine_level() == cpu::Level::amx_bf16;
   }
 

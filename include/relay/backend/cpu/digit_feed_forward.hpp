@@ -20,22 +20,19 @@ namespace detail {
 template <Operand B>
 class DigitRows {
  public:
-  DigitRows(Digits* data, ConstMatrix<float> a, int k) : data_(data), a_(a), k_(k), block_(digit_block<B>(k)) {}
-  static long lines(int rows, int k) { return (rows + digit_strip - 1) / digit_strip * lines_of_strip(k); }
+  DigitRows(Digits* data, ConstMatrix<float> a, int k) : data_(data), a_(a), k_(k), block_(block_of<B>(k)) {}
   /// The strip that begins with row r.
   PackStripRows packing(int r) const { return {{a_.row(r), a_.stride}, k_, block_, strip(r, 0)}; }
 
   /// C [rows, wide] = A B + bias, of the strip that begins with row r, and columns j .. of a B [k, n] that is laid out. `bias` may be null.
   void multiply(DigitProduct& product, int rows, int r, const Digits* packed, int n, int j, int wide, float* c, const float* bias, const Meanwhile& meanwhile) const {
     for (int k0 = 0; k0 < k_; k0 += block_)
-      product(rows, wide, strip(r, k0), DigitPanel::of(packed + digit_lines_before<B>(n, k_, k0), n, std::min(block_, k_ - k0), j), {c, wide},
+      product(rows, wide, strip(r, k0), DigitPanel::of(packed + digit_panel_lines(n, k0, block_), n, std::min(block_, k_ - k0), j), {c, wide},
               k0 == 0 ? Store::assign : Store::add, k0 == 0 ? bias : nullptr, meanwhile);
   }
 
  private:
-  using Strips = DigitScratch<Operand::plain, B>;
-  static long lines_of_strip(int k) { return Strips::strip_lines(k); }
-  Digits* strip(int r, int k0) const { return data_ + r / digit_strip * lines_of_strip(k_) + Strips::strip_lines_before(k_, k0); }
+  Digits* strip(int r, int k0) const { return data_ + r / digit_strip * digit_strip_lines(k_, block_) + digit_strip_lines(k0, block_); }
 
   Digits* data_;
   ConstMatrix<float> a_;
@@ -93,16 +90,15 @@ class ActivateStrip {
 inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, const Tensor<float>& up, const Tensor<float>& up_bias, const Digits* down_packed,
                                const Tensor<float>& down, const Tensor<float>& down_bias, bool forward_only, Tensor<float>& h, Tensor<float>& y) {
   constexpr Operand transposed = Operand::transposed;
-  constexpr int strip = digit_strip, block = 384, widest = 256;
-  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), chunk = digit_block<transposed>(hidden);
-  static_assert(digit_block<transposed>(1) <= widest);
+  constexpr int strip = digit_strip, block = digit_forward_rows, chunk = digit_block;
+  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows();
   y.resize_like(x, x.rows(), outputs);
   const HiddenLayout<Digits> layout(hidden);
   if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
   float *const to = y.data(), *const kept = forward_only ? nullptr : h.data();
 
   const int parts = row_parts(x.device(), x.rows()), most = std::min(block, x.rows() / parts + 1);
-  const long x_room = DigitRows<transposed>::lines(most, inputs), activated_room = digit_strip_lines(chunk), room = x_room + 2 * activated_room;
+  const long room = digit_forward_lines(most, inputs, hidden), activated_room = digit_strip_lines(std::min(hidden, chunk)), x_room = room - 2 * activated_room;
   Scratch<Digits> memory(parts * room, x.device());
   Digits* const scratch = memory.begin();
   const auto part = [&](int i) {
@@ -111,7 +107,7 @@ inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, 
     DigitProduct product;
     Digits* const own = scratch + i * room;
     Digits* const activated[] = {own + x_room, own + x_room + activated_room};
-    alignas(64) float strips[2][strip * widest];  // of hidden values, of which one is made while the other is activated
+    alignas(64) float strips[2][strip * chunk];  // of hidden values, of which one is made while the other is activated
     for (int first = edge(i); first < edge(i + 1); first += block) {
       const int rows = std::min(block, edge(i + 1) - first), count = (rows + strip - 1) / strip;
       const auto rows_of = [&](int s) { return std::clamp(rows - s * strip, 0, strip); };
@@ -128,7 +124,7 @@ inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, 
         };
         const auto multiply = [&](int s, const Meanwhile& meanwhile) {
           const Matrix<float> y_rows{to + static_cast<long>(first + s * strip) * outputs, outputs};
-          product(rows_of(s), outputs, activated[s % 2], DigitPanel::of(down_packed + digit_lines_before<transposed>(outputs, hidden, j0), outputs, wide, 0), y_rows,
+          product(rows_of(s), outputs, activated[s % 2], DigitPanel::of(down_packed + digit_panel_lines(outputs, j0), outputs, wide, 0), y_rows,
                   j0 == 0 ? Store::assign : Store::add, j0 == 0 ? down_bias.data() : nullptr, meanwhile);
         };
         make_hidden(0, Meanwhile());
@@ -247,15 +243,15 @@ inline void digit_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
                                         Tensor<float>& up_bias_gradient, Tensor<float>& down_gradient) {
   constexpr Operand plain = Operand::plain;
   constexpr int strip = digit_strip;
-  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), chunk = std::min(hidden, digit_block<plain>(hidden));
-  const int block = DigitScratch<Operand::transposed, plain>::steps(dy.rows());
+  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows(), chunk = std::min(hidden, plain_digit_block(hidden));
+  const int block = std::min(dy.rows(), digit_block);
   dx.resize_like(dy, dy.rows(), inputs);
   const HiddenLayout<Digits> layout(hidden);
-  const auto strips_of = [&](int columns) { return (columns + strip - 1) / strip * digit_strip_lines(block); };
+  const auto strips_of = [&](int columns) { return digit_strips(columns) * digit_strip_lines(block); };
   const long floats = static_cast<long>(block) * chunk * static_cast<long>(sizeof(float)) / static_cast<long>(sizeof(Digits));
-  const long rows_room = DigitRows<plain>::lines(block, outputs), x_room = digit_panel_lines(inputs, block), activated_room = digit_panel_lines(chunk, block);
-  const long dh_rows_room = (block + strip - 1) / strip * digit_strip_lines(chunk), inverses_room = ColumnInverses::lines(std::max(outputs, chunk));
-  Scratch<Digits> memory(rows_room + strips_of(outputs) + x_room + 3 * floats + dh_rows_room + strips_of(chunk) + activated_room + 3 * inverses_room, dy.device());
+  const long rows_room = digit_strips(block) * digit_strip_lines(outputs, plain_digit_block(outputs)), x_room = digit_panel_lines(inputs, block), activated_room = digit_panel_lines(chunk, block);
+  const long dh_rows_room = digit_strips(block) * digit_strip_lines(chunk), inverses_room = ColumnInverses::lines(std::max(outputs, chunk));
+  Scratch<Digits> memory(digit_backward_lines(dy.rows(), inputs, hidden, outputs), dy.device());
   Digits *const dy_rows = memory.take(rows_room), *const dy_strips = memory.take(strips_of(outputs)), *const x_panels = memory.take(x_room);
   float* const dh[] = {reinterpret_cast<float*>(memory.take(floats)), reinterpret_cast<float*>(memory.take(floats))};  // of a chunk, and of the one before
   float* const activated = reinterpret_cast<float*>(memory.take(floats));
@@ -311,7 +307,7 @@ inline void digit_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
       };
       by_strips(outputs, wide, dy_strips, rows, DigitPanel::of(activated_panels, wide, rows, 0), {down_gradient.data() + j0, hidden}, Store::add);
       by_strips(wide, inputs, dh_strips, rows, DigitPanel::of(x_panels, inputs, rows, 0), {up_gradient.row(j0), inputs}, Store::add);
-      by_strips(rows, inputs, dh_rows, wide, DigitPanel::of(up_packed + digit_lines_before<plain>(inputs, hidden, j0), inputs, wide, 0), {dx.row(first), inputs},
+      by_strips(rows, inputs, dh_rows, wide, DigitPanel::of(up_packed + digit_panel_lines(inputs, j0, chunk), inputs, wide, 0), {dx.row(first), inputs},
                 j0 == 0 ? Store::assign : Store::add);
     };
     to_hidden(0, 0, Meanwhile());

@@ -180,17 +180,15 @@ struct DigitScratch {
   DigitScratch(int m, int /*n*/, int k, int columns, int /*b_stride*/, bool packed) {
     const int at_once = steps(k);
     panel = packed ? 0 : digit_packed_lines(columns, at_once);
-    a = 2 * strip_lines(at_once);
+    a = 2 * digit_strip_lines(at_once, block(at_once));
     inverses = A == Operand::transposed ? ColumnInverses::lines(m) : 0;
   }
   long size() const { return panel + a + inverses; }
 
   /// Steps of k in a block that all rows go through before the next: as many as have one scale, where A's columns have to be looked through for it.
-  static int steps(int k) { return A == Operand::plain ? k : std::min(k, digit_block<Operand::transposed>(k)); }
+  static int steps(int k) { return A == Operand::plain ? k : std::min(k, digit_block); }
   /// Of A.
-  static int block(int k) { return A == Operand::plain ? digit_block<B>(k) : k; }
-  static long strip_lines(int k) { return strip_lines_before(k, k) + 2; }
-  static long strip_lines_before(int k, int k0) { return 2L * digit_places * digit_lines * digit_depth(k0) + k0 / block(k) * 2L; }
+  static int block(int k) { return A == Operand::plain ? block_of<B>(k) : digit_block; }
 };
 
 /// The columns first .. last-1 of a product; `first` is a multiple of 16.
@@ -203,7 +201,7 @@ void digit_product_columns(int m, int n, int k, int first, int last, ConstMatrix
   const ColumnInverses inverses(scratch + need.panel + need.a, m);
   DigitProduct multiply;
   for (int begin = 0; begin < k; begin += Need::steps(k)) {
-    const int steps = std::min(Need::steps(k), k - begin), block = std::min(steps, Need::block(steps));
+    const int steps = std::min(Need::steps(k), k - begin), block = Need::block(steps);
     if (!packed) pack_digits<B>(last - first, steps, {B == Operand::plain ? b.row(begin) + first : b.row(first) + begin, b.stride}, made);
     const ConstMatrix<float> a_now{A == Operand::plain ? a.data + begin : a.row(begin), a.stride};
     if constexpr (A == Operand::transposed) inverses.of(a_now, steps, m);
@@ -224,10 +222,10 @@ void digit_product_columns(int m, int n, int k, int first, int last, ConstMatrix
       auto next = packing(i + digit_strip, packed_a[at ^ 1]);
       for (int k0 = 0; k0 < steps; k0 += block) {
         const int now = std::min(block, steps - k0);
-        const DigitPanel panel = packed ? DigitPanel::of(packed + digit_lines_before<B>(n, k, begin + k0), n, now, first)
-                                        : DigitPanel::of(made + digit_lines_before<B>(last - first, steps, k0), last - first, now, 0);
+        const DigitPanel panel = packed ? DigitPanel::of(packed + digit_panel_lines(n, k0, block), n, now, first)
+                                        : DigitPanel::of(made + digit_panel_lines(last - first, k0, block), last - first, now, 0);
         const bool begins = begin == 0 && k0 == 0;
-        multiply(rows, last - first, packed_a[at] + Need::strip_lines_before(steps, k0), panel, {c.row(i) + first, c.stride}, begins ? how : Store::add,
+        multiply(rows, last - first, packed_a[at] + digit_strip_lines(k0, block), panel, {c.row(i) + first, c.stride}, begins ? how : Store::add,
                  begins && bias ? bias + first : nullptr, Meanwhile(next));
       }
       next.finish();

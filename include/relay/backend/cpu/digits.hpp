@@ -3,12 +3,13 @@
 //   x = scale q      q = d0 256^2 + d1 256 + d2, each digit from -128 to 127
 //   x y = scale scale' (256^4 d0 d0' + 256^3 (d0 d1' + d1 d0') + 256^2 (d0 d2' + d1 d1' + d2 d0') + what is left out)
 //
-// A row of A and a column of B have a scale for each block of k: its largest number has q = 8355000. So every number of it is off by less than 2^-23.9 of the
-// largest, a product of two rows by less than 3 k 2^-24 of the product of their largest numbers, and what is left out is less than what the last digits round
-// away. Sums of digits are exact. Where the numbers of a row are of similar size, as activations and gradients are, that is about what summing up in
-// float32 loses; where one is far larger than all others, those have fewer bits than floats have. What is not a number or infinite makes its whole row, or
-// column, not a number. Source: Ozaki, Ogita, Oishi & Rump, Error-free transformations of matrix multiplication, 2012; for digits of 8 bits: Ootomo, Ozaki &
-// Yokota, DGEMM on integer matrix multiplication unit, 2024 (arXiv 2306.11975).
+// A row of A and a column of B have a scale for each block of k: its largest number has q = 8355000. So every number of it is off by less than 3 2^-24 of the
+// largest, a product of two rows by less than 8 k 2^-24 of the product of their largest numbers (and by far less as a rule: errors have either sign), and sums
+// of digits are exact. Where the numbers of a row are of similar size, as activations and gradients are, that is one and a half times (k >= 256) to
+// two and a quarter times (k = 32) what summing up in float32 loses; where one is far larger than all others, those have fewer bits than floats have, as with any method that is exact in norm and not element by element. What is
+// not a number or infinite makes its whole row, or column, not a number; rows whose largest number is below 2^-103 lose bits. Source: Ozaki, Ogita, Oishi &
+// Rump, Error-free transformations of matrix multiplication, 2012; for digits of 8 bits: Ootomo, Ozaki & Yokota, DGEMM on integer matrix multiplication unit,
+// 2024 (arXiv 2306.11975).
 //
 // A line is 64 digits of one place, of 64 steps of k. Within a line, byte 4 i + s is that of step 16 s + i: what four vectors side by side, or four rows one
 // below the other, give without exchanging anything between lanes; it does not matter in which order A and B have their steps, if it is the same.
@@ -21,12 +22,6 @@ namespace relay::cpu::RELAY_CPU_LEVEL {
 #ifdef RELAY_CPU_AMX
 
 namespace detail {
-
-inline constexpr int digit_places = 3, digit_steps = 64, digit_lines = 16;  // of a number; of k in a line; in a tile
-
-/// Lines that a block of so many steps of k has, of a row and a place; and tiles that so many columns have.
-constexpr int digit_depth(int k) { return (k + digit_steps - 1) / digit_steps; }
-constexpr int digit_tiles(int columns) { return (columns + digit_lines - 1) / digit_lines; }
 
 /// |x| as bits, which are ordered as the numbers are.
 [[gnu::always_inline]] inline Vector<std::int32_t> magnitude(const Vector<float>& x) { return __builtin_bit_cast(Vector<std::int32_t>, x) & 0x7fffffff; }
@@ -139,11 +134,6 @@ class ColumnInverses {
   int tiles_;
 };
 
-/// Rows of A that the unit takes at once, a strip: two tiles of each place and 64 steps, behind the scales of its rows.
-inline constexpr int digit_strip = 32;
-/// The lines of a strip in one block of k.
-constexpr long digit_strip_lines(int k) { return 2 + 2L * digit_places * digit_lines * digit_depth(k); }
-
 /// A strip from rows of A [.., k], block after block of k; work in pieces, of which one is called after another.
 class PackStripRows {
  public:
@@ -218,21 +208,11 @@ struct DigitPanel {
     return {block + digit_tiles(n) + static_cast<long>(column / 16) * depth * digit_places * digit_lines, reinterpret_cast<const float*>(block) + column, depth};
   }
 };
-/// The lines of a block of k of B.
-constexpr long digit_panel_lines(int n, int k) { return digit_tiles(n) * (1L + digit_depth(k) * digit_places * digit_lines); }
-
-/// Steps of k in a block of B: fewer, where there are several, of a plain B, with which backward goes through chunks of hidden values.
+/// Steps of k in a block of op(B).
 template <Operand B>
-constexpr int digit_block(int k) {
-  return B == Operand::plain && k > 256 ? 128 : 256;
+constexpr int block_of(int k) {
+  return B == Operand::plain ? plain_digit_block(k) : digit_block;
 }
-/// The lines of B before step k0 of k.
-template <Operand B>
-constexpr long digit_lines_before(int n, int k, int k0) {
-  return digit_tiles(n) * (static_cast<long>(k0 / digit_steps) * digit_places * digit_lines + k0 / digit_block<B>(k));
-}
-/// All lines of B, with whatever blocks.
-constexpr long digit_packed_lines(int n, int k) { return digit_tiles(n) * (static_cast<long>(digit_depth(k)) * digit_places * digit_lines + (k + 127) / 128); }
 
 /// Column tile `tile` of a block of k of B, which begins with row or column 0 of b; of a plain B, the block has the inverses where scales will be.
 template <Operand B>
@@ -265,7 +245,7 @@ void pack_digit_tile(int n, int k, ConstMatrix<float> b, int tile, Digits* block
 /// op(B) [k, n] as products read it, block after block of k.
 template <Operand B>
 void pack_digits(int n, int k, ConstMatrix<float> b, Digits* packed) {
-  const int block = digit_block<B>(k);
+  const int block = block_of<B>(k);
   for (int k0 = 0; k0 < k; k0 += block) {
     const int now = std::min(block, k - k0);
     const ConstMatrix<float> from{B == Operand::plain ? b.row(k0) : b.data + k0, b.stride};

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include <relay/backend/cpu/digit_layout.hpp>
 #include <relay/backend/cpu/level.hpp>
 #include <relay/backend/cpu/tensor.hpp>
 #include <relay/backend/ops.hpp>

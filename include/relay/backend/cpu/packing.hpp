@@ -36,7 +36,7 @@ inline constexpr int panel_columns = tile_vectors* lanes<F>;
 
 /// Rows of factors in a panel: 32 KiB of them at most; of digits steps of k, the most that have one scale.
 template <class F>
-inline constexpr int panel_depth = is_digits<F> ? 256 : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
+inline constexpr int panel_depth = is_digits<F> ? digit_block : std::min<int>(256, 32768 / (panel_columns<F> * static_cast<int>(sizeof(F))));
 
 /// How the A of products of F is laid out: the matrix unit reads rows alone.
 template <Operand A, class F>
@@ -217,7 +217,7 @@ void pack_part(ConstMatrix<S> b, int k, int depth, int j, int columns, F* panel)
 template <class F>
 long packed_size(int n, int k) {
 #ifdef RELAY_CPU_AMX
-  if constexpr (is_digits<F>) return detail::digit_packed_lines(n, k);
+  if constexpr (is_digits<F>) return digit_packed_lines(n, k);
 #endif
   return static_cast<long>(round_up<F>(n)) * factors<F>(k);
 }
