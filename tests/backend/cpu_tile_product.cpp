@@ -1,4 +1,4 @@
-// backend/cpu/tile_product.hpp and tile_row.hpp: products by whatever is fastest at a level, for every number of rows, of bf16 and of floats in parts,
+// backend/cpu/tile_product.hpp and tile_row.hpp: products by whatever is fastest at a level, for every number of rows, of bf16 and of floats as digits,
 // and the matrix unit's state.
 #ifndef RELAY_CPU_LEVEL
 

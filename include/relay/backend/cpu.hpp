@@ -3,8 +3,8 @@
 //
 // A backend is a tensor type and the plain functions below on it; nothing else in the library knows a host pointer. A function
 // runs on the calling thread, or shares its rows among the threads of its tensors' device, if that has any (training needs none:
-// its lanes are parallel, where it costs nothing, train/trainer.hpp). Where the CPU has AMX, Cpu<float> splits the operands of large products for it, which
-// is faster and no less exact (cpu/factors.hpp); generation does not. Cpu<bf16> differs in
+// its lanes are parallel, where it costs nothing, train/trainer.hpp). Where the CPU has AMX, Cpu<float> has it multiply the operands of large products as
+// digits, which is faster, and as exact in norm (cpu/digits.hpp); generation does not. Cpu<bf16> differs in
 // the products of linear layers, but heads, and in those of attention: their operands are rounded to bf16 and summed up in float32. GELU and
 // the probabilities of attention, which are rounded for products, are made no more exact than that asks for. All other tensors are float32, and
 // everything is where the CPU has neither AVX512_BF16 nor AMX.
@@ -143,28 +143,28 @@ struct Functions : ComposedOps<Self> {
     run([&](auto kernels) { kernels.layer_norm_backward(x, statistics, scale, dy, skip, dx, dscale, dshift); });
   }
   static void gelu(const Tensor& x, Tensor& y) {
-    run_unsplit([&](auto kernels) { kernels.template gelu<P>(x, y); });
+    run_without_digits([&](auto kernels) { kernels.template gelu<P>(x, y); });
   }
   static void gelu_backward(const Tensor& x, const Tensor& dy, Tensor& dx, Tensor& y) {
-    run_unsplit([&](auto kernels) { kernels.template gelu_backward<P>(x, dy, dx, y); });
+    run_without_digits([&](auto kernels) { kernels.template gelu_backward<P>(x, dy, dx, y); });
   }
   static void rotate(Tensor& qkv, const Rows<Self>& rows, int heads, int rotated, const Tensor& table, int direction,
                      const Indices& starts = {}) {
     run([&](auto kernels) { kernels.rotate(qkv, rows, heads, rotated, table, static_cast<S>(direction), starts); });
   }
   static void attention(const Tensor& qkv, const Rows<Self>& rows, const Heads& heads, Tensor& out, Tensor& lse) {
-    run_unsplit([&](auto kernels) { kernels.template attention<P>(qkv, rows, heads, out, lse); });
+    run_without_digits([&](auto kernels) { kernels.template attention<P>(qkv, rows, heads, out, lse); });
   }
   static void attention_backward(const Tensor& qkv, const Tensor& /*out*/, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows,
                                  const Heads& heads, Tensor& dqkv) {
-    run_unsplit([&](auto kernels) { kernels.template attention_backward<P>(qkv, lse, dout, rows, heads, dqkv); });
+    run_without_digits([&](auto kernels) { kernels.template attention_backward<P>(qkv, lse, dout, rows, heads, dqkv); });
   }
   static void attention_cached(const Tensor& qkv, const Rows<Self>& rows, const Indices& slots, const Indices& starts, int heads,
                                Tensor& keys, Tensor& values, Tensor& out) {
-    run_unsplit([&](auto kernels) { kernels.template attention_cached<P>(qkv, rows, slots, starts, heads, keys, values, out); });
+    run_without_digits([&](auto kernels) { kernels.template attention_cached<P>(qkv, rows, slots, starts, heads, keys, values, out); });
   }
   static void make_cache(int slots, int positions, int width, int heads, Device device, Tensor& keys, Tensor& values) {
-    run_unsplit([&](auto kernels) { kernels.template make_cache<P>(slots, positions, width, heads, device, keys, values); });
+    run_without_digits([&](auto kernels) { kernels.template make_cache<P>(slots, positions, width, heads, device, keys, values); });
   }
   /// Few enough for all that two transformer blocks of this width write (some 24 numbers for each of a row) to stay in 4 MiB.
   static int rows_at_once(int width, const Device&) { return std::max(1, (4 << 20) / (24 * width * static_cast<int>(sizeof(S)))); }
@@ -241,11 +241,11 @@ struct Functions : ComposedOps<Self> {
     ComposedOps<Self>::feed_forward_backward(x, *h, activated, up, down, dy, dx, dup, ddown);
   }
   static void rotary_attention(Tensor& qkv, const Rows<Self>& rows, const Heads& heads, int rotated, const Tensor& table, Tensor& out, Tensor& lse) {
-    run_unsplit([&](auto kernels) { kernels.template rotary_attention<P>(qkv, rows, heads, rotated, table, out, lse); });
+    run_without_digits([&](auto kernels) { kernels.template rotary_attention<P>(qkv, rows, heads, rotated, table, out, lse); });
   }
   static void rotary_attention_backward(const Tensor& qkv, const Tensor& /*out*/, const Tensor& lse, const Tensor& dout, const Rows<Self>& rows,
                                         const Heads& heads, int rotated, const Tensor& table, Tensor& dqkv) {
-    run_unsplit([&](auto kernels) { kernels.template rotary_attention_backward<P>(qkv, lse, dout, rows, heads, rotated, table, dqkv); });
+    run_without_digits([&](auto kernels) { kernels.template rotary_attention_backward<P>(qkv, lse, dout, rows, heads, rotated, table, dqkv); });
   }
   /// y = x + dropout(branch)
   static void residual(const Tensor& x, const Tensor& branch, double rate, const std::optional<Key>& key, Tensor& y) {
@@ -267,8 +267,8 @@ struct Functions : ComposedOps<Self> {
   static constexpr bool own_products = !std::is_same_v<S, double>;
   /// What each operation goes through: the kernels of the level that this machine has.
   static decltype(auto) run(auto&& f) { return cpu::run<P, at_most>(f); }
-  /// The same for what splits no floats, and is the same code with AMX as without, in float32.
-  static decltype(auto) run_unsplit(auto&& f) { return cpu::run<P, std::is_same_v<P, float> ? std::min(at_most, Level::avx512) : at_most>(f); }
+  /// The same for what takes no digits, and is the same code with AMX as without, in float32.
+  static decltype(auto) run_without_digits(auto&& f) { return cpu::run<P, std::is_same_v<P, float> ? std::min(at_most, Level::avx512) : at_most>(f); }
 
   /// c (+)= op(a) op(b) + bias, the products of F
   template <Operand A, Operand B, class F = P>

@@ -6,7 +6,7 @@
 //
 // The hidden values, four times as many as any others, stay in the cache. Rows are taken in blocks. Of a block the columns of one panel of the
 // weight are made a few rows at a time, a strip, of which GELU is taken at once, and written as the products behind it read it (product.hpp):
-// rows of factors as A, a panel of factors as B. Only h goes to memory, for backward, and comes from there again. (Floats in parts go another way:
+// rows of factors as A, a panel of factors as B. Only h goes to memory, for backward, and comes from there again. (Floats as digits go another way:
 // digit_feed_forward.hpp.)
 //
 // Every sum is taken in the order of ComposedOps, which has one operation after the other: the results have the same bits. But where the matrix

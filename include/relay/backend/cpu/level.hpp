@@ -12,20 +12,20 @@
 namespace relay::cpu {
 
 /// Each has what those before it have. base: any machine; avx2: with FMA and BMI2; avx512: F, BW, CD, DQ and VL; avx512_bf16:
-/// products of bf16 besides; amx_bf16: these by a matrix unit, and those of floats in parts.
+/// products of bf16 besides; amx_bf16: these by a matrix unit, and those of floats as digits.
 enum class Level { base, avx2, avx512, avx512_bf16, amx_bf16 };
 inline constexpr Level highest = Level::amx_bf16;
 
 namespace detail {
 
-/// Whether the CPU has AMX for bf16 and the operating system lets this process use it, for which Linux wants to be asked. (It refuses where a thread
+/// Whether the CPU has AMX for bf16 and int8 and the operating system lets this process use it, for which Linux wants to be asked. (It refuses where a thread
 /// has a stack for signals too small for the unit's 8 KB, and afterwards refuses such stacks: so it is asked only when an operation of Cpu<float> or
 /// Cpu<bf16> first runs, and by a plan of memory.)
 inline bool may_use_amx() {
 #if defined(__x86_64__) && defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned bf16_and_tiles = 1u << 22 | 1u << 24;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16_and_tiles) != bf16_and_tiles) return false;
+  constexpr unsigned bf16_tiles_int8 = 1u << 22 | 1u << 24 | 1u << 25;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16_tiles_int8) != bf16_tiles_int8) return false;
   constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA: Linux 5.16
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
