@@ -132,16 +132,11 @@ inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, 
           const int turns = (s + 1 < count ? digit_turns(strip, wide, inputs) : 0) + (s > 0 ? digit_turns(strip, outputs, wide) : 0);
           const ActivateStrip work(rows_of(s), wide, strips[s % 2], kept, layout, first + s * strip, j0, activated[s % 2]);
           Pieces activation(work.pieces(), turns, work);
-          auto packing = packing_x(s + 2, turns);
-          const auto step = [&] {
-            activation.step();
-            if (j0 == 0) packing.step();
-          };
-          Steps both(step);
-          if (s + 1 < count) make_hidden(s + 1, Meanwhile(both));
-          if (s > 0) multiply(s - 1, Meanwhile(both));
-          activation.finish();
-          if (j0 == 0) packing.finish();
+          auto packing = packing_x(j0 == 0 ? s + 2 : count, turns);  // nothing, if it is there
+          Together vectors(activation, packing);
+          if (s + 1 < count) make_hidden(s + 1, Meanwhile(vectors));
+          if (s > 0) multiply(s - 1, Meanwhile(vectors));
+          vectors.finish();
         }
         multiply(count - 1, Meanwhile());
       }

@@ -33,13 +33,18 @@ class Pieces {
   F piece_;
 };
 
-/// Work of whatever kind in each turn.
-template <class F>
-struct Steps {
-  F step;
+/// Works, of each of which a turn is due in each turn.
+template <class First, class Second>
+class Together {
+ public:
+  Together(First& first, Second& second) : first_(first), second_(second) {}
+  void step() { first_.step(), second_.step(); }
+  void finish() { first_.finish(), second_.finish(); }
+
+ private:
+  First& first_;
+  Second& second_;
 };
-template <class F>
-Steps(F) -> Steps<F>;
 
 /// What a product by the matrix unit calls in each turn. (A pointer, so that products are not compiled again for every work.)
 class Meanwhile {
