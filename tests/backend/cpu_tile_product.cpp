@@ -261,6 +261,20 @@ TEST_CASE("and always to so many bits of its largest numbers" * here) {
   }
 }
 
+TEST_CASE("digits are the same whatever the size of a row" * here) {
+  Random random(Key(11));
+  const int m = 35, n = 20, k = 300;
+  const auto a = drawn(m * k, random), b = drawn(n * k, random);
+  auto expected = product_of<Digits>(m, n, k, a, b);
+  for (float& x : expected) x *= 32;
+  const auto scaled = [](std::vector<float> v, float by) {
+    for (float& x : v) x *= by;
+    return v;
+  };
+  CHECK(product_of<Digits>(m, n, k, scaled(a, 0x1p95f), scaled(b, 0x1p-90f)) == expected);
+  CHECK(product_of<Digits>(m, n, k, scaled(a, 0x1p-90f), scaled(b, 0x1p95f)) == expected);
+}
+
 TEST_CASE("what is not a number, or infinite, spoils its own rows and columns alone" * here) {
   Random random(Key(8));
   const int m = 5, n = 20, k = 40;

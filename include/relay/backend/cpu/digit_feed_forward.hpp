@@ -109,7 +109,7 @@ inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, 
     Digits* const activated[] = {own + x_room, own + x_room + activated_room};
     alignas(64) float strips[2][strip * chunk];  // of hidden values, of which one is made while the other is activated
     for (int first = edge(i); first < edge(i + 1); first += block) {
-      const int rows = std::min(block, edge(i + 1) - first), count = (rows + strip - 1) / strip;
+      const int rows = std::min(block, edge(i + 1) - first), count = digit_strips(rows);
       const auto rows_of = [&](int s) { return std::clamp(rows - s * strip, 0, strip); };
       const DigitRows<transposed> x_rows(own, {x.row(first), inputs}, inputs);
       const auto packing_x = [&](int s, int turns) {

@@ -13,7 +13,7 @@ constexpr int digit_depth(int k) { return (k + digit_steps - 1) / digit_steps; }
 constexpr int digit_tiles(int columns) { return (columns + digit_lines - 1) / digit_lines; }
 constexpr int digit_strips(int rows) { return (rows + digit_strip - 1) / digit_strip; }
 
-/// Steps of k that have one scale: at most these, and of a plain B that has several blocks fewer, with which backward goes through chunks of hidden values.
+/// Steps of k that have one scale, a block. If a plain B has several, they are smaller: backward goes through hidden values in chunks of that size.
 inline constexpr int digit_block = 256;
 constexpr int plain_digit_block(int k) { return k > digit_block ? 128 : digit_block; }
 

@@ -29,8 +29,8 @@ inline constexpr int digit_step_of_stores = 5;  // behind which the largest sums
 
 /// Turns of the unit in a product: three tiles by tiles.
 constexpr int digit_turns(int rows, int n, int k) {
-  const int tiles = digit_tiles(n), strips = (rows + digit_strip - 1) / digit_strip;
-  return strips * (rows > 16 ? tiles : (tiles + 1) / 2) * digit_depth(k) * 4;
+  const int tiles = digit_tiles(n);
+  return digit_strips(rows) * (rows > 16 ? tiles : (tiles + 1) / 2) * digit_depth(k) * 4;
 }
 
 /// Products of strips, one after another. The matrix unit is ready (MatrixUnit).
@@ -92,8 +92,12 @@ class DigitProduct {
   };
   [[gnu::always_inline]] static Vector<float> number(const std::int32_t* from, float row_scale) {
     const auto of_place = [&](int p) { return __builtin_convertvector(load(from + p * ints), Vector<float>); };
-    constexpr float next = 1.0f / 256;
-    return (of_place(0) + (of_place(1) + of_place(2) * next) * next) * row_scale;
+    const Vector<float> next = broadcast(1.0f / 256);
+    return multiply_add(multiply_add(of_place(2), next, of_place(1)), next, of_place(0)) * row_scale;
+  }
+  /// a b + c, rounded once, wherever it stands: a number has the same bits at the edge of a tile and within.
+  [[gnu::always_inline]] static Vector<float> multiply_add(const Vector<float>& a, const Vector<float>& b, const Vector<float>& c) {
+    return __builtin_bit_cast(Vector<float>, _mm512_fmadd_ps(__builtin_bit_cast(__m512, a), __builtin_bit_cast(__m512, b), __builtin_bit_cast(__m512, c)));
   }
   /// From a row's sums to the next row's.
   [[gnu::always_inline]] static int next_row(int row) { return row % 16 == 15 ? 16 + (digit_places - 1) * ints : 16; }
@@ -104,7 +108,7 @@ class DigitProduct {
     for (int r = 0; r < sums.rows; from += next_row(r), ++r) {
       float* const c = sums.c + r * sums.stride;
       const Vector<float> start = sums.add ? load_first(c, sums.columns) + sums.start : sums.start;
-      store_first(c, number(from, sums.row_scale[r]) * sums.column_scales + start, sums.columns);
+      store_first(c, multiply_add(number(from, sums.row_scale[r]), sums.column_scales, start), sums.columns);
     }
   }
 
@@ -131,7 +135,7 @@ class DigitProduct {
     int row = 0;
     const auto add_to_c = [&](int rows_now) __attribute__((always_inline)) {
       for (; rows_now > 0 && row < rows; --rows_now) {
-        store(to, number(from, *row_scale) * column_scales + (add ? load(to) : start));
+        store(to, multiply_add(number(from, *row_scale), column_scales, add ? load(to) : start));
         from += next_row(row);
         to += stride;
         __builtin_prefetch(next, 1, 2);
@@ -177,9 +181,9 @@ template <Operand A, Operand B>
 struct DigitScratch {
   long panel, a, inverses;
   /// `columns`: the most that a part has.
-  DigitScratch(int m, int /*n*/, int k, int columns, int /*b_stride*/, bool packed) {
+  DigitScratch(int m, int n, int k, int columns, int /*b_stride*/, bool packed) {
     const int at_once = steps(k);
-    panel = packed ? 0 : digit_packed_lines(columns, at_once);
+    panel = packed ? 0 : digit_packed_lines(std::min(columns, n), at_once);
     a = 2 * digit_strip_lines(at_once, block(at_once));
     inverses = A == Operand::transposed ? ColumnInverses::lines(m) : 0;
   }

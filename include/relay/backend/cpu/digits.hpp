@@ -3,13 +3,16 @@
 //   x = scale q      q = d0 256^2 + d1 256 + d2, each digit from -128 to 127
 //   x y = scale scale' (256^4 d0 d0' + 256^3 (d0 d1' + d1 d0') + 256^2 (d0 d2' + d1 d1' + d2 d0') + what is left out)
 //
-// A row of A and a column of B have a scale for each block of k: its largest number has q = 8355000. So every number of it is off by less than 3 2^-24 of the
-// largest, a product of two rows by less than 8 k 2^-24 of the product of their largest numbers (and by far less as a rule: errors have either sign), and sums
-// of digits are exact. Where the numbers of a row are of similar size, as activations and gradients are, that is one and a half times (k >= 256) to
-// two and a quarter times (k = 32) what summing up in float32 loses; where one is far larger than all others, those have fewer bits than floats have, as with any method that is exact in norm and not element by element. What is
-// not a number or infinite makes its whole row, or column, not a number; rows whose largest number is below 2^-103 lose bits. Source: Ozaki, Ogita, Oishi &
-// Rump, Error-free transformations of matrix multiplication, 2012; for digits of 8 bits: Ootomo, Ozaki & Yokota, DGEMM on integer matrix multiplication unit,
-// 2024 (arXiv 2306.11975).
+// A row of A and a column of B have a scale for each block of k, 256 steps or 128: its largest number has q = 8355000. So every number of it is off by less
+// than 3 2^-24 of the largest, and a product by less than k (8 2^-24) of the product of the two largest numbers, and what float32 rounds in the end (by far less
+// as a rule: errors have either sign). Sums of digits are exact. These are errors of float32's order in norm, not element by element: a number that is 2^n times
+// smaller than the largest of its row has n bits less than a float, and what floats have exactly, 3 times 5, is off by a last bit (powers of two as
+// scales would keep that, and cost nearly a bit of all the rest). With normal numbers, errors are 1.5 (k >= 256) to 2.3 times (k = 32) those of summing up
+// products of floats; whole gradients of models have errors like those of floats (tests/backend/cpu_gradients.cpp). What is not a number or infinite makes its
+// whole row, or column, not a number; rows whose largest number is below 2^-103 lose bits, above 2^112 sums may become infinite.
+//
+// Source: Ozaki, Ogita, Oishi & Rump, Error-free transformations of matrix multiplication, 2012; for digits of 8 bits: Ootomo, Ozaki & Yokota, DGEMM on
+// integer matrix multiplication unit, 2024 (arXiv 2306.11975).
 //
 // A line is 64 digits of one place, of 64 steps of k. Within a line, byte 4 i + s is that of step 16 s + i: what four vectors side by side, or four rows one
 // below the other, give without exchanging anything between lanes; it does not matter in which order A and B have their steps, if it is the same.

@@ -1,6 +1,6 @@
 // What products multiply: float or double as they are, or pairs of bf16, neighbours along k, whose two products are added to
 // a float at once: the instruction vdpbf16ps, of AVX512_BF16, or those of AMX, which take 16 pairs at a time (tile_product.hpp). Where both
-// are missing, bf16 is float. AMX multiplies floats, too, as digits (digits.hpp), which for many rows is several times as fast as vectors of floats are.
+// are missing, bf16 is float. AMX multiplies floats, too, as digits (digits.hpp), which for many rows is more than twice as fast as vectors of floats are.
 #ifndef RELAY_CPU_LEVEL
 #include <relay/backend/cpu/kernels.hpp>
 #else
