@@ -108,11 +108,6 @@ TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
     const auto kept = h;
     B::feed_forward(x, up, down, true, room, activated, y);
     CHECK(same_bits(y, y1));
-    Tensor<float> few_y, few_y1;
-    const auto few = drawn<B>(rows, inputs, 3, B::for_few_rows({&memory}));
-    B::feed_forward(few, up, down, true, room, activated, few_y);
-    OneByOne::feed_forward(few, up, down, true, room, activated, few_y1);
-    CHECK(same_bits(few_y, few_y1));
     for (const int count : {2, 3, 5}) {
       Threads threads(count);
       const auto shared = drawn<B>(rows, inputs, 3, {&memory, &threads});

@@ -59,8 +59,8 @@ void check(auto&& make, auto&& objective_of) {
       std::size_t weights = 0;
       for_each_parameter([&](const auto& t) { weights += t.rows() > 1 ? static_cast<std::size_t>(t.size()) * sizeof(float) : 0; }, model);
       const bool digits = config.width >= 96 && cpu::machine_level() == cpu::Level::amx_bf16;
-      CHECK(plan.laid_out >= 2 * weights);
-      CHECK(static_cast<double>(plan.laid_out) <= (digits ? 3.3 : 2.6) * static_cast<double>(weights));  // what size classes round up
+      CHECK(plan.laid_out >= (digits ? 3 * weights / 2 : 2 * weights));
+      CHECK(static_cast<double>(plan.laid_out) <= (digits ? 2.3 : 2.6) * static_cast<double>(weights));  // what size classes round up
       CHECK(plan.total() == plan.laid_out + plan.activations + (3 + static_cast<std::size_t>(lanes)) * parameters);
 
       auto trained = make(static_cast<Real*>(nullptr), Real::Device{});

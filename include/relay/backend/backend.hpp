@@ -133,7 +133,6 @@ concept ComputeBackend =
       // causally, to all that is there. How a cache holds them is the backend's own matter.
       B::attention_cached(qkv, rows, slots, starts, count, keys, values, out);
       // How many sequences it is best to continue at once, each with so many elements of keys and values in all caches together.
-      { B::for_few_rows(qkv.device()) } -> std::same_as<typename B::Device>;
       { B::sequences_at_once(elements, qkv.device()) } -> std::same_as<int>;
       B::make_cache(count, positions, count, heads.count, qkv.device(), keys, values);  // of so many slots, positions, width and heads
     } &&

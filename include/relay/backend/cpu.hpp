@@ -4,7 +4,7 @@
 // A backend is a tensor type and the plain functions below on it; nothing else in the library knows a host pointer. A function
 // runs on the calling thread, or shares its rows among the threads of its tensors' device, if that has any (training needs none:
 // its lanes are parallel, where it costs nothing, train/trainer.hpp). Where the CPU has AMX, Cpu<float> has it multiply the operands of large products as
-// digits, which is faster, with errors of float32's order in norm (cpu/digits.hpp); generation does not. Cpu<bf16> differs in
+// digits, which is faster, with errors of float32's order in norm (cpu/digits.hpp). Cpu<bf16> differs in
 // the products of linear layers, but heads, and in those of attention: their operands are rounded to bf16 and summed up in float32. GELU and
 // the probabilities of attention, which are rounded for products, are made no more exact than that asks for. All other tensors are float32, and
 // everything is where the CPU has neither AVX512_BF16 nor AMX.
@@ -175,10 +175,6 @@ struct Functions : ComposedOps<Self> {
     const long share = cpu::cache_of_a_core(), threads = device.threads ? device.threads->count() : 1, bytes = std::max(1L, elements * long{sizeof(P)});
     const long least = threads == 1 ? few : cpu::rows_of_a_part * threads;
     return static_cast<int>(std::clamp(threads * share / bytes, least, std::max(least, most)));
-  }
-  static Device for_few_rows(Device device) {
-    device.few_rows = true;
-    return device;
   }
   static void dropout(const Tensor& x, double rate, Key key, Tensor& y) {
     const Tensor* const base = nullptr;

@@ -239,9 +239,6 @@ struct ComposedOps {
   static void repeat(Repeated&, int /*size*/, int /*times*/, const auto& /*device*/, auto&& f) { f(); }
   static int repeated_size(int size) { return size; }
 
-  /// The device for tensors that weights multiply a few rows at a time, forward alone, as in generation.
-  static auto for_few_rows(const auto& device) { return device; }
-
   // A guess, for devices with many cores: nothing has been measured on one.
   static int rows_at_once(int /*width*/, const auto& /*device*/) { return 1 << 14; }
   static int sequences_at_once(long /*elements*/, const auto& /*device*/) { return 64; }

@@ -211,7 +211,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     if (weight.rows() <= 1) return;
     if (!takes_digits(weight.rows(), weight.cols())) return weight.lay_out(keeping.laid_out * static_cast<std::size_t>(weight.size()));
     const long lines = cpu::digit_packed_lines(weight.rows(), weight.cols()) + cpu::digit_packed_lines(weight.cols(), weight.rows());
-    weight.lay_out(static_cast<std::size_t>(floats(lines) + weight.size()) * sizeof(float));
+    weight.lay_out(static_cast<std::size_t>(floats(lines)) * sizeof(float));
   }
 
   // What a loop keeps of all its iterations.

@@ -189,7 +189,7 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
   KvCache<B> cache(model, slots + (fills ? 1 : 0), most, device);
   const long tokens = std::accumulate(prompts.begin(), prompts.end(), static_cast<long>(prompts.size()) * config.new_tokens,
                                       [](long sum, const auto& prompt) { return sum + static_cast<long>(prompt.size()); });
-  Extension<B> prefill(B::for_few_rows(device));
+  Extension<B> prefill(device);
   typename B::Memory memory;
   std::optional<Extension<B>> own;
   if constexpr (fills) own.emplace(typename B::Device{&memory, device.threads});

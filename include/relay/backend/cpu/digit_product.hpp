@@ -33,6 +33,17 @@ constexpr int digit_turns(int rows, int n, int k) {
   return digit_strips(rows) * (rows > 16 ? tiles : (tiles + 1) / 2) * digit_depth(k) * 4;
 }
 
+/// a b + c, rounded once, wherever it stands: a number has the same bits at the edge of a tile and within.
+[[gnu::always_inline]] inline Vector<float> multiply_add(const Vector<float>& a, const Vector<float>& b, const Vector<float>& c) {
+  return __builtin_bit_cast(Vector<float>, _mm512_fmadd_ps(__builtin_bit_cast(__m512, a), __builtin_bit_cast(__m512, b), __builtin_bit_cast(__m512, c)));
+}
+/// What sums of products of digits, of each place, largest first, are in numbers, but for the columns' scales.
+[[gnu::always_inline]] inline Vector<float> number_of_sums(const Vector<std::int32_t> (&sums)[digit_places], float row_scale) {
+  const auto of_place = [&](int p) { return __builtin_convertvector(sums[p], Vector<float>); };
+  const Vector<float> next = broadcast(1.0f / 256);
+  return multiply_add(multiply_add(of_place(2), next, of_place(1)), next, of_place(0)) * row_scale;
+}
+
 /// Products of strips, one after another. The matrix unit is ready (MatrixUnit).
 class DigitProduct {
  public:
@@ -91,13 +102,8 @@ class DigitProduct {
     Vector<float> column_scales{}, start{};
   };
   [[gnu::always_inline]] static Vector<float> number(const std::int32_t* from, float row_scale) {
-    const auto of_place = [&](int p) { return __builtin_convertvector(load(from + p * ints), Vector<float>); };
-    const Vector<float> next = broadcast(1.0f / 256);
-    return multiply_add(multiply_add(of_place(2), next, of_place(1)), next, of_place(0)) * row_scale;
-  }
-  /// a b + c, rounded once, wherever it stands: a number has the same bits at the edge of a tile and within.
-  [[gnu::always_inline]] static Vector<float> multiply_add(const Vector<float>& a, const Vector<float>& b, const Vector<float>& c) {
-    return __builtin_bit_cast(Vector<float>, _mm512_fmadd_ps(__builtin_bit_cast(__m512, a), __builtin_bit_cast(__m512, b), __builtin_bit_cast(__m512, c)));
+    const Vector<std::int32_t> sums[] = {load(from), load(from + ints), load(from + 2 * ints)};
+    return number_of_sums(sums, row_scale);
   }
   /// From a row's sums to the next row's.
   [[gnu::always_inline]] static int next_row(int row) { return row % 16 == 15 ? 16 + (digit_places - 1) * ints : 16; }

@@ -40,15 +40,17 @@ namespace detail {
 /// By what the sum of whole numbers' products, each operand's taken by 256^2, is multiplied to be of numbers again.
 [[gnu::always_inline]] inline Vector<float> digit_scale(const Vector<float>& inverse) { return 65536 / inverse; }
 
+using Bits [[gnu::vector_size(vector_bytes)]] = std::uint32_t;
+/// The bits of a where the mask has ones, those of b where it has zeros.
+[[gnu::always_inline]] inline Bits choose(std::uint32_t mask, const Bits& a, const Bits& b) { return (a & mask) | (b & ~mask); }
+
 /// The digits of four vectors: of each place, a line.
 [[gnu::always_inline]] inline void digits_of(const Vector<float> (&x)[4], const Vector<float>& inverse, Vector<std::int32_t> (&places)[digit_places]) {
-  using Bits [[gnu::vector_size(vector_bytes)]] = std::uint32_t;
   constexpr std::uint32_t middle = 0x808080, lower = 0xffff, even = 0x00ff00ff;
   Bits q[4];  // the digits, 128 added to each, in the three lower bytes
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i)
     q[i] = __builtin_bit_cast(Bits, _mm512_maskz_cvtps_epi32(0xffff, __builtin_bit_cast(__m512, Vector<float>(x[i] * inverse)))) + middle;
-  const auto choose = [](std::uint32_t mask, const Bits& a, const Bits& b) -> Bits { return (a & mask) | (b & ~mask); };
   const Bits outer[] = {choose(even, q[0], q[1] << 8), choose(even, q[2], q[3] << 8)};  // bytes 0 and 2 of two
   const Bits inner[] = {choose(even, q[0] >> 8, q[1]), choose(even, q[2] >> 8, q[3])};  // byte 1
   const Bits of_place[] = {choose(lower, outer[0] >> 16, outer[1]), choose(lower, inner[0], inner[1] << 16), choose(lower, outer[0], outer[1] << 16)};
@@ -62,7 +64,7 @@ namespace detail {
 
 /// The largest of all lanes, in all of them, as digit_inverse wants it.
 [[gnu::always_inline]] inline Vector<float> inverse_of_lanes(const Vector<std::int32_t>& largest) {
-  return digit_inverse(fold<std::int32_t>(largest, [](const auto& a, const auto& b) { return largest_of(a, b); }));
+  return digit_inverse(fold<std::int32_t>(largest, [](const auto& a, const auto& b) -> Vector<std::int32_t> { return a > b ? a : b; }));
 }
 [[gnu::always_inline]] inline Vector<float> inverse_of_row(const float* from, int count) {
   Vector<std::int32_t> largest{};

@@ -151,7 +151,7 @@ template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
   const bool alike = takes_digits<P>(up.rows(), up.cols()) == takes_digits<P>(down.rows(), down.cols());
-  const int fewest = threads > 1 && takes_digits<P>(up.rows(), up.cols()) && !x.device().few_rows ? detail::rows_of_a_thread<Factors<P>> : rows_of_a_part;
+  const int fewest = threads > 1 && takes_digits<P>(up.rows(), up.cols()) ? detail::rows_of_a_thread<Factors<P>> : rows_of_a_part;
   return alike && x.rows() >= fewest * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
@@ -159,7 +159,7 @@ bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& 
 /// Whether `feed_forward_backward` can do it, on one thread, with h as it was kept.
 template <class P, class S>
 bool has_feed_forward_backward(const Tensor<S>& dy, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down) {
-  const int kept = with_factors<P>(up.rows(), up.cols(), false, [&](auto factor) { return detail::HiddenLayout<decltype(factor)>(up.rows()).columns(); });
+  const int kept = with_factors<P>(up.rows(), up.cols(), [&](auto factor) { return detail::HiddenLayout<decltype(factor)>(up.rows()).columns(); });
   return !dy.device().threads && has_feed_forward<P>(dy, up, down, false) && h.cols() == kept;
 }
 
@@ -249,7 +249,7 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
 template <class P, class S>
 void feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& up_bias, const Tensor<S>& down, const Tensor<S>& down_bias, bool forward_only,
                   Tensor<S>& h, Tensor<S>& y) {
-  with_factors<P>(up.rows(), up.cols(), x.device().few_rows, [&](auto factor) {
+  with_factors<P>(up.rows(), up.cols(), [&](auto factor) {
     using F = decltype(factor);
 #ifdef RELAY_CPU_AMX
     if constexpr (is_digits<F>)
@@ -336,7 +336,7 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
 template <class P, class S>
 void feed_forward_backward(const Tensor<S>& x, const Tensor<S>& h, const Tensor<S>& up, const Tensor<S>& down, const Tensor<S>& dy, Tensor<S>& dx,
                            Tensor<S>& up_gradient, Tensor<S>& up_bias_gradient, Tensor<S>& down_gradient) {
-  with_factors<P>(up.rows(), up.cols(), false, [&](auto factor) {
+  with_factors<P>(up.rows(), up.cols(), [&](auto factor) {
     using F = decltype(factor);
 #ifdef RELAY_CPU_AMX
     if constexpr (is_digits<F>)

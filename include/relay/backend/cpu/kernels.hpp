@@ -17,6 +17,8 @@
 
 #include <relay/backend/cpu/digit_product.hpp>
 
+#include <relay/backend/cpu/digit_row.hpp>
+
 #include <relay/backend/cpu/tile_row.hpp>
 
 #include <relay/backend/cpu/product.hpp>

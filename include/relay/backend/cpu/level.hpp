@@ -18,14 +18,14 @@ inline constexpr Level highest = Level::amx_bf16;
 
 namespace detail {
 
-/// Whether the CPU has AMX for bf16 and int8 and the operating system lets this process use it, for which Linux wants to be asked. (It refuses where a thread
+/// Whether the CPU has AMX for bf16 and int8, with VNNI for vectors, and the operating system lets this process use it, for which Linux wants to be asked. (It refuses where a thread
 /// has a stack for signals too small for the unit's 8 KB, and afterwards refuses such stacks: so it is asked only when an operation of Cpu<float> or
 /// Cpu<bf16> first runs, and by a plan of memory.)
 inline bool may_use_amx() {
 #if defined(__x86_64__) && defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned bf16_tiles_int8 = 1u << 22 | 1u << 24 | 1u << 25;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16_tiles_int8) != bf16_tiles_int8) return false;
+  constexpr unsigned bf16_tiles_int8 = 1u << 22 | 1u << 24 | 1u << 25, vnni = 1u << 11;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16_tiles_int8) != bf16_tiles_int8 || (c & vnni) == 0) return false;
   constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA: Linux 5.16
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else

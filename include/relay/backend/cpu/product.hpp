@@ -313,6 +313,9 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
     if constexpr (std::is_same_v<F, Pair> && A == Operand::plain)
       if (m == 1 && packed && how == Store::assign)
         return detail::single_row_product(n, k, edge(panels, i) * width, std::min(n, edge(panels, i + 1) * width), a.data, packed, bias, c.data, own);
+    if constexpr (is_digits<F> && A == Operand::plain)
+      if (m == 1 && packed && how == Store::assign)
+        return detail::digit_row_product<B>(n, k, edge(panels, i) * width, std::min(n, edge(panels, i + 1) * width), a.data, packed, bias, c.data, own);
 #endif
     const MatrixUnit<F> unit(rows);
     if (by_rows) {
@@ -338,12 +341,11 @@ constexpr bool takes_digits(int outputs, int inputs) {
   return is_digits<Factors<P>> && std::min(outputs, inputs) >= 96;
 }
 
-/// f(factors) of those that products of P with a weight [outputs, inputs] multiply. Those of few rows (Device) wait for the weight, and multiply floats as
-/// they are, which vectors can do with as they come.
+/// f(factors) of those that products of P with a weight [outputs, inputs] multiply.
 template <class P>
-decltype(auto) with_factors(int outputs, int inputs, bool few_rows, auto&& f) {
+decltype(auto) with_factors(int outputs, int inputs, auto&& f) {
   if constexpr (is_digits<Factors<P>>)
-    if (few_rows || !takes_digits<P>(outputs, inputs)) return f(float());
+    if (!takes_digits<P>(outputs, inputs)) return f(float());
   return f(Factors<P>());
 }
 
@@ -352,12 +354,10 @@ template <class P, class S>
 void lay_out(Tensor<S>& weight) {
   weight.lay_out(&form_of<Factors<P>>, [](const Tensor<S>& w, Layouts& to) {
     const ConstMatrix<S> elements{w.data(), w.cols()};
-    with_factors<P>(w.rows(), w.cols(), false, [&](auto factor) {
+    with_factors<P>(w.rows(), w.cols(), [&](auto factor) {
       using F = decltype(factor);
       pack<Operand::transposed>(w.rows(), w.cols(), elements, to.transposed.resize<F>(packed_size<F>(w.rows(), w.cols())));
       pack<Operand::plain>(w.cols(), w.rows(), elements, to.plain.resize<F>(packed_size<F>(w.cols(), w.rows())));
-      if constexpr (is_digits<F>)
-        pack<Operand::transposed>(w.rows(), w.cols(), elements, to.for_few_rows.resize<S>(packed_size<S>(w.rows(), w.cols())));
     });
   });
 }
@@ -372,9 +372,7 @@ const Layouts* layouts_of(const Tensor<S>& weight) {
 template <Operand B, class P, class F, class S>
 const F* packed_of(const Tensor<S>& weight) {
   const Layouts* const layouts = layouts_of<P>(weight);
-  const bool digits = takes_digits<P>(weight.rows(), weight.cols());
-  if (!layouts || (is_digits<F> && !digits)) return nullptr;  // (it may be what another weight's gradient is the product of)
-  if (digits && !is_digits<F>) return B == Operand::transposed ? layouts->for_few_rows.template as<F>() : nullptr;
+  if (!layouts || is_digits<F> != takes_digits<P>(weight.rows(), weight.cols())) return nullptr;  // (it may be what another weight's gradient is the product of)
   return B == Operand::transposed ? layouts->transposed.template as<F>() : layouts->plain.template as<F>();
 }
 
@@ -383,7 +381,7 @@ const F* packed_of(const Tensor<S>& weight) {
 template <Operand A, Operand B, class P, class S>
 void product(const Tensor<S>& a, const Tensor<S>& b, const S* bias, Tensor<S>& c, Store how) {
   const Tensor<S>& weight = A == Operand::transposed ? c : b;  // or its gradient
-  with_factors<P>(weight.rows(), weight.cols(), a.device().few_rows, [&](auto factor) {
+  with_factors<P>(weight.rows(), weight.cols(), [&](auto factor) {
     using F = decltype(factor);
     product<A, B, F>(c.rows(), c.cols(), A == Operand::plain ? a.cols() : a.rows(), {a.data(), a.cols()}, {b.data(), b.cols()}, packed_of<B, P, F>(b), bias,
                      {c.data(), c.cols()}, how, a.device());

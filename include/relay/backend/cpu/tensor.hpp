@@ -25,12 +25,10 @@ struct System {
 using Memory = BlockPool<System>;
 
 /// Where tensors live: on the CPU, which pool they use (none: the system's memory), which threads may share the work of one
-/// operation on them (none: the calling one does it alone). Both must outlive the tensors. `few_rows`: what is multiplied by weights has
-/// few rows, as in generation, so that reading the weights is what takes the time (product.hpp).
+/// operation on them (none: the calling one does it alone). Both must outlive the tensors.
 struct Device {
   Memory* memory = nullptr;
   Threads* threads = nullptr;
-  bool few_rows = false;
 };
 
 /// Fewer rows are not worth a thread's while.
@@ -70,11 +68,10 @@ class Bytes {
   std::vector<Line> lines_;
 };
 
-/// A matrix a second and a third time, laid out as products read it (product.hpp): as weight^T and as weight; and as weight^T for products of few
-/// rows, where those multiply something else.
+/// A matrix a second and a third time, laid out as products read it (product.hpp): as weight^T and as weight.
 struct Layouts {
   const void* form = nullptr;  // which products: those of other factors, or of another level of the instruction set, cannot read it
-  Bytes transposed, plain, for_few_rows;
+  Bytes transposed, plain;
 };
 
 /// A row-major matrix [rows, cols]. Copies are deep. New elements are not initialised.
@@ -87,8 +84,8 @@ class Tensor {
   using Scalar = S;
 
   Tensor() = default;
-  Tensor(int rows, int cols, Device device = {}) : buffer_(device.memory), threads_(device.threads), few_rows_(device.few_rows) { resize(rows, cols); }
-  Tensor(const Tensor& other) : buffer_(other.buffer_.pool()), threads_(other.threads_), few_rows_(other.few_rows_) {
+  Tensor(int rows, int cols, Device device = {}) : buffer_(device.memory), threads_(device.threads) { resize(rows, cols); }
+  Tensor(const Tensor& other) : buffer_(other.buffer_.pool()), threads_(other.threads_) {
     resize(other.rows_, other.cols_);
     if (size() > 0) std::memcpy(data(), other.data(), static_cast<std::size_t>(size()) * sizeof(S));
   }
@@ -101,7 +98,7 @@ class Tensor {
   int rows() const { return rows_; }
   int cols() const { return cols_; }
   long size() const { return static_cast<long>(rows_) * cols_; }
-  Device device() const { return {buffer_.pool(), threads_, few_rows_}; }
+  Device device() const { return {buffer_.pool(), threads_}; }
   S* data() {
     laid_out_ = false;
     return static_cast<S*>(buffer_.data());
@@ -123,7 +120,6 @@ class Tensor {
   void resize(int rows, int cols, Device device) {
     if (buffer_.pool() != device.memory) buffer_.move_to(device.memory);
     threads_ = device.threads;
-    few_rows_ = device.few_rows;
     resize(rows, cols);
   }
 
@@ -145,7 +141,6 @@ class Tensor {
   void swap(Tensor& other) noexcept {
     buffer_.swap(other.buffer_);
     std::swap(threads_, other.threads_);
-    std::swap(few_rows_, other.few_rows_);
     std::swap(rows_, other.rows_);
     std::swap(cols_, other.cols_);
     std::swap(layouts_, other.layouts_);
@@ -154,7 +149,6 @@ class Tensor {
 
   Buffer<System> buffer_;
   Threads* threads_ = nullptr;
-  bool few_rows_ = false;
   int rows_ = 0, cols_ = 0;
   std::unique_ptr<Layouts> layouts_;
   bool laid_out_ = false;
