@@ -1,4 +1,4 @@
-// backend/cpu/tile_product.hpp and tile_row.hpp: products by whatever is fastest at a level, for every number of rows, of bf16 and of floats as digits,
+// backend/cpu/tile_product.hpp, tile_row.hpp, digits.hpp and digit_row.hpp: products by whatever is fastest at a level, for every number of rows, of bf16 and of floats as digits,
 // and the matrix unit's state.
 #ifndef RELAY_CPU_LEVEL
 
@@ -285,6 +285,20 @@ TEST_CASE("what is not a number, or infinite, spoils its own rows and columns al
     bad_a[2 * k + 7] = bad_b[3 * k + 9] = bad;
     const auto row = product_of<Digits>(m, n, k, bad_a, b), column = product_of<Digits>(m, n, k, a, bad_b);
     const bool finite = std::isfinite(bad);
+    std::vector<Digits> packed(static_cast<std::size_t>(packed_size<Digits>(n, k)));
+    pack<Operand::transposed, Digits>(n, k, {bad_b.data(), k}, packed.data());
+    for (int i = 0; i < m; ++i) {  // a single row goes another way
+      std::vector<float> alone(static_cast<std::size_t>(n));
+      product<Operand::plain, Operand::transposed, Digits>(1, n, k, {bad_a.data() + i * k, k}, {bad_b.data(), k}, packed.data(), nullptr, {alone.data(), n},
+                                                           Store::assign, Device{});
+      for (int j = 0; j < n; ++j) {
+        const float x = alone[static_cast<std::size_t>(j)], expected = before[static_cast<std::size_t>(i * n + j)];
+        if (i != 2 && j != 3)
+          CHECK(x == expected);
+        else if (!finite)
+          CHECK(std::isnan(x));
+      }
+    }
     for (int i = 0; i < m * n; ++i) {
       const auto at = static_cast<std::size_t>(i);
       CHECK((i / n == 2 ? finite != std::isnan(row[at]) : row[at] == before[at]));

@@ -12,14 +12,14 @@
 namespace relay::cpu {
 
 /// Each has what those before it have. base: any machine; avx2: with FMA and BMI2; avx512: F, BW, CD, DQ and VL; avx512_bf16:
-/// products of bf16 besides; amx_bf16: these by a matrix unit, and those of floats as digits.
+/// products of bf16 besides; amx_bf16: these by a matrix unit, and those of floats as digits, which take AMX for int8 and VNNI as well.
 enum class Level { base, avx2, avx512, avx512_bf16, amx_bf16 };
 inline constexpr Level highest = Level::amx_bf16;
 
 namespace detail {
 
-/// Whether the CPU has AMX for bf16 and int8, with VNNI for vectors, and the operating system lets this process use it, for which Linux wants to be asked. (It refuses where a thread
-/// has a stack for signals too small for the unit's 8 KB, and afterwards refuses such stacks: so it is asked only when an operation of Cpu<float> or
+/// Whether the CPU has AMX for bf16 and int8, with VNNI for vectors, and the operating system lets this process use it, for which Linux wants
+/// to be asked. (It refuses where a thread has a stack for signals too small for the unit's 8 KB, and afterwards refuses such stacks: so it is asked only when an operation of Cpu<float> or
 /// Cpu<bf16> first runs, and by a plan of memory.)
 inline bool may_use_amx() {
 #if defined(__x86_64__) && defined(__linux__)

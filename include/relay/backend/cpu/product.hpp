@@ -4,7 +4,8 @@
 //
 // B is cut into panels of a tile's width and of a depth that fits the L1 cache, each copied together once (transposed, if need
 // be, and padded to whole vectors) and then read by every row of A: a weight, which many products read, may be laid out so
-// beforehand. A is read where it lies, or, transposed or rounded to bf16, copied. (Floats by the matrix unit: digit_product.hpp.) Goto & van de Geijn 2008 is the source of
+// beforehand. A is read where it lies, or, transposed or rounded to bf16, copied. (Floats by the matrix unit: digit_product.hpp;
+// a single row of them: digit_row.hpp.) Goto & van de Geijn 2008 is the source of
 // the scheme. As in small_product.hpp, an element is summed over k in an order that depends on k alone: a row of C has the same
 // bits whatever other rows there are.
 #ifndef RELAY_CPU_LEVEL
