@@ -1,5 +1,5 @@
-// backend/cpu/tile_product.hpp, tile_row.hpp, digits.hpp and digit_row.hpp: products by whatever is fastest at a level, for every number of rows, of bf16 and of floats as digits,
-// and the matrix unit's state.
+// backend/cpu/tile_product.hpp, tile_row.hpp, digits.hpp and digit_row.hpp: products by whatever is fastest at a level, for every number of rows,
+// of bf16 and of floats as digits, and the matrix unit's state.
 #ifndef RELAY_CPU_LEVEL
 
 #include <cmath>

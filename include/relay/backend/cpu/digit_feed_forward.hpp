@@ -25,7 +25,8 @@ class DigitRows {
   PackStripRows packing(int r) const { return {{a_.row(r), a_.stride}, k_, block_, strip(r, 0)}; }
 
   /// C [rows, wide] = A B + bias, of the strip that begins with row r, and columns j .. of a B [k, n] that is laid out. `bias` may be null.
-  void multiply(DigitProduct& product, int rows, int r, const Digits* packed, int n, int j, int wide, float* c, const float* bias, const Meanwhile& meanwhile) const {
+  void multiply(DigitProduct& product, int rows, int r, const Digits* packed, int n, int j, int wide, float* c, const float* bias,
+                const Meanwhile& meanwhile) const {
     for (int k0 = 0; k0 < k_; k0 += block_)
       product(rows, wide, strip(r, k0), DigitPanel::of(packed + digit_panel_lines(n, k0, block_), n, std::min(block_, k_ - k0), j), {c, wide},
               k0 == 0 ? Store::assign : Store::add, k0 == 0 ? bias : nullptr, meanwhile);
@@ -244,7 +245,8 @@ inline void digit_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
   const HiddenLayout<Digits> layout(hidden);
   const auto strips_of = [&](int columns) { return digit_strips(columns) * digit_strip_lines(block); };
   const long floats = static_cast<long>(block) * chunk * static_cast<long>(sizeof(float)) / static_cast<long>(sizeof(Digits));
-  const long rows_room = digit_strips(block) * digit_strip_lines(outputs, plain_digit_block(outputs)), x_room = digit_panel_lines(inputs, block), activated_room = digit_panel_lines(chunk, block);
+  const long rows_room = digit_strips(block) * digit_strip_lines(outputs, plain_digit_block(outputs)), x_room = digit_panel_lines(inputs, block);
+  const long activated_room = digit_panel_lines(chunk, block);
   const long dh_rows_room = digit_strips(block) * digit_strip_lines(chunk), inverses_room = ColumnInverses::lines(std::max(outputs, chunk));
   Scratch<Digits> memory(digit_backward_lines(dy.rows(), inputs, hidden, outputs), dy.device());
   Digits *const dy_rows = memory.take(rows_room), *const dy_strips = memory.take(strips_of(outputs)), *const x_panels = memory.take(x_room);
@@ -275,8 +277,9 @@ inline void digit_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
     const auto wide_of = [&](int j0) { return std::min(chunk, hidden - j0); };
     const auto chunk_of = [&](int j0, int at) {
       const int wide = wide_of(j0);
-      return HiddenChunk{rows,  wide,      first,   j0,        h.data(),        layout, dh[at], activated, ColumnInverses(inverses[0], wide), ColumnInverses(inverses[1], wide),
-                         up_bias_gradient.data() + j0, dh_rows, dh_strips, activated_panels};
+      const ColumnInverses of_dh(inverses[0], wide), of_activated(inverses[1], wide);
+      float* const bias = up_bias_gradient.data() + j0;
+      return HiddenChunk{rows, wide, first, j0, h.data(), layout, dh[at], activated, of_dh, of_activated, bias, dh_rows, dh_strips, activated_panels};
     };
     const auto to_hidden = [&](int j0, int at, const Meanwhile& meanwhile) {
       const int wide = wide_of(j0);

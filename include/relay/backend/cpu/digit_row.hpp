@@ -11,7 +11,8 @@ namespace relay::cpu::RELAY_CPU_LEVEL {
 
 namespace detail {
 
-/// sum += the products of each lane's four bytes of b, unsigned, and the four of a, signed and the same for all lanes. (Assembly: compilers need not know the instruction.)
+/// sum += the products of each lane's four bytes of b, unsigned, and the four of a, signed and the same for all lanes. (Assembly: compilers need not know
+/// the instruction.)
 [[gnu::always_inline]] inline void add_dot_product(Vector<std::int32_t>& sum, const Vector<std::int32_t>& b, const std::int32_t& a) {
   asm("{vpdpbusd\t%2%{1to16%}, %1, %0|vpdpbusd\t%0, %1, %2%{1to16%}}" : "+v"(sum) : "v"(b), "m"(a));
 }

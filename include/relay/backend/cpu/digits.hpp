@@ -3,7 +3,7 @@
 //   x = scale q      q = d0 256^2 + d1 256 + d2, each digit from -128 to 127
 //   x y = scale scale' (256^4 d0 d0' + 256^3 (d0 d1' + d1 d0') + 256^2 (d0 d2' + d1 d1' + d2 d0') + what is left out)
 //
-// A row of A and a column of B have a scale for each block of k, 256 steps or 128: its largest number has q = 8355000. So every number of it is off by less
+// A row of A and a column of B have a scale for each block of k, of 256 steps or 128 (digit_layout.hpp): its largest number has q = 8355000. So every number of it is off by less
 // than 3 2^-24 of the largest, and a product by less than k (8 2^-24) of the product of the two largest numbers, and what float32 rounds in the end (by far less
 // as a rule: errors have either sign). Sums of digits are exact. These are errors of float32's order in norm, not element by element: a number that is 2^n times
 // smaller than the largest of its row has n bits less than a float, and what floats have exactly, 3 times 5, is off by a last bit (powers of two as

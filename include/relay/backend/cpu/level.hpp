@@ -19,8 +19,8 @@ inline constexpr Level highest = Level::amx_bf16;
 namespace detail {
 
 /// Whether the CPU has AMX for bf16 and int8, with VNNI for vectors, and the operating system lets this process use it, for which Linux wants
-/// to be asked. (It refuses where a thread has a stack for signals too small for the unit's 8 KB, and afterwards refuses such stacks: so it is asked only when an operation of Cpu<float> or
-/// Cpu<bf16> first runs, and by a plan of memory.)
+/// to be asked. (It refuses where a thread has a stack for signals too small for the unit's 8 KB, and afterwards refuses such stacks: so it is
+/// asked only when an operation of Cpu<float> or Cpu<bf16> first runs, and by a plan of memory.)
 inline bool may_use_amx() {
 #if defined(__x86_64__) && defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
