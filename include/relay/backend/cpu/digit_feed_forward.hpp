@@ -87,64 +87,143 @@ class ActivateStrip {
   int row_ = 0, at_ = 0;
 };
 
+/// y = GELU(x Wu^T + bu) Wd^T + bd; the weights as they are laid out, transposed.
+class DigitFeedForward {
+ public:
+  DigitFeedForward(const Tensor<float>& x, const Digits* up_packed, const Tensor<float>& up, const Tensor<float>& up_bias, const Digits* down_packed,
+                   const Tensor<float>& down, const Tensor<float>& down_bias, float* kept, float* y)
+      : x_(x.data()),
+        up_packed_(up_packed),
+        down_packed_(down_packed),
+        up_bias_(up_bias.data()),
+        down_bias_(down_bias.data()),
+        inputs_(up.cols()),
+        hidden_(up.rows()),
+        outputs_(down.rows()),
+        layout_(hidden_),
+        kept_(kept),
+        y_(y) {}
+
+  /// Rows first .. last-1, chunk after chunk.
+  void of_rows(int first_row, int last_row, Digits* room) {
+    const MatrixUnit<Digits> unit(last_row - first_row);
+    Digits* const second = room + digit_forward_lines(last_row - first_row, inputs_, hidden_) - digit_strip_lines(std::min(hidden_, chunk));
+    Digits* const activated[] = {second - digit_strip_lines(std::min(hidden_, chunk)), second};
+    for (int first = first_row; first < last_row; first += block) {
+      const int rows = std::min(block, last_row - first), count = digit_strips(rows);
+      const DigitRows<transposed> x_rows(room, {x_ + static_cast<long>(first) * inputs_, inputs_}, inputs_);
+      const auto packing_x = [&](int s, int turns) {
+        const PackStripRows work = x_rows.packing(s * strip);
+        return Pieces(work.pieces(rows_of(s, rows)), turns, work);
+      };
+      for (int s = 0; s < 2; ++s) packing_x(s, 1).finish();
+      for (int j0 = 0; j0 < hidden_; j0 += chunk) {
+        const auto turns_of = [&](int s) {
+          return (s + 1 < count ? digit_turns(strip, wide_of(j0), inputs_) : 0) + (s > 0 ? digit_turns(strip, outputs_, wide_of(j0)) : 0);
+        };
+        make(x_rows, rows, 0, j0, 0, Meanwhile());
+        for (int s = 0; s < count; ++s) {
+          auto activation = activating(first, rows, s, j0, s, activated[s % 2], turns_of(s));
+          auto packing = packing_x(j0 == 0 ? s + 2 : count, turns_of(s));  // nothing, if it is there
+          Together vectors(activation, packing);
+          if (s + 1 < count) make(x_rows, rows, s + 1, j0, s + 1, Meanwhile(vectors));
+          if (s > 0) multiply(first, rows, s - 1, j0, 0, outputs_, activated[(s - 1) % 2], Meanwhile(vectors));
+          vectors.finish();
+        }
+        multiply(first, rows, count - 1, j0, 0, outputs_, activated[(count - 1) % 2], Meanwhile());
+      }
+    }
+  }
+
+  /// Of few rows, activated values of the chunks first .. last-1, for `make_outputs`. There is room for x as strips.
+  void make_hidden(int rows, int first_chunk, int last_chunk, Digits* room, Digits* activated) {
+    const MatrixUnit<Digits> unit(rows);
+    const int strips = digit_strips(rows), first = first_chunk * strips, last = last_chunk * strips;  // strips of chunks
+    if (first == last) return;
+    const DigitRows<transposed> x_rows(room, {x_, inputs_}, inputs_);
+    for (int r = 0; r < rows; r += strip) {
+      const PackStripRows work = x_rows.packing(r);
+      Pieces(work.pieces(std::min(strip, rows - r)), 1, work).finish();
+    }
+    const auto make_now = [&](int i, const Meanwhile& meanwhile) { make(x_rows, rows, i % strips, i / strips * chunk, i, meanwhile); };
+    make_now(first, Meanwhile());
+    for (int i = first; i < last; ++i) {
+      const int s = i % strips, j0 = i / strips * chunk;
+      const int turns = i + 1 < last ? digit_turns(rows_of((i + 1) % strips, rows), wide_of((i + 1) / strips * chunk), inputs_) : 0;
+      auto activation = activating(0, rows, s, j0, i, activated_at(activated, s, j0), turns);
+      if (i + 1 < last) make_now(i + 1, Meanwhile(activation));
+      activation.finish();
+    }
+  }
+  /// And then columns first .. last-1 of y; `first` is a multiple of 16.
+  void make_outputs(int rows, int first_column, int last_column, Digits* activated) {
+    const MatrixUnit<Digits> unit(rows);
+    for (int s = 0; s < digit_strips(rows); ++s)
+      for (int j0 = 0; j0 < hidden_; j0 += chunk) multiply(0, rows, s, j0, first_column, last_column, activated_at(activated, s, j0), Meanwhile());
+  }
+
+ private:
+  static constexpr Operand transposed = Operand::transposed;
+  static constexpr int strip = digit_strip, block = digit_forward_rows, chunk = digit_block;
+
+  static int rows_of(int s, int rows) { return std::clamp(rows - s * strip, 0, strip); }
+  int wide_of(int j0) const { return std::min(chunk, hidden_ - j0); }
+  Digits* activated_at(Digits* activated, int s, int j0) const { return activated + s * digit_strip_lines(hidden_) + digit_strip_lines(j0); }
+
+  /// Hidden values from the j0-th on of strip s; as the i-th, of which two are kept.
+  void make(const DigitRows<transposed>& x_rows, int rows, int s, int j0, int i, const Meanwhile& meanwhile) {
+    x_rows.multiply(product_, rows_of(s, rows), s * strip, up_packed_, hidden_, j0, wide_of(j0), strips_[i % 2], up_bias_ + j0, meanwhile);
+  }
+  Pieces<ActivateStrip> activating(int first, int rows, int s, int j0, int i, Digits* to, int turns) {
+    const ActivateStrip work(rows_of(s, rows), wide_of(j0), strips_[i % 2], kept_, layout_, first + s * strip, j0, to);
+    return {work.pieces(), turns, work};
+  }
+  /// What these hidden values add to columns of y.
+  void multiply(int first, int rows, int s, int j0, int first_column, int last_column, const Digits* activated, const Meanwhile& meanwhile) {
+    const Matrix<float> to{y_ + static_cast<long>(first + s * strip) * outputs_ + first_column, outputs_};
+    const DigitPanel panel = DigitPanel::of(down_packed_ + digit_panel_lines(outputs_, j0), outputs_, wide_of(j0), first_column);
+    product_(rows_of(s, rows), last_column - first_column, activated, panel, to, j0 == 0 ? Store::assign : Store::add,
+             j0 == 0 ? down_bias_ + first_column : nullptr, meanwhile);
+  }
+
+  const float* x_;
+  const Digits *up_packed_, *down_packed_;
+  const float *up_bias_, *down_bias_;
+  int inputs_, hidden_, outputs_;
+  HiddenLayout<Digits> layout_;
+  float *kept_, *y_;
+  DigitProduct product_;
+  alignas(64) float strips_[2][strip * chunk];  // of hidden values, of which one is made while the other is activated
+};
+
 /// As feed_forward; the weights as they are laid out, transposed.
 inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, const Tensor<float>& up, const Tensor<float>& up_bias, const Digits* down_packed,
                                const Tensor<float>& down, const Tensor<float>& down_bias, bool forward_only, Tensor<float>& h, Tensor<float>& y) {
-  constexpr Operand transposed = Operand::transposed;
-  constexpr int strip = digit_strip, block = digit_forward_rows, chunk = digit_block;
-  const int inputs = up.cols(), hidden = up.rows(), outputs = down.rows();
-  y.resize_like(x, x.rows(), outputs);
+  const int rows = x.rows(), inputs = up.cols(), hidden = up.rows(), outputs = down.rows();
+  y.resize_like(x, rows, outputs);
   const HiddenLayout<Digits> layout(hidden);
-  if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
+  if (!forward_only) h.resize_like(x, layout.rows(rows), layout.columns());
   float *const to = y.data(), *const kept = forward_only ? nullptr : h.data();
+  const auto on_a_thread = [&] { return DigitFeedForward(x, up_packed, up, up_bias, down_packed, down, down_bias, kept, to); };
 
-  const int parts = row_parts(x.device(), x.rows()), most = std::min(block, x.rows() / parts + 1);
-  const long room = digit_forward_lines(most, inputs, hidden), activated_room = digit_strip_lines(std::min(hidden, chunk)), x_room = room - 2 * activated_room;
+  const int parts = row_parts(x.device(), rows);
+  const auto edge = [&](int whole, int part) { return static_cast<int>(static_cast<long>(whole) * part / parts); };
+  const auto share = [&](auto&& part) { x.device().threads->run(parts, part); };
+  if (parts > 1 && rows < rows_of_a_thread<Digits> * parts) {
+    const int chunks = (hidden + digit_block - 1) / digit_block, tiles = digit_tiles(outputs);
+    const long x_room = digit_strips(rows) * digit_strip_lines(inputs), activated_room = digit_strips(rows) * digit_strip_lines(hidden);
+    Scratch<Digits> memory(parts * x_room + activated_room, x.device());
+    Digits *const activated = memory.take(activated_room), *const own = memory.take(parts * x_room);
+    share([&](int i) { on_a_thread().make_hidden(rows, edge(chunks, i), edge(chunks, i + 1), own + i * x_room, activated); });
+    share([&](int i) { on_a_thread().make_outputs(rows, 16 * edge(tiles, i), std::min(outputs, 16 * edge(tiles, i + 1)), activated); });
+    return;
+  }
+  const long room = digit_forward_lines(rows / parts + 1, inputs, hidden);
   Scratch<Digits> memory(parts * room, x.device());
-  Digits* const scratch = memory.begin();
-  const auto part = [&](int i) {
-    const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
-    const MatrixUnit<Digits> unit(edge(i + 1) - edge(i));
-    DigitProduct product;
-    Digits* const own = scratch + i * room;
-    Digits* const activated[] = {own + x_room, own + x_room + activated_room};
-    alignas(64) float strips[2][strip * chunk];  // of hidden values, of which one is made while the other is activated
-    for (int first = edge(i); first < edge(i + 1); first += block) {
-      const int rows = std::min(block, edge(i + 1) - first), count = digit_strips(rows);
-      const auto rows_of = [&](int s) { return std::clamp(rows - s * strip, 0, strip); };
-      const DigitRows<transposed> x_rows(own, {x.row(first), inputs}, inputs);
-      const auto packing_x = [&](int s, int turns) {
-        const PackStripRows work = x_rows.packing(s * strip);
-        return Pieces(work.pieces(rows_of(s)), turns, work);
-      };
-      for (int s = 0; s < 2; ++s) packing_x(s, 1).finish();
-      for (int j0 = 0; j0 < hidden; j0 += chunk) {
-        const int wide = std::min(chunk, hidden - j0);
-        const auto make_hidden = [&](int s, const Meanwhile& meanwhile) {
-          x_rows.multiply(product, rows_of(s), s * strip, up_packed, hidden, j0, wide, strips[s % 2], up_bias.data() + j0, meanwhile);
-        };
-        const auto multiply = [&](int s, const Meanwhile& meanwhile) {
-          const Matrix<float> y_rows{to + static_cast<long>(first + s * strip) * outputs, outputs};
-          product(rows_of(s), outputs, activated[s % 2], DigitPanel::of(down_packed + digit_panel_lines(outputs, j0), outputs, wide, 0), y_rows,
-                  j0 == 0 ? Store::assign : Store::add, j0 == 0 ? down_bias.data() : nullptr, meanwhile);
-        };
-        make_hidden(0, Meanwhile());
-        for (int s = 0; s < count; ++s) {
-          const int turns = (s + 1 < count ? digit_turns(strip, wide, inputs) : 0) + (s > 0 ? digit_turns(strip, outputs, wide) : 0);
-          const ActivateStrip work(rows_of(s), wide, strips[s % 2], kept, layout, first + s * strip, j0, activated[s % 2]);
-          Pieces activation(work.pieces(), turns, work);
-          auto packing = packing_x(j0 == 0 ? s + 2 : count, turns);  // nothing, if it is there
-          Together vectors(activation, packing);
-          if (s + 1 < count) make_hidden(s + 1, Meanwhile(vectors));
-          if (s > 0) multiply(s - 1, Meanwhile(vectors));
-          vectors.finish();
-        }
-        multiply(count - 1, Meanwhile());
-      }
-    }
-  };
+  Digits* const own = memory.begin();
+  const auto part = [&](int i) { on_a_thread().of_rows(edge(rows, i), edge(rows, i + 1), own + i * room); };
   if (parts == 1) return part(0);
-  x.device().threads->run(parts, part);
+  share(part);
 }
 
 /// A chunk of hidden values on the way back: rows `first` .., columns j .. of h [.., hidden].

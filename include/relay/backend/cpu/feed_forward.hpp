@@ -45,12 +45,12 @@ void multiply_columns(int rows, ConstMatrix<F> a, int k, const F* packed, int n,
   }
 }
 
-/// The same of all columns; `bias` may be null.
+/// The same of columns first .. last-1; `first` is a multiple of a panel's width, `bias` may be null.
 template <class F, class S = SumOf<F>>
-void multiply_rows(int rows, ConstMatrix<F> a, int k, const F* packed, int n, const S* bias, Matrix<S> c) {
+void multiply_rows(int rows, ConstMatrix<F> a, int k, const F* packed, int n, int first, int last, const S* bias, Matrix<S> c) {
   alignas(64) S start[panel_columns<F>] = {};  // the panel's part of the bias, padded as the panel is
-  for (int j = 0; j < n; j += panel_columns<F>) {
-    const int columns = std::min(panel_columns<F>, n - j);
+  for (int j = first; j < last; j += panel_columns<F>) {
+    const int columns = std::min(panel_columns<F>, last - j);
     if (bias) std::copy_n(bias + j, columns, start);
     multiply_columns<F>(rows, a, k, packed, n, j, columns, {c.data + j, c.stride}, bias ? start : nullptr);
   }
@@ -151,8 +151,7 @@ template <class P, class S>
 bool has_feed_forward(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& down, bool forward_only) {
   const int threads = forward_only && x.device().threads ? x.device().threads->count() : 1;
   const bool alike = takes_digits<P>(up.rows(), up.cols()) == takes_digits<P>(down.rows(), down.cols());
-  const int fewest = threads > 1 && takes_digits<P>(up.rows(), up.cols()) ? detail::rows_of_a_thread<Factors<P>> : rows_of_a_part;
-  return alike && x.rows() >= fewest * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
+  return alike && x.rows() >= rows_of_a_part * threads && up.cols() > 0 && up.rows() % detail::panel_columns<Factors<P>> == 0 && layouts_of<P>(up) &&
          layouts_of<P>(down);
 }
 
@@ -217,30 +216,56 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
   if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
   S *const to = y.data(), *const kept = forward_only ? nullptr : h.data();
 
-  const int parts = row_parts(x.device(), x.rows()), most = std::min(block, x.rows() / parts + 1);
+  // Of rows first .. last-1, of which x_rows has room for so many factors: GELU of panels of hidden values, and columns of y.
+  const auto make_hidden = [&](ConstMatrix<F> a, int first, int rows, int first_column, int last_column, F* activated) {
+    alignas(64) S strip[at_once * panel];
+    for (int j = first_column; j < last_column; j += panel)
+      for (int r = 0; r < rows; r += at_once) {
+        const int now = std::min(at_once, rows - r);
+        multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strip, panel}, up_bias.data() + j);
+        activate<F>(now, strip, kept, layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride);
+      }
+  };
+  const auto make_outputs = [&](int first, int rows, int first_column, int last_column, const F* activated) {
+    multiply_rows<F>(rows, {activated, stride}, hidden, down_packed, outputs, first_column, last_column, down_bias.data(), {to + static_cast<long>(first) * outputs, outputs});
+  };
+  const auto rows_of_x = [&](int first, int rows, F* room) { return factor_rows<F>({x.row(first), x.cols()}, inputs, rows, room); };
+
+  const int parts = row_parts(x.device(), x.rows());
+  const auto edge = [&](int whole, int part) { return static_cast<int>(static_cast<long>(whole) * part / parts); };
+  const auto share = [&](auto&& part) { x.device().threads->run(parts, part); };
+  if (parts > 1 && x.rows() < rows_of_a_thread<F> * parts) {
+    const int rows = x.rows();
+    const long x_room = room_of_rows<F>(rows, inputs), activated_room = static_cast<long>(rows) * stride;
+    Scratch<F> memory(parts * x_room + activated_room, x.device());
+    F *const activated = memory.take(activated_room), *const own = memory.take(parts * x_room);
+    share([&](int i) {
+      const MatrixUnit<F> unit(rows);
+      make_hidden(rows_of_x(0, rows, own + i * x_room), 0, rows, panel * edge(hidden / panel, i), panel * edge(hidden / panel, i + 1), activated);
+    });
+    const int panels = (outputs + panel - 1) / panel;
+    share([&](int i) {
+      const MatrixUnit<F> unit(rows);
+      make_outputs(0, rows, panel * edge(panels, i), std::min(outputs, panel * edge(panels, i + 1)), activated);
+    });
+    return;
+  }
+  const int most = std::min(block, x.rows() / parts + 1);
   const long x_room = room_of_rows<F>(most, inputs), room = x_room + static_cast<long>(most) * stride;
   Scratch<F> memory(parts * room, x.device());
   F* const scratch = memory.begin();
   const auto part = [&](int i) {
-    const auto edge = [&](int p) { return static_cast<int>(static_cast<long>(x.rows()) * p / parts); };
-    const MatrixUnit<F> unit(edge(i + 1) - edge(i));
-    F *const x_rows = scratch + i * room, *const activated = x_rows + x_room;
-    alignas(64) S strip[at_once * panel];
-    for (int first = edge(i); first < edge(i + 1); first += block) {
-      const int rows = std::min(block, edge(i + 1) - first);
-      const ConstMatrix<F> a = factor_rows<F>({x.row(first), x.cols()}, inputs, rows, x_rows);
-      for (int j = 0; j < hidden; j += panel)
-        for (int r = 0; r < rows; r += at_once) {
-          const int now = std::min(at_once, rows - r);
-          multiply_columns<F>(now, {a.row(r), a.stride}, inputs, up_packed, hidden, j, panel, {strip, panel}, up_bias.data() + j);
-          activate<F>(now, strip, kept, layout, first + r, j, activated + static_cast<long>(r) * stride + j / steps<F>, stride);
-        }
-      const Matrix<S> y_rows{to + static_cast<long>(first) * outputs, outputs};
-      multiply_rows<F>(rows, {activated, stride}, hidden, down_packed, outputs, down_bias.data(), y_rows);
+    const int end = edge(x.rows(), i + 1);
+    const MatrixUnit<F> unit(end - edge(x.rows(), i));
+    F *const own = scratch + i * room, *const activated = own + x_room;
+    for (int first = edge(x.rows(), i); first < end; first += block) {
+      const int rows = std::min(block, end - first);
+      make_hidden(rows_of_x(first, rows, own), first, rows, 0, hidden, activated);
+      make_outputs(first, rows, 0, outputs, activated);
     }
   };
   if (parts == 1) return part(0);
-  x.device().threads->run(parts, part);
+  share(part);
 }
 
 }  // namespace detail
@@ -325,7 +350,7 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
       }
     }
     const Matrix<S> dx_rows{to + static_cast<long>(first) * inputs, inputs};
-    multiply_rows<F>(rows, {dh_rows, stride}, hidden, up_packed, inputs, none, dx_rows);
+    multiply_rows<F>(rows, {dh_rows, stride}, hidden, up_packed, inputs, 0, inputs, none, dx_rows);
   }
 }
 

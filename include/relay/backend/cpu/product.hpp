@@ -268,7 +268,7 @@ using ScratchOf = typename ScratchFor<A, B, F>::type;
 
 /// Fewer rows are multiplied in less time than a thread takes to read all of B from the last cache: threads then share its panels.
 template <class F>
-inline constexpr int rows_of_a_thread = is_digits<F> ? 64 : rows_of_a_part;
+inline constexpr int rows_of_a_thread = uses_tiles<F> ? 64 : rows_of_a_part;
 
 /// The fewest multiplications of a few rows that are worth another thread's while.
 inline constexpr long shared_product = 1 << 15;
