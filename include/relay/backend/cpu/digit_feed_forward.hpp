@@ -28,7 +28,7 @@ class DigitRows {
   void multiply(DigitProduct& product, int rows, int r, const Digits* packed, int n, int j, int wide, float* c, const float* bias,
                 const Meanwhile& meanwhile) const {
     for (int k0 = 0; k0 < k_; k0 += block_)
-      product(rows, wide, strip(r, k0), DigitPanel::of(packed + digit_panel_lines(n, k0, block_), n, std::min(block_, k_ - k0), j), {c, wide},
+      product(rows, wide, strip(r, k0), DigitPanel::of(packed + digit_panel_lines(n, k0, block_), n, std::min(block_, k_ - k0), j), {c, hidden_pitch(wide)},
               k0 == 0 ? Store::assign : Store::add, k0 == 0 ? bias : nullptr, meanwhile);
   }
 
@@ -51,7 +51,7 @@ class ActivateStrip {
 
   [[gnu::always_inline]] void operator()(int) {
     constexpr int panel = panel_columns<Digits>;
-    float* const values = values_ + row_ * wide_;
+    float* const values = values_ + row_ * hidden_pitch(wide_);
     if (at_ < wide_) {
       float* const keep = kept_ ? kept_ + layout_.at(first_ + row_, j_ + at_ / panel * panel) + at_ % panel : nullptr;
 #pragma GCC unroll 2
@@ -193,7 +193,7 @@ class DigitFeedForward {
   HiddenLayout<Digits> layout_;
   float *kept_, *y_;
   DigitProduct product_;
-  alignas(64) float strips_[2][strip * chunk];  // of hidden values, of which one is made while the other is activated
+  alignas(64) float strips_[2][strip * hidden_pitch(chunk)];  // of hidden values, of which one is made while the other is activated
 };
 
 /// As feed_forward; the weights as they are laid out, transposed.
@@ -249,7 +249,7 @@ class ActivateBackward {
     Vector<float> sum = load(at_.bias + c);
     for (int r = row_; r < std::min(row_ + 2, at_.rows); ++r) {
       const auto [value, slope] = gelu_and_slope<Digits>(load(at_.h + at_.layout.at(at_.first + r, at_.j + c / panel * panel) + c % panel));
-      const long at = static_cast<long>(r) * at_.wide + c;
+      const long at = static_cast<long>(r) * hidden_pitch(at_.wide) + c;
       const Vector<float> gradient = load(at_.dh + at) * slope;
       store(at_.dh + at, gradient);
       store(at_.activated + at, value);
@@ -273,7 +273,7 @@ class PackHiddenBackward {
   explicit PackHiddenBackward(const HiddenChunk& chunk)
       : at_(chunk),
         rows_(rows_from(0)),
-        strips_({chunk.dh, chunk.wide}, chunk.rows, digit_strip, 0, chunk.of_dh, chunk.dh_strips),
+        strips_({chunk.dh, hidden_pitch(chunk.wide)}, chunk.rows, digit_strip, 0, chunk.of_dh, chunk.dh_strips),
         of_row_(rows_.pieces(1)),
         of_strip_(PackStripColumns::pieces(chunk.rows, digit_strip)) {}
   int pieces() const { return at_.rows * of_row_ + at_.wide / digit_strip * of_strip_ + at_.wide / 16 * digit_depth(at_.rows) * of_tile; }
@@ -290,11 +290,11 @@ class PackHiddenBackward {
       strips_.next(digit_strip_lines(at_.rows));
       piece_ = 0, column_ += digit_strip;
     } else {
-      const int part = piece_ % of_tile, s = piece_ / of_tile, depth = digit_depth(at_.rows);
+      const int part = piece_ % of_tile, s = piece_ / of_tile, depth = digit_depth(at_.rows), pitch = hidden_pitch(at_.wide);
       const Vector<float> inverse = at_.of_activated[tile_];
       if (piece_ == 0) store(reinterpret_cast<float*>(at_.panels + tile_), digit_scale(inverse));
       Digits* const to = at_.panels + at_.wide / 16 + (static_cast<long>(tile_) * depth + s) * digit_places * digit_lines;
-      pack_digit_columns(at_.activated + static_cast<long>(s) * digit_steps * at_.wide + 16 * tile_, at_.wide, at_.rows - s * digit_steps, 16, inverse, to, 4 * part,
+      pack_digit_columns(at_.activated + static_cast<long>(s) * digit_steps * pitch + 16 * tile_, pitch, at_.rows - s * digit_steps, 16, inverse, to, 4 * part,
                          4 * part + 4);
       if (++piece_ == of_tile * depth) piece_ = 0, ++tile_;
     }
@@ -303,7 +303,7 @@ class PackHiddenBackward {
  private:
   static constexpr int of_tile = 4;
   [[gnu::always_inline]] PackStripRows rows_from(int r) const {
-    return {{at_.dh + static_cast<long>(r) * at_.wide, at_.wide}, at_.wide, at_.wide, at_.dh_rows + r / digit_strip * digit_strip_lines(at_.wide)};
+    return {{at_.dh + static_cast<long>(r) * hidden_pitch(at_.wide), hidden_pitch(at_.wide)}, at_.wide, at_.wide, at_.dh_rows + r / digit_strip * digit_strip_lines(at_.wide)};
   }
 
   HiddenChunk at_;
@@ -323,7 +323,7 @@ inline void digit_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
   dx.resize_like(dy, dy.rows(), inputs);
   const HiddenLayout<Digits> layout(hidden);
   const auto strips_of = [&](int columns) { return digit_strips(columns) * digit_strip_lines(block); };
-  const long floats = static_cast<long>(block) * chunk * static_cast<long>(sizeof(float)) / static_cast<long>(sizeof(Digits));
+  const long floats = static_cast<long>(block) * hidden_pitch(chunk) * static_cast<long>(sizeof(float)) / static_cast<long>(sizeof(Digits));
   const long rows_room = digit_strips(block) * digit_strip_lines(outputs, plain_digit_block(outputs)), x_room = digit_panel_lines(inputs, block);
   const long activated_room = digit_panel_lines(chunk, block);
   const long dh_rows_room = digit_strips(block) * digit_strip_lines(chunk), inverses_room = ColumnInverses::lines(std::max(outputs, chunk));
@@ -363,7 +363,7 @@ inline void digit_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
     const auto to_hidden = [&](int j0, int at, const Meanwhile& meanwhile) {
       const int wide = wide_of(j0);
       for (int r = 0; r < rows; r += strip)
-        dy_by_rows.multiply(product, std::min(strip, rows - r), r, down_packed, hidden, j0, wide, dh[at] + static_cast<long>(r) * wide, nullptr, meanwhile);
+        dy_by_rows.multiply(product, std::min(strip, rows - r), r, down_packed, hidden, j0, wide, dh[at] + static_cast<long>(r) * hidden_pitch(wide), nullptr, meanwhile);
     };
     const auto activation = [&](const HiddenChunk& now, int turns) {
       now.of_dh.begin();

@@ -34,6 +34,9 @@ constexpr long digit_gradient_lines(int rows, int outputs, int inputs) {
   return digit_panel_lines(inputs, block) + 2 * digit_strip_lines(block) + digit_tiles(outputs);
 }
 
+/// From a row of so many hidden values to the next, in floats: a line more, since rows a power of two apart drive each other from the L1 cache.
+constexpr int hidden_pitch(int wide) { return wide + 16; }
+
 /// Room for a feed-forward layer (digit_feed_forward.hpp): so many rows of x, and two strips of a chunk of hidden values.
 inline constexpr int digit_forward_rows = 384;
 constexpr long digit_forward_lines(int rows, int inputs, int hidden) {
@@ -45,7 +48,7 @@ constexpr long digit_backward_lines(int rows, int inputs, int hidden, int output
   const long operands = digit_strips(block) * digit_strip_lines(outputs, plain_digit_block(outputs)) + digit_strips(outputs) * digit_strip_lines(block) +
                         digit_panel_lines(inputs, block);
   const long of_chunk = digit_strips(block) * digit_strip_lines(chunk) + digit_strips(chunk) * digit_strip_lines(block) + digit_panel_lines(chunk, block);
-  return operands + of_chunk + 3L * block * digit_tiles(chunk) + 3L * digit_tiles(std::max(outputs, chunk));
+  return operands + of_chunk + 3L * block * hidden_pitch(chunk) / 16 + 3L * digit_tiles(std::max(outputs, chunk));
 }
 
 }  // namespace relay::cpu

@@ -144,7 +144,7 @@ class DigitProduct {
         store(to, multiply_add(number(from, *row_scale), column_scales, add ? load(to) : start));
         from += next_row(row);
         to += stride;
-        __builtin_prefetch(next, 1, 2);
+        asm volatile("prefetchw %0" :: "m"(*next));
         next += stride;
         ++row_scale;
         ++row;
