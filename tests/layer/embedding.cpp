@@ -18,6 +18,10 @@ TEST_CASE("embedding: row i is the table's row of token i, and the gradient goes
   for (int i = 0; i < 5; ++i)
     for (int c = 0; c < 5; ++c) CHECK(y.row(i)[c] == embedding.weight.row(tokens[static_cast<std::size_t>(i)])[c]);
 
+  for (const int unknown : {-1, 6})
+    CHECK_THROWS_WITH_AS(embedding.forward(B::Indices{4, 0, unknown, 5, 4}, batch, trace),
+                         message("token ", unknown, " at place 2 is not one of the 6 that this model was built for: build it with as many as the task has").c_str(), Error);
+
   const check::Tensor dy = check::random(5, 5, Key(2));
   Embedding<B> grad = embedding;
   B::fill(grad.weight, 0.5);

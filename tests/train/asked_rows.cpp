@@ -8,6 +8,26 @@
 using namespace relay;
 using B = Cpu<double>;
 
+TEST_CASE("a target that the head does not have") {
+  const Linear<B> head(3, 4, Key(1));
+  Linear<B> grad = zeros_like(head);
+  B::Tensor state(2, 3);
+  B::fill(state, 1);
+  for (const int target : {-1, 4}) {
+    Questions questions;
+    questions.start(1);
+    questions.ask(1, 0, 3, 1);
+    questions.ask(1, 1, target, 1);
+    questions.finish();
+    AskedRows<B> asked;
+    asked.begin(questions, 1, {});
+    asked.gather(1, state);
+    CHECK_THROWS_WITH_AS(asked.learn(head, grad),
+                         message("the model is to learn token ", target, ", and its head tells 4 apart: build the model with as many tokens as the task has").c_str(),
+                         Error);
+  }
+}
+
 TEST_CASE("rows of two states through the head at once; losses in order; gradients back to where they came from") {
   const Linear<B> head(3, 4, Key(1));
   B::Tensor first(5, 3), second(2, 3);  // the second iteration has fewer rows

@@ -4,7 +4,12 @@
 // but the tokens, which the caller has, must be remembered.
 #pragma once
 
+#include <concepts>
+#include <cstdint>
+#include <span>
+
 #include <relay/core/concepts.hpp>
+#include <relay/core/require.hpp>
 #include <relay/layer/initialise.hpp>
 
 namespace relay {
@@ -28,7 +33,16 @@ struct Embedding {
   static const Tensor& output(const Trace& trace) { return trace.y; }
   static void each(auto&& visit, auto&... layer) { visit("weight", layer.weight...); }
 
+  /// Throws, unless the table has a row for each of these.
+  void require_known(std::span<const std::int32_t> tokens) const {
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      require(tokens[i] >= 0 && tokens[i] < weight.rows(), "token ", tokens[i], " at place ", i, " is not one of the ", weight.rows(),
+              " that this model was built for: build it with as many as the task has");
+  }
+
+  /// (Tokens on a device are for whoever put them there to check.)
   const Tensor& forward(const Input& tokens, const Rows<B>& rows, Trace& trace) const {
+    if constexpr (std::convertible_to<const Input&, std::span<const std::int32_t>>) require_known(tokens);
     trace.y.resize(rows.count(), weight.cols(), rows.batch().device());
     B::gather_rows(weight, tokens, 0, trace.y);
     return trace.y;

@@ -78,6 +78,7 @@ void read_iterations(const Model& model, std::span<Solution> chains, const P& pl
   std::vector<std::int32_t> best, best_answer, ends;
   std::vector<double> probability, answer_probability;
   for (int s = 0; s < batch.sequences(); ++s) ends.push_back(batch.end(s) - 1);
+  model.embedding.require_known(tokens);
   const auto& h0 = model.embedding.forward(Backend::indices(tokens, device), rows, embedded);
   model.loop.forward(h0, rows, counts, trace, [&](int t, const auto& live, const auto& y) {
     Backend::logits(y, model.chain_head.weight, model.chain_head.bias, logits);

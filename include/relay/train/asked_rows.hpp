@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <relay/core/require.hpp>
 #include <relay/layer/linear.hpp>
 
 namespace relay {
@@ -91,6 +92,9 @@ class AskedRows {
   /// Cross-entropy of the head's logits; adds the head's gradient to `grad`.
   void learn(const Linear<B>& head, Linear<B>& grad) {
     if (weights_.empty()) return B::make_room(gathered_, 0, dgathered_);
+    for (const Questions::Index target : questions_->targets())
+      require(target >= 0 && target < head.outputs(), "the model is to learn token ", target, ", and its head tells ", head.outputs(),
+              " apart: build the model with as many tokens as the task has");
     B::logits(gathered_, head.weight, head.bias, logits_);
     B::softmax_cross_entropy(logits_, targets_on_device_, weights_, losses_);
     reading_.begin(losses_);

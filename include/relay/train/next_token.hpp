@@ -73,6 +73,7 @@ class NextToken {
     w.needed.assign(staged.needed.rows(), staged.needed.firsts(), w.device);
     const int needed = staged.needed.count(1);
     const Rows<Backend> all(w.batch, dropout), rows = needed > 0 ? all.needing(w.needed[0], needed) : all;
+    model.embedding.require_known(staged.tokens);
     Backend::indices_to(staged.tokens, w.device, w.x);
     const Tensor& states = model.forward(w.x, rows, w.trace);
 

@@ -77,6 +77,7 @@ class Unroll {
   }
   Losses operator()(const Model& model, const Staged& staged, double total, std::optional<Key> dropout, Workspace& w, Model& grad) const {
     w.batch.assign(staged.lengths);
+    model.embedding.require_known(staged.tokens);
     Backend::indices_to(staged.tokens, w.device, w.x);
     const Rows<Backend> rows(w.batch, dropout);
     // What is asked goes to the device while it computes, if the states are there afterwards.
