@@ -78,6 +78,7 @@ TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
   };
   std::vector<Size> sizes{{49, 2 * block + 5, 2 * block + panel, 2 * block + 3}};  // products of several blocks of k
   sizes.push_back({70, 100, 192, 97});
+  sizes.push_back({130, 100, 320, 100});
   if (!std::is_same_v<F, float>)  // what the matrix unit takes in blocks of more rows, once and in several threads
     for (const auto& [rows, hidden] : {std::pair(385, 256), {384 + 33, 192}, {801, 192}, {289, 128}, {300, 448}}) sizes.push_back({rows, 133, hidden, 131});
   for (const int rows : {8, 47, 49, block, block + 1, 2 * block + 33})
@@ -108,7 +109,7 @@ TEST_CASE_TEMPLATE("feed-forward" * here, P, RELAY_TESTED) {
     const auto kept = h;
     B::feed_forward(x, up, down, true, room, activated, y);
     CHECK(same_bits(y, y1));
-    for (const int count : {2, 3, 5}) {
+    for (const int count : {2, 3, 5, 7}) {
       Threads threads(count);
       const auto shared = drawn<B>(rows, inputs, 3, {&memory, &threads});
       CHECK(has_feed_forward<P>(shared, up.weight, down.weight, true) == (rows >= 8 * count));

@@ -20,7 +20,10 @@ TEST_CASE("embedding: row i is the table's row of token i, and the gradient goes
 
   for (const int unknown : {-1, 6})
     CHECK_THROWS_WITH_AS(embedding.forward(B::Indices{4, 0, unknown, 5, 4}, batch, trace),
-                         message("token ", unknown, " at place 2 is not one of the 6 that this model was built for: build it with as many as the task has").c_str(), Error);
+                         message("token ", unknown, " at place 2 is not one of the 6 (from 0) that this model was built for: build it with as many ",
+                                 "as the task has")
+                             .c_str(),
+                         Error);
 
   const check::Tensor dy = check::random(5, 5, Key(2));
   Embedding<B> grad = embedding;

@@ -118,9 +118,10 @@ TEST_CASE("no prompts, and prompts that cannot be continued") {
   const std::vector<Text> empty{{1}, {}}, fine{{1}};
   CHECK_THROWS_WITH_AS(generate(model, std::span<const Text>(empty), {.new_tokens = 4}),
                        "prompt 1 is empty: generation continues at least one token", Error);
-  const std::vector<Text> unknown{{1, 17}};
+  const std::vector<Text> unknown{{1}, {2, 17}};
   CHECK_THROWS_WITH_AS(generate(model, std::span<const Text>(unknown)),
-                       "token 17 at place 1 is not one of the 17 that this model was built for: build it with as many as the task has", Error);
+                       "prompt 1: token 17 at place 1 is not one of the 17 (from 0) that this model was built for: build it with as many as the task has",
+                       Error);
   CHECK_THROWS_AS(generate(model, std::span<const Text>(fine), {.batch = 0}), Error);
   CHECK_THROWS_AS(generate(model, std::span<const Text>(fine), {.new_tokens = 0}), Error);
   const std::vector<Text> filled{{1}, Text(128, 1)}, beyond{{1}, Text(300, 1)};

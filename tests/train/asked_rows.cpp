@@ -23,7 +23,9 @@ TEST_CASE("a target that the head does not have") {
     asked.begin(questions, 1, {});
     asked.gather(1, state);
     CHECK_THROWS_WITH_AS(asked.learn(head, grad),
-                         message("the model is to learn token ", target, ", and its head tells 4 apart: build the model with as many tokens as the task has").c_str(),
+                         message("the model is to learn token ", target, ", and its head tells 4 apart: build the model with as many tokens ",
+                                 "as the task has")
+                             .c_str(),
                          Error);
   }
 }

@@ -33,11 +33,11 @@ struct Embedding {
   static const Tensor& output(const Trace& trace) { return trace.y; }
   static void each(auto&& visit, auto&... layer) { visit("weight", layer.weight...); }
 
-  /// Throws, unless the table has a row for each of these.
-  void require_known(std::span<const std::int32_t> tokens) const {
+  /// Throws, unless the table has a row for each of these. `where`: what the message begins with.
+  void require_known(std::span<const std::int32_t> tokens, const auto&... where) const {
     for (std::size_t i = 0; i < tokens.size(); ++i)
-      require(tokens[i] >= 0 && tokens[i] < weight.rows(), "token ", tokens[i], " at place ", i, " is not one of the ", weight.rows(),
-              " that this model was built for: build it with as many as the task has");
+      require(tokens[i] >= 0 && tokens[i] < weight.rows(), where..., "token ", tokens[i], " at place ", i, " is not one of the ", weight.rows(),
+              " (from 0) that this model was built for: build it with as many as the task has");
   }
 
   /// (Tokens on a device are for whoever put them there to check.)

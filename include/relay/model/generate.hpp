@@ -178,7 +178,7 @@ std::vector<std::vector<std::int32_t>> generate(const CausalTransformer<B>& mode
     require(prompts[i].size() < static_cast<std::size_t>(positions), "prompt ", i, " of ", prompts[i].size(),
             " tokens leaves the model no room: its limit is ", positions, " tokens, prompt and text together: shorten the prompt, ",
             "or build the model with more positions");
-    model.embedding.require_known(prompts[i]);
+    model.embedding.require_known(prompts[i], "prompt ", i, ": ");
     longest = std::max(longest, prompts[i].size());
   }
   if (prompts.empty()) return written;

@@ -4,6 +4,9 @@
 // and taking what the next products read apart, they do in small pieces while the unit multiplies for the chunk or rows before or behind; they keep it waiting
 // where there are none, at the beginning and the end of a block.
 //
+// Of few rows, making hidden values and reading them are two steps, of each of which every thread does what takes a part of the weights, so that it reads no
+// more than that part.
+//
 // Chunks and blocks are blocks of k of the products that sum over them, so that every number has the scale and every sum is taken in the order of ComposedOps:
 // the results have the same bits.
 #ifndef RELAY_CPU_LEVEL
@@ -24,7 +27,8 @@ class DigitRows {
   /// The strip that begins with row r.
   PackStripRows packing(int r) const { return {{a_.row(r), a_.stride}, k_, block_, strip(r, 0)}; }
 
-  /// C [rows, wide] = A B + bias, of the strip that begins with row r, and columns j .. of a B [k, n] that is laid out. `bias` may be null.
+  /// C [rows, wide], hidden values (hidden_pitch), = A B + bias, of the strip that begins with row r, and columns j .. of a B [k, n] that is laid out. `bias`
+  /// may be null.
   void multiply(DigitProduct& product, int rows, int r, const Digits* packed, int n, int j, int wide, float* c, const float* bias,
                 const Meanwhile& meanwhile) const {
     for (int k0 = 0; k0 < k_; k0 += block_)
@@ -135,31 +139,37 @@ class DigitFeedForward {
     }
   }
 
-  /// Of few rows, activated values of the chunks first .. last-1, for `make_outputs`. There is room for x as strips.
-  void make_hidden(int rows, int first_chunk, int last_chunk, Digits* room, Digits* activated) {
-    const MatrixUnit<Digits> unit(rows);
-    const int strips = digit_strips(rows), first = first_chunk * strips, last = last_chunk * strips;  // strips of chunks
+  /// Few rows, which threads share by hidden values: the strips of a chunk, chunk after chunk, are numbered for it. That many they are:
+  int hidden_strips(int rows) const { return digit_strips(rows) * ((hidden_ + chunk - 1) / chunk); }
+  static long room_of_x(int rows, int inputs) { return digit_strips(rows) * digit_strip_lines(inputs); }
+  static long room_of_activated(int rows, int hidden) { return digit_strips(rows) * digit_strip_lines(hidden); }
+  /// Those from the first to before the last, as `make_outputs` reads them.
+  void make_hidden(int rows, int first, int last, Digits* x_room, Digits* activated) {
     if (first == last) return;
-    const DigitRows<transposed> x_rows(room, {x_, inputs_}, inputs_);
-    for (int r = 0; r < rows; r += strip) {
-      const PackStripRows work = x_rows.packing(r);
-      Pieces(work.pieces(std::min(strip, rows - r)), 1, work).finish();
+    const MatrixUnit<Digits> unit(rows);
+    const int count = digit_strips(rows);
+    const auto strip_of = [&](int i) { return i % count; };
+    const auto chunk_of = [&](int i) { return i / count * chunk; };
+    const DigitRows<transposed> x_rows(x_room, {x_, inputs_}, inputs_);
+    for (int i = first; i < std::min(last, first + count); ++i) {
+      const PackStripRows work = x_rows.packing(strip_of(i) * strip);
+      Pieces(work.pieces(rows_of(strip_of(i), rows)), 1, work).finish();
     }
-    const auto make_now = [&](int i, const Meanwhile& meanwhile) { make(x_rows, rows, i % strips, i / strips * chunk, i, meanwhile); };
+    const auto make_now = [&](int i, const Meanwhile& meanwhile) { make(x_rows, rows, strip_of(i), chunk_of(i), i, meanwhile); };
     make_now(first, Meanwhile());
     for (int i = first; i < last; ++i) {
-      const int s = i % strips, j0 = i / strips * chunk;
-      const int turns = i + 1 < last ? digit_turns(rows_of((i + 1) % strips, rows), wide_of((i + 1) / strips * chunk), inputs_) : 0;
-      auto activation = activating(0, rows, s, j0, i, activated_at(activated, s, j0), turns);
-      if (i + 1 < last) make_now(i + 1, Meanwhile(activation));
+      const int s = strip_of(i), j0 = chunk_of(i), next = i + 1;
+      const int turns = next < last ? digit_turns(rows_of(strip_of(next), rows), wide_of(chunk_of(next)), inputs_) : 0;
+      auto activation = activating(0, rows, s, j0, i, activated + activated_at(s, j0), turns);
+      if (next < last) make_now(next, Meanwhile(activation));
       activation.finish();
     }
   }
-  /// And then columns first .. last-1 of y; `first` is a multiple of 16.
-  void make_outputs(int rows, int first_column, int last_column, Digits* activated) {
+  /// And then columns first .. last-1 of y, of all hidden values; `first` is a multiple of 16.
+  void make_outputs(int rows, int first, int last, const Digits* activated) {
     const MatrixUnit<Digits> unit(rows);
     for (int s = 0; s < digit_strips(rows); ++s)
-      for (int j0 = 0; j0 < hidden_; j0 += chunk) multiply(0, rows, s, j0, first_column, last_column, activated_at(activated, s, j0), Meanwhile());
+      for (int j0 = 0; j0 < hidden_; j0 += chunk) multiply(0, rows, s, j0, first, last, activated + activated_at(s, j0), Meanwhile());
   }
 
  private:
@@ -168,7 +178,7 @@ class DigitFeedForward {
 
   static int rows_of(int s, int rows) { return std::clamp(rows - s * strip, 0, strip); }
   int wide_of(int j0) const { return std::min(chunk, hidden_ - j0); }
-  Digits* activated_at(Digits* activated, int s, int j0) const { return activated + s * digit_strip_lines(hidden_) + digit_strip_lines(j0); }
+  long activated_at(int s, int j0) const { return s * digit_strip_lines(hidden_) + digit_strip_lines(j0); }
 
   /// Hidden values from the j0-th on of strip s; as the i-th, of which two are kept.
   void make(const DigitRows<transposed>& x_rows, int rows, int s, int j0, int i, const Meanwhile& meanwhile) {
@@ -209,12 +219,16 @@ inline void digit_feed_forward(const Tensor<float>& x, const Digits* up_packed, 
   const int parts = row_parts(x.device(), rows);
   const auto edge = [&](int whole, int part) { return static_cast<int>(static_cast<long>(whole) * part / parts); };
   const auto share = [&](auto&& part) { x.device().threads->run(parts, part); };
-  if (parts > 1 && rows < rows_of_a_thread<Digits> * parts) {
-    const int chunks = (hidden + digit_block - 1) / digit_block, tiles = digit_tiles(outputs);
-    const long x_room = digit_strips(rows) * digit_strip_lines(inputs), activated_room = digit_strips(rows) * digit_strip_lines(hidden);
+  if (parts > 1 && rows <= shared_forward_rows && shares_weights<Digits>(rows, parts)) {
+    const int tiles = digit_tiles(outputs);
+    const long x_room = DigitFeedForward::room_of_x(rows, inputs), activated_room = DigitFeedForward::room_of_activated(rows, hidden);
     Scratch<Digits> memory(parts * x_room + activated_room, x.device());
     Digits *const activated = memory.take(activated_room), *const own = memory.take(parts * x_room);
-    share([&](int i) { on_a_thread().make_hidden(rows, edge(chunks, i), edge(chunks, i + 1), own + i * x_room, activated); });
+    share([&](int i) {
+      DigitFeedForward layer = on_a_thread();
+      const int strips = layer.hidden_strips(rows);
+      layer.make_hidden(rows, edge(strips, i), edge(strips, i + 1), own + i * x_room, activated);
+    });
     share([&](int i) { on_a_thread().make_outputs(rows, 16 * edge(tiles, i), std::min(outputs, 16 * edge(tiles, i + 1)), activated); });
     return;
   }
@@ -231,7 +245,7 @@ struct HiddenChunk {
   int rows, wide, first, j;
   const float* h;
   HiddenLayout<Digits> layout;
-  float *dh, *activated;                  // [rows, wide]: dy Wd, then dh; GELU(h)
+  float *dh, *activated;                  // [rows, wide], rows hidden_pitch apart: dy Wd, then dh; GELU(h)
   ColumnInverses of_dh, of_activated;
   float* bias;                            // [wide], to which the sums of dh's columns are added
   Digits *dh_rows, *dh_strips, *panels;  // dh as the A of dx and of dWu; GELU(h) as the B of dWd
@@ -303,7 +317,9 @@ class PackHiddenBackward {
  private:
   static constexpr int of_tile = 4;
   [[gnu::always_inline]] PackStripRows rows_from(int r) const {
-    return {{at_.dh + static_cast<long>(r) * hidden_pitch(at_.wide), hidden_pitch(at_.wide)}, at_.wide, at_.wide, at_.dh_rows + r / digit_strip * digit_strip_lines(at_.wide)};
+    const int pitch = hidden_pitch(at_.wide);
+    Digits* const to = at_.dh_rows + r / digit_strip * digit_strip_lines(at_.wide);
+    return {{at_.dh + static_cast<long>(r) * pitch, pitch}, at_.wide, at_.wide, to};
   }
 
   HiddenChunk at_;
@@ -363,7 +379,8 @@ inline void digit_feed_forward_backward(const Tensor<float>& x, const Tensor<flo
     const auto to_hidden = [&](int j0, int at, const Meanwhile& meanwhile) {
       const int wide = wide_of(j0);
       for (int r = 0; r < rows; r += strip)
-        dy_by_rows.multiply(product, std::min(strip, rows - r), r, down_packed, hidden, j0, wide, dh[at] + static_cast<long>(r) * hidden_pitch(wide), nullptr, meanwhile);
+        dy_by_rows.multiply(product, std::min(strip, rows - r), r, down_packed, hidden, j0, wide, dh[at] + static_cast<long>(r) * hidden_pitch(wide), nullptr,
+                            meanwhile);
     };
     const auto activation = [&](const HiddenChunk& now, int turns) {
       now.of_dh.begin();

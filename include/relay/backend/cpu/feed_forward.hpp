@@ -216,7 +216,7 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
   if (!forward_only) h.resize_like(x, layout.rows(x.rows()), layout.columns());
   S *const to = y.data(), *const kept = forward_only ? nullptr : h.data();
 
-  // Of rows first .. last-1, of which x_rows has room for so many factors: GELU of panels of hidden values, and columns of y.
+  // Of rows from the first-th on, x's as factors: GELU of columns of hidden values, whole panels, and from all of these columns of y.
   const auto make_hidden = [&](ConstMatrix<F> a, int first, int rows, int first_column, int last_column, F* activated) {
     alignas(64) S strip[at_once * panel];
     for (int j = first_column; j < last_column; j += panel)
@@ -227,29 +227,32 @@ void feed_forward_of(const Tensor<S>& x, const Tensor<S>& up, const Tensor<S>& u
       }
   };
   const auto make_outputs = [&](int first, int rows, int first_column, int last_column, const F* activated) {
-    multiply_rows<F>(rows, {activated, stride}, hidden, down_packed, outputs, first_column, last_column, down_bias.data(), {to + static_cast<long>(first) * outputs, outputs});
+    const Matrix<S> y_rows{to + static_cast<long>(first) * outputs, outputs};
+    multiply_rows<F>(rows, {activated, stride}, hidden, down_packed, outputs, first_column, last_column, down_bias.data(), y_rows);
   };
   const auto rows_of_x = [&](int first, int rows, F* room) { return factor_rows<F>({x.row(first), x.cols()}, inputs, rows, room); };
 
   const int parts = row_parts(x.device(), x.rows());
   const auto edge = [&](int whole, int part) { return static_cast<int>(static_cast<long>(whole) * part / parts); };
   const auto share = [&](auto&& part) { x.device().threads->run(parts, part); };
-  if (parts > 1 && x.rows() < rows_of_a_thread<F> * parts) {
-    const int rows = x.rows();
-    const long x_room = room_of_rows<F>(rows, inputs), activated_room = static_cast<long>(rows) * stride;
-    Scratch<F> memory(parts * x_room + activated_room, x.device());
-    F *const activated = memory.take(activated_room), *const own = memory.take(parts * x_room);
-    share([&](int i) {
-      const MatrixUnit<F> unit(rows);
-      make_hidden(rows_of_x(0, rows, own + i * x_room), 0, rows, panel * edge(hidden / panel, i), panel * edge(hidden / panel, i + 1), activated);
-    });
-    const int panels = (outputs + panel - 1) / panel;
-    share([&](int i) {
-      const MatrixUnit<F> unit(rows);
-      make_outputs(0, rows, panel * edge(panels, i), std::min(outputs, panel * edge(panels, i + 1)), activated);
-    });
-    return;
-  }
+  if constexpr (uses_tiles<F>)
+    if (parts > 1 && x.rows() <= shared_forward_rows && shares_weights<F>(x.rows(), parts)) {  // two steps, of which a thread does what takes its part of the weights
+      const int rows = x.rows(), hidden_panels = hidden / panel, panels = (outputs + panel - 1) / panel;
+      const long x_room = room_of_rows<F>(rows, inputs), activated_room = static_cast<long>(rows) * stride;
+      Scratch<F> memory(parts * x_room + activated_room, x.device());
+      F *const activated = memory.take(activated_room), *const own = memory.take(parts * x_room);
+      share([&](int i) {
+        const int first = edge(hidden_panels, i), last = edge(hidden_panels, i + 1);
+        if (first == last) return;
+        const MatrixUnit<F> unit(rows);
+        make_hidden(rows_of_x(0, rows, own + i * x_room), 0, rows, panel * first, panel * last, activated);
+      });
+      share([&](int i) {
+        const MatrixUnit<F> unit(rows);
+        make_outputs(0, rows, panel * edge(panels, i), std::min(outputs, panel * edge(panels, i + 1)), activated);
+      });
+      return;
+    }
   const int most = std::min(block, x.rows() / parts + 1);
   const long x_room = room_of_rows<F>(most, inputs), room = x_room + static_cast<long>(most) * stride;
   Scratch<F> memory(parts * room, x.device());
@@ -339,7 +342,8 @@ void feed_forward_backward_of(const Tensor<S>& x, const Tensor<S>& h, const Tens
           transpose_factors(dh_columns + static_cast<long>(r) * panel + c, panel, lanes<F>, lanes<F>, dh_transposed + static_cast<long>(c) * deep + r, deep);
       };
       Pieces transposition(squares, unit_turns<F>(outputs, panel, deep), transpose_square);
-      multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : tile_group<F>, activated, panel, dwd_columns, Store::add, none, Meanwhile(transposition));
+      multiply_panel<transposed, F>(outputs, panel, deep, dy_tiles, as_rows ? deep : tile_group<F>, activated, panel, dwd_columns, Store::add, none,
+                                    Meanwhile(transposition));
       transposition.finish();
       for (int c = 0; c < inputs; c += panel) {
         const int columns = std::min(panel, inputs - c);

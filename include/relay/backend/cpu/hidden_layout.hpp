@@ -9,6 +9,9 @@ namespace relay::cpu::RELAY_CPU_LEVEL::detail {
 template <class F>
 inline constexpr int strip_rows = uses_tiles<F> ? 32 : 8 * tile_rows;
 
+/// The most rows of a forward pass that threads share by hidden values: each of them has all of x, and all hidden values are there at once.
+inline constexpr int shared_forward_rows = 256;
+
 /// h as forward keeps it for backward: rows of floats, or, where the matrix unit does products, a row for each strip, in which the columns of a panel lie
 /// together, so that backward finds what it takes at once in few pages; for products of bf16, as bf16.
 template <class F, class S = SumOf<F>>

@@ -266,9 +266,12 @@ struct ScratchFor<A, B, Digits> {
 template <Operand A, Operand B, class F>
 using ScratchOf = typename ScratchFor<A, B, F>::type;
 
-/// Fewer rows are multiplied in less time than a thread takes to read all of B from the last cache: threads then share its panels.
+/// Whether threads share a weight's panels and not rows, in so many parts: few rows are multiplied by the matrix unit in less time than a thread takes to
+/// read all of a weight from the last cache.
 template <class F>
-inline constexpr int rows_of_a_thread = uses_tiles<F> ? 64 : rows_of_a_part;
+constexpr bool shares_weights(int rows, int parts) {
+  return rows < (uses_tiles<F> ? 64 : rows_of_a_part) * parts;
+}
 
 /// The fewest multiplications of a few rows that are worth another thread's while.
 inline constexpr long shared_product = 1 << 15;
@@ -288,7 +291,7 @@ void product(int m, int n, int k, ConstMatrix<SumOf<F>> a, ConstMatrix<SumOf<F>>
   using S = SumOf<F>;
   constexpr int width = detail::panel_columns<F>;
   const int panels = (n + width - 1) / width;
-  const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1 && m >= detail::rows_of_a_thread<F> * device.threads->count();
+  const bool by_rows = A == Operand::plain && packed && row_parts(device, m) > 1 && !detail::shares_weights<F>(m, device.threads->count());
   const bool by_panels = !by_rows && device.threads && static_cast<long>(m) * n * k >= detail::shared_product;
   const int parts = by_rows ? row_parts(device, m) : by_panels ? std::min(device.threads->count(), panels) : 1;
   const int most_columns = by_rows ? n : (panels + parts - 1) / parts * width;
