@@ -144,7 +144,7 @@ class DigitProduct {
         store(to, multiply_add(number(from, *row_scale), column_scales, add ? load(to) : start));
         from += next_row(row);
         to += stride;
-        asm volatile("prefetchw\t%0" ::"m"(*next));  // (__builtin_prefetch is for reading alone, and leaves it in the L2 cache)
+        ask_to_write(*next);
         next += stride;
         ++row_scale;
         ++row;
