@@ -304,7 +304,7 @@ struct Shapes : ComposedOps<Shapes<S, keeping>> {
     const long rows = std::min(x.rows(), block), inner = up.weight.rows();
     if (!takes_digits(up.weight.rows(), up.weight.cols())) return scratch(rows * (inner + x.cols() + (dy.cols() + tile - 1) / tile * tile + 128L), x);
     // Or what bf16 has by AMX, if that is more.
-    const long digits = floats(cpu::digit_backward_lines(x.rows(), x.cols(), up.weight.rows(), dy.cols()));
+    const long digits = floats(cpu::DigitBackwardRooms(x.rows(), x.cols(), up.weight.rows(), dy.cols()).lines());
     scratch(std::max(digits, in_tiles(std::min(x.rows(), 256)) * (inner + x.cols() + 2L * dy.cols() + 224) / 2), x);
   }
   static void rotate(Tensor&, const Rows<Shapes>&, int, int, const Tensor&, int, const Indices& = {}) {}

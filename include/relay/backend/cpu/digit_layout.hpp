@@ -42,13 +42,26 @@ inline constexpr int digit_forward_rows = 384;
 constexpr long digit_forward_lines(int rows, int inputs, int hidden) {
   return digit_strips(std::min(rows, digit_forward_rows)) * digit_strip_lines(inputs) + 2 * digit_strip_lines(std::min(hidden, digit_block));
 }
-/// And backward: dy twice, x; of a chunk two times dh and GELU(h) as floats, dh twice and GELU(h); what three operands' columns are multiplied by.
-constexpr long digit_backward_lines(int rows, int inputs, int hidden, int outputs) {
-  const int block = std::min(rows, digit_block), chunk = std::min(hidden, plain_digit_block(hidden));
-  const long operands = digit_strips(block) * digit_strip_lines(outputs, plain_digit_block(outputs)) + digit_strips(outputs) * digit_strip_lines(block) +
-                        digit_panel_lines(inputs, block);
-  const long of_chunk = digit_strips(block) * digit_strip_lines(chunk) + digit_strips(chunk) * digit_strip_lines(block) + digit_panel_lines(chunk, block);
-  return operands + of_chunk + 3L * block * hidden_pitch(chunk) / 16 + 3L * digit_tiles(std::max(outputs, chunk));
-}
+/// And backward (digit_feed_forward_backward.hpp), of so many rows: what each of its operands takes.
+struct DigitBackwardRooms {
+  int block, chunk;                 // the most rows and hidden values at once
+  long dy_rows, dy_strips, x;       // dy as the A of dy Wd and of dWd, x as the B of dWu
+  long floats;                      // a chunk's dh, or GELU(h), as numbers: two and one of these
+  long dh_rows, dh_strips, hidden;  // dh as the A of dx and of dWu, GELU(h) as the B of dWd
+  long inverses;                    // what columns are multiplied by: of dy, dh and GELU(h)
+
+  constexpr DigitBackwardRooms(int rows, int inputs, int hidden_values, int outputs)
+      : block(std::min(rows, digit_block)),
+        chunk(std::min(hidden_values, plain_digit_block(hidden_values))),
+        dy_rows(digit_strips(block) * digit_strip_lines(outputs, plain_digit_block(outputs))),
+        dy_strips(digit_strips(outputs) * digit_strip_lines(block)),
+        x(digit_panel_lines(inputs, block)),
+        floats(static_cast<long>(block) * hidden_pitch(chunk) / 16),
+        dh_rows(digit_strips(block) * digit_strip_lines(chunk)),
+        dh_strips(digit_strips(chunk) * digit_strip_lines(block)),
+        hidden(digit_panel_lines(chunk, block)),
+        inverses(digit_tiles(std::max(outputs, chunk))) {}
+  constexpr long lines() const { return dy_rows + dy_strips + x + 3 * floats + dh_rows + dh_strips + hidden + 3 * inverses; }
+};
 
 }  // namespace relay::cpu

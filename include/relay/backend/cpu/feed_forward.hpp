@@ -7,7 +7,7 @@
 // The hidden values, four times as many as any others, stay in the cache. Rows are taken in blocks. Of a block the columns of one panel of the
 // weight are made a few rows at a time, a strip, of which GELU is taken at once, and written as the products behind it read it (product.hpp):
 // rows of factors as A, a panel of factors as B. Only h goes to memory, for backward, and comes from there again. (Floats as digits go another way:
-// digit_feed_forward.hpp.)
+// digit_feed_forward.hpp.) Few rows that go through the matrix unit are shared in two steps, so that each thread reads its part of the weights alone.
 //
 // Every sum is taken in the order of ComposedOps, which has one operation after the other: the results have the same bits. But where the matrix
 // unit does products of bf16, memory is what takes the time, and h is kept as bf16, which GELU and its slope in backward are then of.

@@ -39,6 +39,8 @@
 
 #include <relay/backend/cpu/digit_feed_forward.hpp>
 
+#include <relay/backend/cpu/digit_feed_forward_backward.hpp>
+
 #include <relay/backend/cpu/feed_forward.hpp>
 
 #ifndef RELAY_CPU_BF16
